@@ -1,0 +1,1 @@
+"""Bridges from `kblam_engine` to other frameworks; importing this package imports none of them."""
