@@ -34,7 +34,7 @@ class EncoderMismatchError(KnowledgeBaseError, ValueError):
 
 
 class ImportFileError(KnowledgeBaseError, ValueError):
-    """A file of triples cannot be read; carries `path`, `line` (1-based, 0 for the file as a whole), `reason`."""
+    """A file of triples cannot be read; carries `path`, `line` (from 1; 0: the whole file) and `reason`."""
 
     def __init__(self, path: str | PathLike[str], line: int, reason: str) -> None:
         self.path = fspath(path)

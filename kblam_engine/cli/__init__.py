@@ -1,13 +1,14 @@
 """The `kblam` command: parse, call, show. Commands import what they need when they run.
 
-User mistakes become one line on stderr and an exit code: 1 for what went wrong, 2 for wrong usage, 130 for Ctrl-C.
+A user's mistake becomes one line on stderr and an exit code: 1 for what went wrong, 2 for wrong usage,
+130 for Ctrl-C.
 """
 
 from __future__ import annotations
 
 import errno
-import os
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
 
@@ -36,9 +37,7 @@ def _root(
 
 def build_app() -> typer.Typer:
     """Assemble the command line from its modules."""
-    app = typer.Typer(
-        name="kblam", callback=_root, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False
-    )
+    app = typer.Typer(name="kblam", callback=_root, add_completion=False, pretty_exceptions_enable=False)
     for name in _MODULES:
         if find_spec(f"{__name__}.{name}") is not None:
             import_module(f"{__name__}.{name}").register(app)
@@ -53,20 +52,31 @@ def describe_os_error(error: OSError) -> str:
     return f"{error.strerror or error}{path}"
 
 
-def main() -> None:
-    """Run the command line and exit with its code."""
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line on `argv` (default: the process's arguments) and exit with its code."""
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
-        build_app()()
-    except KeyboardInterrupt:
+        # Outside standalone mode typer raises usage errors instead of drawing a box of several lines.
+        code = build_app()(args=arguments, prog_name="kblam", standalone_mode=False)
+    except typer.exceptions.TyperException as error:
+        _fail(_describe_usage_error(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 130)
-    except BrokenPipeError:
-        # The reader of a pipe (`| head`) went away: keep the interpreter from failing again at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except KBLaMError as error:
         _fail(str(error), 1)
     except OSError as error:
         _fail(describe_os_error(error), 1)
+    else:
+        if code == 130:  # typer's own handling of Ctrl-C is silent
+            _fail("interrupted", 130)
+        sys.exit(code if isinstance(code, int) else 0)
+
+
+def _describe_usage_error(error: Exception) -> str:
+    format_message = getattr(error, "format_message", error.__str__)
+    context = getattr(error, "ctx", None)
+    command = context.command_path if context is not None else "kblam"
+    return f"{format_message()} (see `{command} --help`)"
 
 
 def _fail(message: str, code: int) -> None:
