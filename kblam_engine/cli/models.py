@@ -1,0 +1,61 @@
+"""`kblam models`: what is available, where it comes from, under which licence."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from kblam_engine.models import ModelCard
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("models")(models)
+
+
+def models(
+    as_json: bool = typer.Option(False, "--json", help="Print one JSON array on stdout."),
+    prepare: bool = typer.Option(
+        False, "--prepare", help="Check and convert the embedded base models now, not on first use."
+    ),
+) -> None:
+    """List the base models and sentence encoders, where they come from and their licence."""
+    from kblam_engine.models import list_models
+
+    if prepare:
+        _prepare()
+    cards = list_models()
+    if as_json:
+        typer.echo(json.dumps([dataclasses.asdict(card) for card in cards], indent=2))
+        return
+    _show(cards)
+
+
+def _prepare() -> None:
+    """Check the weights of every embedded model, and convert the base models that need it."""
+    from kblam_engine.models.embedded import is_whole, prepare
+    from kblam_engine.models.registry import EMBEDDED, prepared_folder
+
+    for model in EMBEDDED.values():
+        if model.role == "base model":
+            if not is_whole(prepared_folder(model)):
+                typer.echo(f"preparing {model.name}, once; about half a minute", err=True)
+            prepare(model)
+        else:
+            model.verify(model.require())
+
+
+def _show(cards: list[ModelCard]) -> None:
+    """Print each model with its origin, and where it is or how to get it."""
+    for card in cards:
+        state = (
+            "not installed" if not card.installed else "ready" if card.prepared else "converted on first use"
+        )
+        typer.echo(f"{card.name}  {card.role}, {card.licence}, {state}")
+        typer.echo(f"    from {card.source}")
+        typer.echo(f"    at {card.path}" if card.installed else f"    install it: {card.install}")
+    typer.echo("Any other base model: a folder, or a Hugging Face id (owner/name), given as --model.")

@@ -1,0 +1,177 @@
+"""The embedded base model: from the GGUF file in its package to a folder that transformers loads in a second.
+
+The conversion happens once per user. It works in a temporary folder under a file lock and renames that
+folder into place as its last step: a reader sees a whole model or none, and a crash leaves nothing that looks
+like one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from kblam_engine.errors import KBLaMError, MissingDependencyError
+from kblam_engine.models.registry import MARKER, EmbeddedModel, prepared_folder, sha256_of
+
+logger = logging.getLogger(__name__)
+
+_PARTIAL = ".partial-"
+
+
+def prepare(model: EmbeddedModel) -> Path:
+    """Return the folder of the converted model, converting it first where that has not been done.
+
+    Raises:
+        MissingDependencyError: the package with the weights, or `gguf`, is not installed.
+        ModelNotFoundError: the weights in the package are not the expected ones.
+        KBLaMError: the folder cannot be written.
+    """
+    folder = prepared_folder(model)
+    if is_whole(folder):
+        return folder
+    weights = model.require()
+    from filelock import FileLock
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        # The operating system drops the lock of a process that dies; the empty lock file stays.
+        with FileLock(f"{folder}.lock"):
+            if not is_whole(folder):  # another process may have done it while this one waited
+                _convert_into(folder, model, weights)
+    except OSError as error:
+        raise KBLaMError(
+            f"cannot write the converted model to {folder.parent}: {error.strerror or error}; "
+            "it needs 300 MB there, and KBLAM_CACHE names another folder"
+        ) from error
+    return folder
+
+
+def is_whole(folder: Path) -> bool:
+    """Say whether a converted model is complete: the weights have the size that its marker names."""
+    try:
+        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        return bool((folder / "model.safetensors").stat().st_size == marker["bytes"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _convert_into(folder: Path, model: EmbeddedModel, weights: Path) -> None:
+    """Convert in a temporary folder beside `folder`, then rename; the caller holds the lock."""
+    for stale in folder.parent.glob(f"{folder.name}{_PARTIAL}*"):
+        shutil.rmtree(stale, ignore_errors=True)  # left by a process that died
+    model.verify(weights)
+    logger.info("preparing %s, once: %s -> %s", model.name, weights.name, folder)
+    partial = folder.parent / f"{folder.name}{_PARTIAL}{os.getpid()}"
+    partial.mkdir()
+    try:
+        _convert(weights, partial, model)
+        _sync(partial)
+        if folder.exists():  # incomplete: truncated by hand or by a full disk
+            shutil.rmtree(folder)
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _convert(weights: Path, target: Path, model: EmbeddedModel) -> None:
+    """Write config, weights, tokenizer, generation config and marker into `target`.
+
+    The weights are stored as float16. Against the dequantised values (a 16-bit scale times four bits, plus a
+    16-bit minimum) that is a relative error of 2e-4, where the four bits themselves stand for about 7e-2;
+    bfloat16 would lose seven times more, and float32 would double the file for nothing.
+    """
+    try:
+        import gguf  # noqa: F401  transformers reads GGUF through it
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"preparing {model.name} needs the package gguf, once: pip install gguf"
+        ) from error
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from kblam_engine.models.loading import quiet_transformers
+
+    source: dict[str, Any] = {"gguf_file": weights.name}
+    with quiet_transformers():
+        network = AutoModelForCausalLM.from_pretrained(str(weights.parent), dtype=torch.float32, **source)
+        tokenizer = AutoTokenizer.from_pretrained(str(weights.parent), **source)
+        _finish_config(network, tokenizer, model)
+        network.to(torch.float16).save_pretrained(target)
+        _rename_config(target / "config.json", model)
+        _save_tokenizer(tokenizer, target, network.config.max_position_embeddings)
+    file = target / "model.safetensors"
+    marker = {
+        "name": model.name,
+        "origin": model.origin,
+        "licence": model.licence,
+        "source_sha256": model.sha256,
+        "sha256": sha256_of(file),
+        "bytes": file.stat().st_size,
+    }
+    (target / MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
+
+
+def _finish_config(network: Any, tokenizer: Any, model: EmbeddedModel) -> None:
+    """Replace what describes the GGUF file by what describes the model."""
+    for name in ("quantization_config", "_pre_quantization_dtype"):
+        if hasattr(network.config, name):
+            delattr(network.config, name)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    for config in (network.config, network.generation_config):
+        config.bos_token_id = tokenizer.convert_tokens_to_ids("<|im_start|>")
+        config.eos_token_id = end
+        config.pad_token_id = end
+    network.generation_config._from_model_config = False
+    network.hf_quantizer = None
+    network.is_quantized = False
+
+
+def _rename_config(file: Path, model: EmbeddedModel) -> None:
+    """Name the published model in the saved config, where the GGUF file has the name of a training run."""
+    config = json.loads(file.read_text(encoding="utf-8"))
+    config["_model_name_or_path"] = model.origin
+    file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def _save_tokenizer(tokenizer: Any, target: Path, max_length: int) -> None:
+    """Save the tokenizer with the model's own splitting of digits, which the GGUF reader drops.
+
+    SmolLM2 was trained with every digit on its own, split off before anything else; without that rule, spaces
+    before a digit become other tokens than the ones the model knows.
+    """
+    from tokenizers import pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    backend = tokenizer.backend_tokenizer
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Digits(individual_digits=True),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True),
+        ]
+    )
+    saved = PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        bos_token="<|im_start|>",
+        eos_token="<|im_end|>",
+        unk_token="<|endoftext|>",
+        pad_token="<|im_end|>",
+        model_max_length=max_length,
+        clean_up_tokenization_spaces=False,
+        padding_side="left",  # decoder-only: a batch ends where its answers begin
+    )
+    saved.chat_template = tokenizer.chat_template
+    saved.save_pretrained(target)
+
+
+def _sync(folder: Path) -> None:
+    """Force the files of a folder to disk, so that no crash keeps the rename and loses the content."""
+    for path in folder.iterdir():
+        if path.is_file():
+            path.chmod(0o644)  # safetensors writes for the owner only, but a cache may be shared
+            with path.open("rb+") as file:
+                os.fsync(file.fileno())

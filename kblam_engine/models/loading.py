@@ -1,0 +1,206 @@
+"""Load a base model: any causal language model that transformers knows, frozen and ready for inference."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kblam_engine.errors import ConfigurationError, ModelNotFoundError
+from kblam_engine.models.registry import (
+    DEFAULT_MODEL,
+    EMBEDDED,
+    ResolvedModel,
+    resolve_model,
+    sha256_of,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+_DTYPES = {
+    "float32": "float32",
+    "fp32": "float32",
+    "bfloat16": "bfloat16",
+    "bf16": "bfloat16",
+    "float16": "float16",
+    "fp16": "float16",
+}
+# Flags of /proc/cpuinfo for arithmetic in bfloat16: x86 vectors, x86 tiles, and Arm.
+_BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A frozen base model in evaluation mode, with its tokenizer.
+
+    `fingerprint` names the weights, not the place: the same folder copied elsewhere keeps it.
+    """
+
+    model: Any
+    tokenizer: Any
+    name: str
+    fingerprint: str
+    dtype: torch.dtype
+    device: torch.device
+
+
+def load_base_model(
+    name_or_path: str | PathLike[str] = DEFAULT_MODEL,
+    *,
+    dtype: str | torch.dtype | None = None,
+    device: str | torch.device | None = None,
+) -> LoadedModel:
+    """Load an embedded model by name, a local folder, or a Hugging Face id.
+
+    `dtype` is a torch dtype or its name (float32, bfloat16, float16); None takes `default_dtype`. `device`
+    None takes a GPU where there is one. Only safetensors weights are read, and no code from a folder is run.
+
+    Raises:
+        ModelNotFoundError: there is no such model, or it cannot be read.
+        MissingDependencyError: the package with an embedded model is not installed.
+        ConfigurationError: `dtype` or `device` is not one that torch knows.
+    """
+    resolved = resolve_model(name_or_path)
+    import torch
+
+    try:
+        place = torch.device(default_device() if device is None else device)
+    except RuntimeError as error:
+        raise ConfigurationError(f"device: expected cpu, cuda or cuda:N, got {device!r}") from error
+    if place.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigurationError(f"device: {place} asked for, but torch sees no GPU; use cpu")
+    number_type = default_dtype(place) if dtype is None else parse_dtype(dtype)
+    model, tokenizer = _load(resolved, number_type)
+    model.to(place)
+    model.eval()
+    model.requires_grad_(False)
+    return LoadedModel(model, tokenizer, resolved.name, _fingerprint(resolved, model), number_type, place)
+
+
+def default_device() -> str:
+    """Return "cuda" where torch sees a GPU, else "cpu"."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def default_dtype(device: str | torch.device) -> torch.dtype:
+    """Return bfloat16 where the device computes in it, else float32.
+
+    A CPU without the instructions still accepts bfloat16, and is many times slower in it than in float32.
+    """
+    import torch
+
+    place = torch.device(device)
+    if place.type == "cuda":
+        native = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+        return torch.bfloat16 if native else torch.float32
+    if place.type == "cpu" and _BF16_FLAGS & _cpu_flags():
+        return torch.bfloat16
+    return torch.float32
+
+
+def parse_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    """Return the floating-point torch dtype that a name means.
+
+    Raises:
+        ConfigurationError: the name is not float32, bfloat16 or float16 (or fp32, bf16, fp16).
+    """
+    import torch
+
+    if isinstance(dtype, torch.dtype):
+        if dtype.is_floating_point:
+            return dtype
+    elif dtype in _DTYPES:
+        found: torch.dtype = getattr(torch, _DTYPES[dtype])
+        return found
+    raise ConfigurationError(f"dtype: expected float32, bfloat16 or float16, got {str(dtype)!r}")
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Switch off the progress bars and advice of transformers, and put its settings back afterwards."""
+    from transformers.utils import logging
+
+    bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _load(resolved: ResolvedModel, dtype: torch.dtype) -> tuple[Any, Any]:
+    """Return model and tokenizer; everything transformers raises about the place becomes one line."""
+    place = resolved.path_or_id
+    if resolved.kind == "embedded":
+        from kblam_engine.models.embedded import prepare
+
+        place = str(prepare(EMBEDDED[resolved.name]))
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    try:
+        with quiet_transformers():
+            model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, use_safetensors=True)
+            tokenizer = AutoTokenizer.from_pretrained(place)
+    except (OSError, ValueError, ImportError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        remedy = (
+            "check the id and the network, or download it first and give the folder"
+            if resolved.kind == "hub"
+            else "expected a causal language model saved as safetensors, with its tokenizer"
+        )
+        raise ModelNotFoundError(f"cannot load the base model {place!r}: {reason} ({remedy})") from error
+    return model, tokenizer
+
+
+def _fingerprint(resolved: ResolvedModel, model: Any) -> str:
+    """Return a stable id of the weights: the name and twelve hexadecimal digits."""
+    if resolved.kind == "embedded":
+        return f"{resolved.name}:{EMBEDDED[resolved.name].sha256[:12]}"
+    if resolved.kind == "hub":
+        return f"{resolved.name}:{str(getattr(model.config, '_commit_hash', None) or 'unknown')[:12]}"
+    folder = Path(resolved.path_or_id)
+    return f"{model.config.model_type}:{_folder_digest(folder)[:12]}"
+
+
+def _folder_digest(folder: Path) -> str:
+    """Return a digest of the weights in a folder: whole small files, both ends of each large one.
+
+    Weights of many gigabytes are not read twice only to be named; training changes both ends of a file.
+    """
+    edge = 1 << 20
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(json.dumps([path.name, size]).encode())
+        if size <= 64 * edge:
+            digest.update(sha256_of(path).encode())
+            continue
+        with path.open("rb") as file:
+            digest.update(file.read(edge))
+            file.seek(-edge, 2)
+            digest.update(file.read(edge))
+    return digest.hexdigest()
+
+
+def _cpu_flags() -> frozenset[str]:
+    """Return the feature flags of the first processor, empty where the system does not say."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return frozenset()
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()
