@@ -5,16 +5,17 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from kblam_engine.errors import ImportFileError, TripleError
 
 # Characters. A value has to fit a prompt; a name or property of this size is a parsing mistake upstream.
 MAX_LENGTHS = {"name": 500, "property": 500, "value": 10_000}
+_Chosen = TypeVar("_Chosen")
 _RESERVED = frozenset({"name", "property", "value", "metadata"})
 # The data sets published with the KBLaM paper call the same parts by other names.
 _ALIASES = {"description_type": "property", "description": "value"}
@@ -130,7 +131,7 @@ def read_csv(path: str | os.PathLike[str]) -> Iterator[Triple]:
             header = [column.strip() for column in next(reader, [])]
             missing = [part for part in ("name", "property", "value") if part not in header]
             if missing:
-                raise ImportFileError(path, 1, f"expected columns name, property, value; no {', '.join(missing)}")
+                raise ImportFileError(path, 1, f"expected columns name, property, value; missing {missing[0]}")
             if len(set(header)) != len(header):
                 raise ImportFileError(path, 1, f"a column appears twice in {', '.join(header)}")
             for cells in reader:
@@ -212,7 +213,7 @@ def _triple_from_cells(header: list[str], cells: list[str]) -> Triple:
     return Triple.from_dict(data)
 
 
-def _by_suffix(path: str | os.PathLike[str], choices: Mapping[str, Callable[..., Any]]) -> Callable[..., Any]:
+def _by_suffix(path: str | os.PathLike[str], choices: Mapping[str, _Chosen]) -> _Chosen:
     suffix = Path(path).suffix.lower()
     if suffix not in choices:
         expected = " or ".join(choices)
