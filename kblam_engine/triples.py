@@ -131,7 +131,9 @@ def read_csv(path: str | os.PathLike[str]) -> Iterator[Triple]:
             header = [column.strip() for column in next(reader, [])]
             missing = [part for part in ("name", "property", "value") if part not in header]
             if missing:
-                raise ImportFileError(path, 1, f"expected columns name, property, value; missing {missing[0]}")
+                raise ImportFileError(
+                    path, 1, f"expected columns name, property, value; missing {missing[0]}"
+                )
             if len(set(header)) != len(header):
                 raise ImportFileError(path, 1, f"a column appears twice in {', '.join(header)}")
             for cells in reader:
