@@ -1,0 +1,197 @@
+"""WordNet 3.0: definitions, synonyms and relations of about 148,000 English words and phrases.
+
+Read from Debian's package `wordnet-base`, which apt downloads once into the user's cache; nothing is installed
+and no rights are needed. A word with one meaning is named as it is, "accordion"; with several by part of speech
+and, where that has several, number: "bank (noun, 2)".
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import shutil
+import subprocess
+import tempfile
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from kblam_engine.datasets._files import DatasetError, clean
+from kblam_engine.errors import MissingDependencyError
+from kblam_engine.triples import Triple
+
+LICENCE = "WordNet 3.0 licence (permissive, (c) 2006 Princeton University)"
+PROVENANCE = "WordNet 3.0, Debian package wordnet-base, 1:3.0-37"
+INSTALL = "apt-get update && apt-get install wordnet-base"
+
+_INSTALLED = Path("/usr/share/wordnet")
+_CHECKSUMS = {
+    "wordnet-base_1%3a3.0-37_all.deb": "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752",
+}
+_PARTS = {"n": "noun", "v": "verb", "a": "adjective", "s": "adjective", "r": "adverb"}
+_FILES = ("noun", "verb", "adj", "adv")
+# Pointer symbols of wndb(5WN) -> property of the word that carries the pointer.
+_RELATIONS = {
+    "@": "broader term",
+    "@i": "instance of",
+    "#p": "part of",
+    "#m": "member of",
+    "#s": "substance in",
+    "%p": "parts",
+    "%m": "members",
+    "%s": "substances in it",
+    "!": "opposite",
+    "&": "similar words",
+    "*": "what it entails",
+    ">": "what it causes",
+    ";c": "field of use",
+    ";r": "region of use",
+    ";u": "kind of usage",
+}
+_MAX_RELATED = 5
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Synset:
+    words: tuple[str, ...]
+    gloss: str
+    pointers: tuple[tuple[str, str, int], ...]  # symbol, key of the target, 1-based word this is about (0: all)
+
+
+def triples() -> Iterator[Triple]:
+    """Yield the triples of all words, nouns first.
+
+    Raises:
+        MissingDependencyError: WordNet is neither installed nor to be had from apt; the message says what to do.
+        DatasetError: The downloaded package has the wrong checksum, or its files are not WordNet's.
+    """
+    folder = data_folder()
+    synsets: dict[str, _Synset] = {}
+    for file in _FILES:
+        try:
+            text = (folder / f"data.{file}").read_text(encoding="utf-8")
+        except OSError as error:
+            raise DatasetError(f"Expected WordNet's data.{file} in {folder}; got: {error}") from error
+        synsets.update(_read(line) for line in text.splitlines() if line[:1].isdigit())
+    senses = _senses(folder)
+    for key, synset in synsets.items():
+        for position, word in enumerate(synset.words, start=1):
+            name = _name(word, key, senses)
+            for property_name, value in _synset(synset, position, synsets):
+                yield Triple(name, property_name, value)
+
+
+def data_folder() -> Path:
+    """Return the folder that holds data.noun and its siblings, downloading the package if need be."""
+    if (_INSTALLED / "data.noun").exists():
+        return _INSTALLED
+    from kblam_engine.models import cache_dir
+
+    target = cache_dir() / "datasets" / "wordnet-3.0"
+    if not (target / "data.noun").exists():
+        _download(target)
+    return target
+
+
+def _download(target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    for tool in ("apt-get", "dpkg-deb"):
+        if shutil.which(tool) is None:
+            raise MissingDependencyError(
+                f"WordNet comes from the Debian package wordnet-base, and {tool} is not on this machine. "
+                f"Copy WordNet 3.0's data.* and index.* files into {target}."
+            )
+    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
+        _run(["apt-get", "download", "wordnet-base"], scratch)
+        package = next(Path(scratch).glob("wordnet-base_*.deb"), None)
+        if package is None:
+            raise MissingDependencyError(f"apt-get downloaded no wordnet-base. Run: {INSTALL}")
+        digest = hashlib.sha256(package.read_bytes()).hexdigest()
+        expected = _CHECKSUMS.get(package.name)
+        if expected is None:
+            logger.warning("%s is not the version this was written for; its checksum is unknown.", package.name)
+        elif digest != expected:
+            raise DatasetError(f"Expected sha256 {expected} of {package.name}, got {digest}. Run: apt-get clean")
+        _run(["dpkg-deb", "-x", package.name, "unpacked"], scratch)
+        unpacked = Path(scratch, "unpacked", "usr", "share", "wordnet")
+        # One rename: another process sees all files or none. Losing that race is fine.
+        try:
+            os.rename(unpacked, target)
+        except OSError:
+            if not (target / "data.noun").exists():
+                raise
+
+
+def _run(command: list[str], folder: str) -> None:
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise MissingDependencyError(f"{' '.join(command)} failed: {error}. Run: {INSTALL}") from error
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise MissingDependencyError(f"{' '.join(command)} failed: {reason}. Run: {INSTALL}")
+
+
+def _read(line: str) -> tuple[str, _Synset]:
+    """Read one line of a data file, laid out as wndb(5WN) says; keys are part of speech + offset."""
+    data, _, gloss = line.partition("|")
+    parts = data.split()
+    n_words = int(parts[3], 16)
+    # Adjectives carry a syntactic marker: "galore(ip)".
+    words = tuple(re.sub(r"\((?:a|p|ip)\)$", "", w).replace("_", " ") for w in parts[4 : 4 + 2 * n_words : 2])
+    at = 4 + 2 * n_words
+    pointers = []
+    for i in range(at + 1, at + 1 + 4 * int(parts[at]), 4):
+        symbol, offset, part, source = parts[i : i + 4]
+        pointers.append((symbol, _key(part, offset), int(source[:2], 16)))
+    return _key(parts[2], parts[0]), _Synset(words, gloss.strip(), tuple(pointers))
+
+
+def _key(part: str, offset: str) -> str:
+    return f"{'a' if part == 's' else part}{offset}"
+
+
+def _senses(folder: Path) -> dict[str, dict[str, list[str]]]:
+    """Return word in lower case -> part of speech -> keys of its meanings, commonest first."""
+    senses: dict[str, dict[str, list[str]]] = defaultdict(dict)
+    for file in _FILES:
+        for line in (folder / f"index.{file}").read_text(encoding="utf-8").splitlines():
+            if line.startswith(" "):
+                continue
+            word, part, *rest = line.split()
+            senses[word.replace("_", " ")][part] = [_key(part, o) for o in rest[-int(rest[0]) :]]
+    return senses
+
+
+def _name(word: str, key: str, senses: dict[str, dict[str, list[str]]]) -> str:
+    of_word = senses.get(word.lower(), {})
+    if sum(len(keys) for keys in of_word.values()) <= 1:
+        return word
+    keys = of_word.get(key[0], [])
+    part = _PARTS[key[0]]
+    if len(keys) <= 1 or key not in keys:
+        return f"{word} ({part})"
+    return f"{word} ({part}, {keys.index(key) + 1})"
+
+
+def _synset(synset: _Synset, position: int, synsets: dict[str, _Synset]) -> Iterator[tuple[str, str]]:
+    definition, *examples = [part.strip(" ;") for part in re.split(r"[;:]?\s*(?=\")", synset.gloss, maxsplit=1)]
+    if definition := clean(definition):
+        yield "definition", definition
+    if examples and (quoted := re.match(r"\"([^\"]+)\"?", examples[0])) and (example := clean(quoted[1])):
+        yield "example sentence", example
+    if others := [w for i, w in enumerate(synset.words, start=1) if i != position]:
+        yield "synonyms", ", ".join(others)
+    related: dict[str, list[str]] = defaultdict(list)
+    for symbol, target, source in synset.pointers:
+        if (relation := _RELATIONS.get(symbol)) and source in {0, position} and target in synsets:
+            words = related[relation]
+            if len(words) < _MAX_RELATED and (word := synsets[target].words[0]) not in words:
+                words.append(word)
+    for relation, words in related.items():
+        yield relation, ", ".join(words)

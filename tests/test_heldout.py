@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import importlib.util
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from kblam_engine.errors import MissingDependencyError
+from kblam_engine.evaluation.metrics import contains
+from kblam_engine.evaluation.questions import Question, read_questions
+from kblam_engine.triples import read_jsonl
+
+FOLDER = Path(__file__).parent / "heldout"
+SOURCES = ("elements", "cwe")
+REASONS = {"unknown name", "unknown property", "near-miss name"}
+
+
+def _kb(source: str) -> dict[tuple[str, str], str]:
+    return {(t.name, t.property): t.value for t in read_jsonl(FOLDER / f"{source}.kb.jsonl")}
+
+
+def _questions(source: str) -> list[Question]:
+    return read_questions(FOLDER / f"{source}.questions.jsonl")
+
+
+def _distractors() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("make_distractors", FOLDER / "make_distractors.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["make_distractors"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_sizes_and_kinds(source: str) -> None:
+    questions, kb = _questions(source), _kb(source)
+    kinds = [q.kind for q in questions]
+    assert len(kb) >= 100
+    assert len(questions) >= 70
+    assert kinds.count("simple") >= 36
+    assert kinds.count("two_facts") >= 10
+    assert kinds.count("follow_up") >= 10
+    assert kinds.count("unanswerable") >= 16
+    assert len({str(q.messages) for q in questions}) == len(questions)
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_every_answer_is_in_its_support(source: str) -> None:
+    kb = _kb(source)
+    for question in _questions(source):
+        if not question.answerable:
+            continue
+        assert len(question.answers) == len(question.supports) == (2 if question.kind == "two_facts" else 1)
+        for accepted, support in zip(question.answers, question.supports, strict=True):
+            assert support in kb, question
+            assert all(contains(kb[support], string) for string in accepted), question
+            assert len(kb[support].split()) < 40, question
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_follow_ups_are_conversations(source: str) -> None:
+    for question in _questions(source):
+        if question.kind == "follow_up":
+            roles = [message["role"] for message in question.messages]
+            assert roles == ["user", "assistant"] * (len(roles) // 2) + ["user"]
+            assert len(roles) >= 3
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_names_that_are_asked_about_have_siblings(source: str) -> None:
+    kb = _kb(source)
+    for question in _questions(source):
+        for name, _ in question.supports:
+            if question.answerable:
+                assert sum(name == other for other, _ in kb) >= 4
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_unanswerable_questions_are_so_in_the_whole_source(source: str) -> None:
+    try:
+        distractors = _distractors().distractors(source)
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+    kb = _kb(source)
+    everywhere = set(kb) | {(t.name, t.property) for t in distractors}
+    names = {name.casefold() for name, _ in everywhere}
+    assert len(distractors) >= 1000
+    assert not set(kb) & {(t.name, t.property) for t in distractors}
+    for question in _questions(source):
+        if question.answerable:
+            continue
+        assert question.answers == ()
+        assert question.metadata["reason"] in REASONS
+        for name, property_name in question.supports:
+            assert (name, property_name) not in everywhere
+            known = name.casefold() in names
+            assert known == (question.metadata["reason"] == "unknown property"), question
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_the_knowledge_base_is_what_the_source_says(source: str) -> None:
+    from kblam_engine.datasets import load
+
+    try:
+        values = {(t.name, t.property): t.value for t in load(source)}
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+    for key, value in _kb(source).items():
+        assert values[key] == value
+
+
+def test_unknown_names_do_not_occur_in_the_text_of_the_source() -> None:
+    for source in SOURCES:
+        try:
+            distractors = _distractors().distractors(source)
+        except MissingDependencyError as error:
+            pytest.skip(str(error))
+        for question in _questions(source):
+            if question.metadata.get("reason") == "unknown name" and question.supports[0][0] != "Bronze":
+                name = re.escape(question.supports[0][0])
+                assert not [t for t in distractors if re.search(rf"\b{name}\b", t.value, re.IGNORECASE)]
