@@ -23,6 +23,9 @@ from torch import Tensor
 
 from .errors import ConfigurationError
 
+EMPTY_LOGSUMEXP = -87.0
+"""Log-sum-exp of a query that sees no key (padding); finite, so that sums and gradients stay finite."""
+
 _CHUNK_LOGITS = 1 << 25
 """Prompt logits kept at once (128 MB in float32); longer prompts are worked off in slices of queries."""
 
@@ -121,15 +124,15 @@ def prompt_attention(
         query: `[batch, n_heads, q_len, head_dim]`.
         key: `[batch, n_kv_heads, k_len, head_dim]`.
         value: `[batch, n_kv_heads, k_len, head_dim]`.
-        mask: None, or broadcastable to `[batch, n_heads, q_len, k_len]`; bool (True = visible) or a number that
-            is added to the logits.
+        mask: None, or broadcastable to `[batch, n_heads, q_len, k_len]`; bool (True = visible) or a number
+            that is added to the logits.
         scaling: factor of the dot products, usually head_dim ** -0.5.
         is_causal: with no mask and q_len > 1, query i sees the keys 0..i (later keys are unused cache slots).
         softcap: bound c of the logits, c·tanh(logit / c), where a model has one.
 
     Returns:
-        Output `[batch, n_heads, q_len, head_dim]` and log-sum-exp `[batch, n_heads, q_len]` in float32. A query
-        that sees no key (padding) gets output 0 and a finite, very small log-sum-exp.
+        Output `[batch, n_heads, q_len, head_dim]` and log-sum-exp `[batch, n_heads, q_len]` in float32. A
+        query that sees no key (padding) gets output 0 and EMPTY_LOGSUMEXP.
     """
     batch, n_heads, q_len, _ = query.shape
     k_len = key.shape[2]
@@ -160,9 +163,9 @@ def _prompt_slice(
     top = logits.detach().amax(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).min)
     shares = torch.exp(logits - top)
     total = shares.sum(-1, keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
-    seen = torch.where(top > torch.finfo(torch.float32).min, top, torch.zeros_like(top))
     output = heads_matmul((shares / total).to(value.dtype), value)
-    return output, (seen + total.log()).squeeze(-1)
+    empty = top == torch.finfo(torch.float32).min
+    return output, (top + total.log()).masked_fill(empty, EMPTY_LOGSUMEXP).squeeze(-1)
 
 
 def merge_block(output: Tensor, prompt_logsumexp: Tensor, block: KBBlock) -> tuple[Tensor, Tensor]:
@@ -213,8 +216,8 @@ def joint_attention(
     The arguments are those of `prompt_attention` and `merge_block`; a block of None gives the prompt alone.
 
     Returns:
-        Output `[batch, n_heads, q_len, head_dim]` and the weights of the triples, `[batch, n_heads, q_len, s]`
-        or None.
+        Output `[batch, n_heads, q_len, head_dim]` and the weights of the triples,
+        `[batch, n_heads, q_len, s]`, or None.
     """
     output, total = prompt_attention(
         query, key, value, mask, scaling=scaling, is_causal=is_causal, softcap=softcap
@@ -238,12 +241,12 @@ def rectangular_attention(
 ) -> tuple[Tensor, Tensor]:
     """Compute one KB layer of KBLaM (equation 11) with materialised knowledge tokens.
 
-    The prompt's arguments are those of `prompt_attention`, the KB's those of `materialised_block`. With `top_k`
-    only the best k triples of every sequence take part, each with the logit it had among all of them.
+    The prompt's arguments are those of `prompt_attention`, the KB's those of `materialised_block`. With
+    `top_k` only the best k triples of every sequence take part, each with the logit it had among all of them.
 
     Returns:
-        Output `[batch, n_heads, q_len, head_dim]` and the weights of the triples, `[batch, n_heads, q_len, s]`,
-        where s is n_triples, or k after pruning.
+        Output `[batch, n_heads, q_len, head_dim]` and the weights of the triples,
+        `[batch, n_heads, q_len, s]`, where s is n_triples, or k after pruning.
     """
     block = materialised_block(kb_query, kb_keys, kb_values, scaling=scaling, kb_scale=kb_scale, mask=kb_mask)
     if top_k is not None:
@@ -296,8 +299,8 @@ def absorbed_block(
         query: output of the KB query heads, `[batch, n_heads, q_len, head_dim]`.
         key_embeddings: `[n_triples, embed_dim]` or `[batch, n_triples, embed_dim]`.
         value_embeddings: same shape as `key_embeddings`.
-        key_map: key adapter of the layer, `[n_heads or n_kv_heads, head_dim, embed_dim]`; with a key layer-norm
-            the centred one, `centre_key_map(key_map)`.
+        key_map: key adapter of the layer, `[n_heads or n_kv_heads, head_dim, embed_dim]`; with a key
+            layer-norm the centred one, `centre_key_map(key_map)`.
         value_map: value adapter of the layer, same shape.
         scaling: factor of the dot products, usually head_dim ** -0.5.
         kb_scale: C of the shift log C - log M; None: no shift.
@@ -325,8 +328,8 @@ def centre_key_map(key_map: Tensor) -> Tensor:
 def key_norm_scalars(key_embeddings: Tensor, centred_key_map: Tensor, eps: float = 1e-5) -> Tensor:
     """Compute 1 / standard deviation of every triple's key over all heads of the layer.
 
-    Together with a centred map this is a layer-norm without gain or bias, at one scalar per triple: the variance
-    is a quadratic form of the embedding, so the keys themselves are not built.
+    Together with a centred map this is a layer-norm without gain or bias, at one scalar per triple: the
+    variance is a quadratic form of the embedding, so the keys themselves are not built.
 
     Args:
         key_embeddings: `[..., n_triples, embed_dim]`.

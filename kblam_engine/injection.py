@@ -1,10 +1,11 @@
 """The seam into transformers: a decoder's own attention, with a knowledge base in its softmax.
 
-`attach` registers one attention function and one mask function under the name "kblam", selects them on the decoder,
-and puts a forward pre-hook on every self-attention (which sees the hidden states, where the attention function sees
-only queries, keys and values). No model class is forked. What a call knows, its `KBState`, lives in a ContextVar:
-never on a module, so that threads can answer over different knowledge bases with one model. New threads start
-without a state: enter `Injection.use` inside the worker. Knowledge tokens never enter the KV cache.
+`attach` registers one attention function and one mask function under the name "kblam", selects them on the
+decoder, and puts a forward pre-hook on every self-attention (which sees the hidden states, where the
+attention function sees only queries, keys and values). No model class is forked. What a call knows, its
+`KBState`, lives in a ContextVar: never on a module, so that threads can answer over different knowledge
+bases with one model. New threads start without a state: enter `Injection.use` inside the worker. Knowledge
+tokens never enter the KV cache.
 """
 
 from __future__ import annotations
@@ -26,55 +27,17 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from .attention import KBBlock, merge_block, prompt_attention
 from .errors import ConfigurationError, SeamError
+from .kb_state import KBState
+from .seam_check import check_seam
+
+__all__ = ["ATTENTION_NAME", "Injection", "KBBlock", "KBCache", "KBState", "attach", "kblam_attention"]
 
 ATTENTION_NAME = "kblam"
 """Name in the registries of transformers; "sdpa" or "flash" in it would trigger checks for those kernels."""
 
 
-class KBState:
-    """What the attention needs to know for one call; subclass it, and override what is of use.
-
-    Attributes:
-        layers: decoder layers whose softmax this state extends.
-        watch: decoder layers whose input hidden states it wants to see; may overlap `layers`.
-    """
-
-    layers: frozenset[int] = frozenset()
-    watch: frozenset[int] = frozenset()
-
-    def on_input_ids(self, input_ids: Tensor) -> None:
-        """See the token ids of a forward before it starts, `[batch, q_len]`.
-
-        `generate` repeats its inputs for beams and return sequences before the first forward: a state that keeps
-        something per sequence finds the batch n times as large as its own here, and repeats itself.
-        """
-
-    def observe(self, layer: int, hidden: Tensor) -> None:
-        """See the input of a watched layer's self-attention (after its norm), `[batch, q_len, hidden]`."""
-
-    def extend(self, layer: int, hidden: Tensor, prompt_logsumexp: Tensor) -> KBBlock | None:
-        """Return the block that joins the softmax of `layer`, or None for the prompt alone.
-
-        Args:
-            layer: index of the decoder layer.
-            hidden: input of its self-attention, `[batch, q_len, hidden]`.
-            prompt_logsumexp: of the prompt's logits, `[batch, n_heads, q_len]` in float32; finite, and meaningless
-                at padded positions.
-        """
-        return None
-
-    def observe_weights(self, layer: int, weights: Tensor) -> None:
-        """See the triples' weights in the joint softmax of `layer`, `[batch, n_heads, q_len, s]` in float32."""
-
-    def repeat(self, n: int) -> None:
-        """Follow a batch in which every sequence was repeated n times in a row."""
-
-    def reorder(self, indices: Tensor) -> None:
-        """Follow a batch whose sequence i is now what `indices[i]` was, as beam search does."""
-
-
 class KBCache(DynamicCache):  # type: ignore[misc]  # untyped base
-    """A KV cache that keeps a state in step with it: pass it to `generate` as `past_key_values` for beam search."""
+    """A KV cache that keeps a state in step with it: for beam search, as `past_key_values`."""
 
     def __init__(self, state: KBState, config: Any = None) -> None:
         super().__init__(config=config)
@@ -115,15 +78,16 @@ class Injection:
 
     Attributes:
         model: the model attached to.
+        decoder: the part of it that holds the layers; the model itself where there is no other part.
         layers: self-attention modules by decoder layer.
         stock: attention implementation the model had, "sdpa" or "eager"; runs wherever there is no state.
     """
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model
-        self._decoder: PreTrainedModel = model.get_decoder()
-        self.layers: dict[int, nn.Module] = _self_attentions(self._decoder)
-        self.stock: str = self._decoder.config._attn_implementation
+        self.decoder: PreTrainedModel = model.get_decoder()
+        self.layers: dict[int, nn.Module] = _self_attentions(self.decoder)
+        self.stock: str = self.decoder.config._attn_implementation
         self._handles: list[RemovableHandle] = []
         if self.stock == ATTENTION_NAME:
             raise SeamError("this model is attached already: detach() its injection first, or use that one")
@@ -148,9 +112,9 @@ class Injection:
     def _attach(self) -> None:
         AttentionInterface.register(ATTENTION_NAME, kblam_attention)
         AttentionMaskInterface.register(ATTENTION_NAME, sdpa_mask)
-        self._decoder.set_attn_implementation(ATTENTION_NAME)
-        if self._decoder.config._attn_implementation != ATTENTION_NAME:
-            raise SeamError(f"{type(self._decoder).__name__} does not let its attention be replaced")
+        self.decoder.set_attn_implementation(ATTENTION_NAME)
+        if self.decoder.config._attn_implementation != ATTENTION_NAME:
+            raise SeamError(f"{type(self.decoder).__name__} does not let its attention be replaced")
         for index, module in self.layers.items():
             hook = self._self_attention_hook(index)
             self._handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
@@ -163,7 +127,7 @@ class Injection:
             for handle in self._handles:
                 handle.remove()
             self._handles.clear()
-            self._decoder.set_attn_implementation(self.stock)
+            self.decoder.set_attn_implementation(self.stock)
 
     @property
     def state(self) -> KBState | None:
@@ -185,7 +149,8 @@ class Injection:
         unknown = () if state is None else sorted((state.layers | state.watch) - self.layers.keys())
         if unknown:
             raise ConfigurationError(
-                f"expected layers among {sorted(self.layers)}, got {unknown}: the adapter is made for another model"
+                f"expected layers among {sorted(self.layers)}, got {unknown}: "
+                "the adapter is made for another model"
             )
         token = _STATES.set({**_STATES.get(), id(self): state})
         try:
@@ -218,63 +183,23 @@ class Injection:
     @contextmanager
     def stock_attention(self) -> Iterator[None]:
         """Run the model as it was before `attach`; not for a model that other threads use meanwhile."""
-        self._decoder.set_attn_implementation(self.stock)
+        self.decoder.set_attn_implementation(self.stock)
         try:
             yield
         finally:
-            self._decoder.set_attn_implementation(ATTENTION_NAME)
+            self.decoder.set_attn_implementation(ATTENTION_NAME)
 
     def self_test(self) -> None:
         """Check on a few tokens that the model really runs through the seam; call it once after loading.
 
-        Without a state the logits must be bitwise those of the stock attention. A sentinel must be asked by every
-        layer: masked, it must leave the logits as they are; visible, it must change them.
+        Without a state the logits must be bitwise those of the stock attention. A sentinel must be asked by
+        every layer: masked, it must leave the logits as they are; visible, it must change them.
 
         Raises:
-            SeamError: one of these does not hold, or the model has an attention feature that is not supported.
+            SeamError: one of these does not hold, or the model has an attention feature that is not
+                supported.
         """
-        training = self.model.training
-        self.model.eval()
-        try:
-            self._self_test()
-        finally:
-            self.model.train(training)
-
-    def _self_test(self) -> None:
-        with self.stock_attention():
-            stock = self._probe()
-        with self.use(None):
-            plain = self._probe()
-        if not torch.equal(stock, plain):
-            difference = (stock - plain).abs().max().item()
-            raise SeamError(f"with no KB the logits differ from the stock model's by up to {difference:.3g}")
-        masked, visible = _Sentinel(self.layers, -torch.inf), _Sentinel(self.layers, 2.0)
-        with self.use(masked):
-            unchanged = self._probe()
-        with self.use(visible):
-            changed = self._probe()
-        deaf = sorted(self.layers.keys() - masked.seen)
-        if deaf:
-            raise SeamError(f"the attention of layers {deaf} did not ask for its KB: it ignores the registration")
-        # Not bitwise: another kernel. Rounding grows with depth, so the bound is loose beside the logits' own size.
-        bound = 32 * torch.finfo(self.model.dtype).eps * max(1.0, stock.abs().max().item())
-        difference = (stock - unchanged).abs().max().item()
-        if not difference <= bound:
-            raise SeamError(f"a masked KB changes the logits by up to {difference:.3g} (allowed: {bound:.3g})")
-        if torch.equal(unchanged, changed):
-            raise SeamError("a visible KB does not change the logits: the model drops what its attention returns")
-
-    @torch.no_grad()
-    def _probe(self) -> Tensor:
-        """Logits of two short sequences, the second left-padded, without the padding: `[11, vocabulary]`."""
-        device = self.model.get_input_embeddings().weight.device
-        mask = torch.ones(2, 7, dtype=torch.long, device=device)
-        mask[1, :3] = 0
-        vocabulary = self.model.get_input_embeddings().weight.shape[0]
-        ids = (torch.arange(14, device=device) * 7919 + 11).remainder(vocabulary).view(2, 7)
-        output = self.model(input_ids=ids, attention_mask=mask, use_cache=False)
-        result = output.logits if hasattr(output, "logits") else output.last_hidden_state
-        return result[mask.bool()].float()  # type: ignore[no-any-return]
+        check_seam(self)
 
 
 def attach(model: PreTrainedModel) -> Injection:
@@ -362,30 +287,12 @@ def _eager_mask(mask: Tensor | None, query: Tensor, key: Tensor) -> Tensor | Non
 
 def _refuse_unsupported(module: nn.Module, kwargs: dict[str, Any]) -> None:
     name = type(module).__name__
-    for key, feature in (("s_aux", "attention sinks"), ("position_bias", "a position bias"), ("cache", "paging")):
+    refused = {"s_aux": "attention sinks", "position_bias": "a position bias", "cache": "a paged cache"}
+    for key, feature in refused.items():
         if kwargs.get(key) is not None:
             raise SeamError(f"{name} uses {feature}, which cannot be joined with a KB yet")
     if kwargs.get("dropout"):
-        raise SeamError(f"{name} has attention dropout {kwargs['dropout']}: the base model is frozen, call eval()")
-
-
-class _Sentinel(KBState):
-    """One triple of the same logit everywhere, with a value that cannot go unnoticed; used by the self-test."""
-
-    def __init__(self, modules: Mapping[int, nn.Module], logit: float) -> None:
-        self.layers = frozenset(modules)
-        self.seen: set[int] = set()
-        self._modules = modules
-        self._logit = logit
-
-    def extend(self, layer: int, hidden: Tensor, prompt_logsumexp: Tensor) -> KBBlock:
-        self.seen.add(layer)
-        module = self._modules[layer]
-        batch, n_heads, _ = prompt_logsumexp.shape
-        head_dim = int(getattr(module, "v_head_dim", None) or module.head_dim)  # type: ignore[arg-type]
-        logits = (prompt_logsumexp + self._logit).unsqueeze(-1)
-        ramp = torch.linspace(-3, 3, head_dim, device=hidden.device, dtype=hidden.dtype)
-        return KBBlock(logits, ramp.expand(1, n_heads, 1, -1))
+        raise SeamError(f"{name} has attention dropout {kwargs['dropout']}: call eval() on the frozen model")
 
 
 def _self_attentions(decoder: nn.Module) -> dict[int, nn.Module]:
