@@ -31,7 +31,9 @@ AT_LEAST = {
     "factbook": 55_000,
     "vital": 25_000,
 }
-HTML = re.compile(r"</?(?:p|br|b|i|em|ul|ol|li|div|span|strong|sup|sub)\b[^<>]*>|&(?:nbsp|amp|lt|gt|rsquo|eacute);")
+HTML = re.compile(
+    r"</?(?:p|br|b|i|em|ul|ol|li|div|span|strong|sup|sub)\b[^<>]*>|&(?:nbsp|amp|lt|gt|rsquo|eacute);"
+)
 URL = re.compile(r"https?://|www\.", re.IGNORECASE)
 _loaded: dict[str, list[Triple]] = {}
 
@@ -67,7 +69,12 @@ def test_a_data_set_is_large_unique_and_clean(name: str) -> None:
         ("elements", "Tin", "crystal structure", "tetragonal"),
         ("elements", "Chlorine", "top producers", "China, India, USA"),
         ("cwe", "CWE-79 Cross-site Scripting", "likelihood of exploit", "High"),
-        ("cwe", "CWE-178 Improper Handling of Case Sensitivity", "consequence", "Bypass Protection Mechanism"),
+        (
+            "cwe",
+            "CWE-178 Improper Handling of Case Sensitivity",
+            "consequence",
+            "Bypass Protection Mechanism",
+        ),
         ("cwe", "CWE-416 Use After Free", "affected languages", "C, C++"),
         ("factbook", "France", "share of arable land", "31.4% (2023 est.)"),
         ("factbook", "France", "exports in 2023", "$1.05 trillion (2023 est.)"),
@@ -158,7 +165,11 @@ def test_wordnet_reads_words_senses_and_relations(tmp_path: Path, monkeypatch: p
         "adv": [],
     }
     index = {
-        "noun": ["bank n 2 1 @ 2 0 00000010 00000020", "big_thing n 1 0 1 0 00000030", "side n 1 1 @ 1 0 00000010"],
+        "noun": [
+            "bank n 2 1 @ 2 0 00000010 00000020",
+            "big_thing n 1 0 1 0 00000030",
+            "side n 1 1 @ 1 0 00000010",
+        ],
         "adj": ["galore a 1 0 1 0 00000040"],
     }
     for file, data in lines.items():
@@ -172,4 +183,3 @@ def test_wordnet_reads_words_senses_and_relations(tmp_path: Path, monkeypatch: p
     assert found["bank (noun, 2)", "part of"] == "Big Thing"
     assert found["side", "broader term"] == "Big Thing"
     assert found["galore", "definition"] == "in great numbers"
-

@@ -17,7 +17,18 @@ PROVENANCE = "JSON file of the Python package bioregistry, 0.15.6"
 INSTALL = "pip install --no-deps bioregistry==0.15.6"
 
 # The registry's own word first, then the registers it gathers from.
-_SOURCES = ("", "miriam", "n2t", "obofoundry", "ols", "bioportal", "prefixcommons", "wikidata", "fairsharing", "bartoc")
+_SOURCES = (
+    "",
+    "miriam",
+    "n2t",
+    "obofoundry",
+    "ols",
+    "bioportal",
+    "prefixcommons",
+    "wikidata",
+    "fairsharing",
+    "bartoc",
+)
 _PROPERTIES = (
     ("description", "description"),
     ("example identifier", "example"),

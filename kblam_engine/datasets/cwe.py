@@ -32,7 +32,9 @@ def triples() -> Iterator[Triple]:
         DatasetError: Its database is not the expected XML.
     """
     root = _parse(package_file("cwe2", "cwe2/database_v49/cwec_v4.14.xml", install=INSTALL))
-    weaknesses = [w for w in root.iterfind(f"{_NS}Weaknesses/{_NS}Weakness") if w.get("Status") != "Deprecated"]
+    weaknesses = [
+        w for w in root.iterfind(f"{_NS}Weaknesses/{_NS}Weakness") if w.get("Status") != "Deprecated"
+    ]
     names = {w.get("ID", ""): _name(w) for w in weaknesses}
     for weakness in weaknesses:
         seen: set[str] = set()
@@ -48,7 +50,9 @@ def _parse(path: Path) -> ElementTree.Element:
         raise DatasetError(f"Expected at most {_MAX_BYTES} bytes in {path}, got {path.stat().st_size}.")
     text = path.read_text(encoding="utf-8")
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
-        raise DatasetError(f"Expected no document type declaration in {path}; got one, which could be an attack.")
+        raise DatasetError(
+            f"Expected no document type declaration in {path}; got one, which could be an attack."
+        )
     try:
         return ElementTree.fromstring(text)
     except ElementTree.ParseError as error:
@@ -85,7 +89,9 @@ def _weakness(weakness: ElementTree.Element, names: dict[str, str]) -> Iterator[
     yield from _relations(weakness, names)
     yield "OWASP Top Ten 2007 category", _taxonomy(weakness, "OWASP Top Ten 2007")
     yield "PLOVER name", _taxonomy(weakness, "PLOVER")
-    patterns = [p.get("CAPEC_ID") for p in weakness.iterfind(_path("Related_Attack_Patterns/Related_Attack_Pattern"))]
+    patterns = [
+        p.get("CAPEC_ID") for p in weakness.iterfind(_path("Related_Attack_Patterns/Related_Attack_Pattern"))
+    ]
     yield "related attack patterns", ", ".join(f"CAPEC-{p}" for p in patterns[:5])
     yield "date of submission", _joined(weakness, "Content_History/Submission/Submission_Date")
     yield "submitter", _joined(weakness, "Content_History/Submission/Submission_Name")

@@ -166,7 +166,9 @@ def _text(value: object, unit: str) -> str:
         text = text.replace(wrong, right)
     # "1) China 2) Chile" -> "China, Chile"
     if text.startswith("1) "):
-        text = ", ".join(part.strip() for part in text.replace("2)", "1)").replace("3)", "1)").split("1)")[1:])
+        text = ", ".join(
+            part.strip() for part in text.replace("2)", "1)").replace("3)", "1)").split("1)")[1:]
+        )
     return f"{text}{unit}" if unit == "%" else f"{text} {unit}".rstrip()
 
 

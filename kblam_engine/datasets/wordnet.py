@@ -60,7 +60,9 @@ logger = logging.getLogger(__name__)
 class _Synset:
     words: tuple[str, ...]
     gloss: str
-    pointers: tuple[tuple[str, str, int], ...]  # symbol, key of the target, 1-based word this is about (0: all)
+    pointers: tuple[
+        tuple[str, str, int], ...
+    ]  # symbol, key of the target, 1-based word this is about (0: all)
 
 
 def triples() -> Iterator[Triple]:
@@ -114,9 +116,13 @@ def _download(target: Path) -> None:
         digest = hashlib.sha256(package.read_bytes()).hexdigest()
         expected = _CHECKSUMS.get(package.name)
         if expected is None:
-            logger.warning("%s is not the version this was written for; its checksum is unknown.", package.name)
+            logger.warning(
+                "%s is not the version this was written for; its checksum is unknown.", package.name
+            )
         elif digest != expected:
-            raise DatasetError(f"Expected sha256 {expected} of {package.name}, got {digest}. Run: apt-get clean")
+            raise DatasetError(
+                f"Expected sha256 {expected} of {package.name}, got {digest}. Run: apt-get clean"
+            )
         _run(["dpkg-deb", "-x", package.name, "unpacked"], scratch)
         unpacked = Path(scratch, "unpacked", "usr", "share", "wordnet")
         # One rename: another process sees all files or none. Losing that race is fine.
@@ -180,7 +186,9 @@ def _name(word: str, key: str, senses: dict[str, dict[str, list[str]]]) -> str:
 
 
 def _synset(synset: _Synset, position: int, synsets: dict[str, _Synset]) -> Iterator[tuple[str, str]]:
-    definition, *examples = [part.strip(" ;") for part in re.split(r"[;:]?\s*(?=\")", synset.gloss, maxsplit=1)]
+    definition, *examples = [
+        part.strip(" ;") for part in re.split(r"[;:]?\s*(?=\")", synset.gloss, maxsplit=1)
+    ]
     if definition := clean(definition):
         yield "definition", definition
     if examples and (quoted := re.match(r"\"([^\"]+)\"?", examples[0])) and (example := clean(quoted[1])):
