@@ -53,7 +53,7 @@ def _show(cards: list[ModelCard]) -> None:
     """Print each model with its origin, and where it is or how to get it."""
     for card in cards:
         state = (
-            "not installed" if not card.installed else "ready" if card.prepared else "converted on first use"
+            "not installed" if not card.installed else "ready" if card.prepared else "converts on first use"
         )
         typer.echo(f"{card.name}  {card.role}, {card.licence}, {state}")
         typer.echo(f"    from {card.source}")

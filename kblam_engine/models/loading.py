@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +14,8 @@ from kblam_engine.models.registry import (
     DEFAULT_MODEL,
     EMBEDDED,
     ResolvedModel,
+    folder_digest,
     resolve_model,
-    sha256_of,
 )
 
 if TYPE_CHECKING:
@@ -170,27 +168,7 @@ def _fingerprint(resolved: ResolvedModel, model: Any) -> str:
     if resolved.kind == "hub":
         return f"{resolved.name}:{str(getattr(model.config, '_commit_hash', None) or 'unknown')[:12]}"
     folder = Path(resolved.path_or_id)
-    return f"{model.config.model_type}:{_folder_digest(folder)[:12]}"
-
-
-def _folder_digest(folder: Path) -> str:
-    """Return a digest of the weights in a folder: whole small files, both ends of each large one.
-
-    Weights of many gigabytes are not read twice only to be named; training changes both ends of a file.
-    """
-    edge = 1 << 20
-    digest = hashlib.sha256()
-    for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(json.dumps([path.name, size]).encode())
-        if size <= 64 * edge:
-            digest.update(sha256_of(path).encode())
-            continue
-        with path.open("rb") as file:
-            digest.update(file.read(edge))
-            file.seek(-edge, 2)
-            digest.update(file.read(edge))
-    return digest.hexdigest()
+    return f"{model.config.model_type}:{folder_digest(folder)[:12]}"
 
 
 def _cpu_flags() -> frozenset[str]:

@@ -6,6 +6,7 @@ Standard library only, so that listing models costs nothing.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import sys
@@ -27,7 +28,7 @@ CONVERSION_VERSION = 1
 Role = Literal["base model", "sentence encoder"]
 Kind = Literal["embedded", "local", "hub"]
 
-_HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +212,7 @@ def resolve_model(name_or_path: str | os.PathLike[str]) -> ResolvedModel:
                 "save_pretrained wrote"
             )
         return ResolvedModel(folder.resolve().name, "local", str(folder), "see the folder", str(folder))
-    if _HUB_ID.fullmatch(text):
+    if HUB_ID.fullmatch(text):
         return ResolvedModel(text, "hub", text, "see the model card", f"https://huggingface.co/{text}")
     raise unknown_model(text, "base model")
 
@@ -228,3 +229,23 @@ def sha256_of(path: Path) -> str:
     """Return the sha256 of a file as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def folder_digest(folder: Path) -> str:
+    """Return a digest of the weights in a folder: whole small files, both ends of each large one.
+
+    Weights of many gigabytes are not read twice only to be named; training changes both ends of a file.
+    """
+    edge = 1 << 20
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        size = path.stat().st_size
+        digest.update(json.dumps([path.name, size]).encode())
+        if size <= 64 * edge:
+            digest.update(sha256_of(path).encode())
+            continue
+        with path.open("rb") as file:
+            digest.update(file.read(edge))
+            file.seek(-edge, 2)
+            digest.update(file.read(edge))
+    return digest.hexdigest()
