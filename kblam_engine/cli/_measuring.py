@@ -1,0 +1,87 @@
+"""What `kblam eval` and `kblam bench` share: a model, a progress bar on stderr, a JSON file."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kblam_engine.engine import KBLaM
+
+STDOUT = Path("-")
+
+
+def load_model(
+    model: str, adapter: str | None, encoder: str | None, dtype: str | None, device: str | None
+) -> KBLaM:
+    """Load the model a measurement is about."""
+    from kblam_engine.engine import KBLaM
+
+    return KBLaM.from_pretrained(model, adapter=adapter, encoder=encoder, dtype=dtype, device=device)
+
+
+def check_target(target: Path | None) -> None:
+    """Refuse a place for the result that cannot be written, before the work and not after it."""
+    if target is None or target == STDOUT:
+        return
+    if target.is_dir():
+        raise IsADirectoryError(
+            errno.EISDIR, "expected a file to write the result to, got a folder", str(target)
+        )
+    folder = target.parent
+    if not folder.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "the folder for the result does not exist", str(folder))
+    if not os.access(folder, os.W_OK) and not (target.exists() and os.access(target, os.W_OK)):
+        raise PermissionError(errno.EACCES, "the result cannot be written there", str(target))
+
+
+def write_json(target: Path | None, data: dict[str, Any]) -> None:
+    """Write an object as JSON: to stdout for "-", else to a file that is replaced whole."""
+    if target is None:
+        return
+    text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
+    if target == STDOUT:
+        typer.echo(text)
+        return
+    if target.exists() and not target.is_file():  # a pipe or /dev/null takes no rename
+        target.write_text(text + "\n", encoding="utf-8")
+        return
+    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        draft.write_text(text + "\n", encoding="utf-8")
+        draft.replace(target)
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
+    """Show one bar on stderr for each task named in the calls, only where stderr is a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    bar = Progress(*columns, console=console, disable=not console.is_terminal)
+    tasks: dict[str, Any] = {}
+
+    def told(what: str, done: int, total: int) -> None:
+        # Started late: the sentence encoder shows a bar of its own before the first question.
+        bar.start()
+        if what not in tasks:
+            tasks[what] = bar.add_task(what, total=total)
+        bar.update(tasks[what], completed=done, total=total)
+
+    try:
+        yield told
+    finally:
+        bar.stop()

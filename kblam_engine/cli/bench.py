@@ -1,0 +1,140 @@
+"""`kblam bench`: what a knowledge base costs in time and memory, against the base model alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from kblam_engine.cli._measuring import STDOUT, check_target, load_model, progress_bar, write_json
+
+if TYPE_CHECKING:
+    from kblam_engine.evaluation.latency import LatencyResult
+
+_MODEL = typer.Option("smollm2-135m", "--model", help="Base model: a name, a folder, a Hugging Face id.")
+_ADAPTER = typer.Option(None, "--adapter", help="Adapter folder; default: the one shipped.")
+_DTYPE = typer.Option(None, "--dtype", help="float32 or bfloat16; default: what suits the device.")
+_DEVICE = typer.Option(None, "--device", help="cpu, cuda or cuda:N.")
+_PAIRS = typer.Option(20, "--pairs", min=1, help="Questions asked of both, with and without the KB.")
+_TOKENS = typer.Option(32, "--max-new-tokens", min=2, help="Longest answer.")
+_SEED = typer.Option(0, "--seed", help="Seed of the invented triples and questions.")
+_REAL = typer.Option(
+    2_000,
+    "--real-embeddings",
+    min=1,
+    help="Triples the sentence encoder embeds; the rest get random unit vectors.",
+)
+_JSON = typer.Option(None, "--json", help="Write everything to this file; - for stdout.")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the group to the application."""
+    group = typer.Typer(no_args_is_help=True, help="Measure time and memory against the base model alone.")
+    group.command("latency")(latency)
+    group.command("scale")(scale)
+    app.add_typer(group, name="bench")
+
+
+def latency(
+    triples: int = typer.Option(10_000, "--triples", min=1, help="Size of the KB."),
+    model: str = _MODEL,
+    adapter: str | None = _ADAPTER,
+    dtype: str | None = _DTYPE,
+    device: str | None = _DEVICE,
+    pairs: int = _PAIRS,
+    max_new_tokens: int = _TOKENS,
+    seed: int = _SEED,
+    real_embeddings: int = _REAL,
+    as_json: Path | None = _JSON,
+) -> None:
+    """Measure time to first token and per token at one KB size."""
+    options = {
+        "n_pairs": pairs,
+        "max_new_tokens": max_new_tokens,
+        "seed": seed,
+        "real_up_to": real_embeddings,
+    }
+    _run([triples], (model, adapter, dtype, device), options, as_json)
+
+
+def scale(
+    triples: list[int] = typer.Option(..., "--triples", min=1, help="Size of a KB; repeat for several."),
+    model: str = _MODEL,
+    adapter: str | None = _ADAPTER,
+    dtype: str | None = _DTYPE,
+    device: str | None = _DEVICE,
+    pairs: int = _PAIRS,
+    max_new_tokens: int = _TOKENS,
+    seed: int = _SEED,
+    real_embeddings: int = _REAL,
+    as_json: Path | None = _JSON,
+) -> None:
+    """Measure several KB sizes, one after the other."""
+    options = {
+        "n_pairs": pairs,
+        "max_new_tokens": max_new_tokens,
+        "seed": seed,
+        "real_up_to": real_embeddings,
+    }
+    _run(triples, (model, adapter, dtype, device), options, as_json)
+
+
+def _run(
+    sizes: list[int],
+    source: tuple[str, str | None, str | None, str | None],
+    options: dict[str, int],
+    as_json: Path | None,
+) -> None:
+    check_target(as_json)
+    from kblam_engine.evaluation.environment import describe
+    from kblam_engine.evaluation.latency import FORMAT, METHOD, BenchOptions, bench
+    from kblam_engine.evaluation.results import finite
+    from kblam_engine.models import cache_dir
+
+    checked = BenchOptions(**options)
+    model, adapter, dtype, device = source
+    loaded = load_model(model, adapter, None, dtype, device)
+    with progress_bar() as progress:
+        results = bench(loaded, sizes, checked, embedding_cache=cache_dir() / "embeddings", progress=progress)
+    found: dict[str, Any] = {
+        "format": FORMAT,
+        "method": METHOD,
+        "model": model,
+        "adapter": adapter,
+        "dtype": str(loaded.lm.dtype).removeprefix("torch."),
+        "device": str(loaded.lm.device),
+        **describe(checked.seed),
+        "results": [result.to_dict() for result in results],
+    }
+    write_json(as_json, finite(found))
+    _show(results, to_stderr=as_json == STDOUT)
+
+
+def _show(results: list[LatencyResult], *, to_stderr: bool) -> None:
+    """Print one row a size."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table()
+    for heading in ("triples", "first token ms", "ratio", "per token ms", "ratio", "retrieval ms", "peak MB"):
+        table.add_column(heading, justify="right")
+    for r in results:
+        table.add_row(
+            f"{r.n_triples:,}",
+            f"{_cell(r.ttft_ms_base, 0)} → {_cell(r.ttft_ms_kb, 0)}",
+            _cell(r.ttft_ratio, 2),
+            f"{_cell(r.per_token_ms_base, 1)} → {_cell(r.per_token_ms_kb, 1)}",
+            _cell(r.per_token_ratio, 2),
+            _cell(r.retrieval_ms, 1),
+            _cell(r.peak_rss_mb, 0),
+        )
+    console = Console(stderr=to_stderr)
+    console.print(table)
+    console.print("base model alone → with the KB; ratios are medians of paired ratios", highlight=False)
+    if any(r.n_synthetic_embeddings for r in results):
+        console.print("beyond --real-embeddings the key embeddings are random unit vectors", highlight=False)
+
+
+def _cell(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"

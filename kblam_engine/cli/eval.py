@@ -1,0 +1,184 @@
+"""`kblam eval`: questions, a knowledge base and baselines in; metrics per kind out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from kblam_engine.cli._measuring import STDOUT, check_target, load_model, progress_bar, write_json
+
+if TYPE_CHECKING:
+    from kblam_engine.evaluation import EvaluationResult, Metrics
+
+_COLUMNS = (
+    ("n", "n", 0),
+    ("exact", "exact", 3),
+    ("F1", "token_f1", 3),
+    ("top-1", "retrieval_top1", 3),
+    ("top-5", "retrieval_top5", 3),
+    ("ref. P", "refusal_precision", 3),
+    ("ref. R", "refusal_recall", 3),
+    ("over-ref.", "over_refusal", 3),
+    ("first ms", "ttft_ms_p50", 0),
+    ("ms/token", "ms_per_token_p50", 1),
+    ("peak MB", "peak_rss_mb", 0),
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("eval")(evaluate)
+
+
+def evaluate(
+    more_baselines: list[str] | None = typer.Argument(None, hidden=True),
+    kb: Path = typer.Option(..., "--kb", help="Triples the questions are about (.jsonl or .csv)."),
+    questions: Path = typer.Option(..., "--questions", help="Questions, one JSON object a line."),
+    distractors: Path | None = typer.Option(None, "--distractors", help="Triples to fill the KB with."),
+    n_triples: int | None = typer.Option(
+        None,
+        "--n-triples",
+        min=1,
+        help="Size of the KB: filled with distractors, or reduced around the supports.",
+    ),
+    baseline: list[str] | None = typer.Option(
+        None,
+        "--baseline",
+        help="zero-shot, in-context, bm25, dense, oracle, or all; several names, or repeat.",
+    ),
+    model: str = typer.Option(
+        "smollm2-135m", "--model", help="Base model: a name, a folder, a Hugging Face id."
+    ),
+    adapter: str | None = typer.Option(None, "--adapter", help="Adapter folder; default: the one shipped."),
+    encoder: str | None = typer.Option(None, "--encoder", help="Sentence encoder; default: the adapter's."),
+    dtype: str | None = typer.Option(
+        None, "--dtype", help="float32 or bfloat16; default: what suits the device."
+    ),
+    device: str | None = typer.Option(None, "--device", help="cpu, cuda or cuda:N."),
+    seed: int = typer.Option(0, "--seed", help="Chooses distractors, and the questions under --limit."),
+    limit: int | None = typer.Option(
+        None, "--limit", min=1, help="Ask only a sample of this many questions."
+    ),
+    max_new_tokens: int = typer.Option(
+        64, "--max-new-tokens", min=1, help="Longest answer, for every system."
+    ),
+    top_k: int = typer.Option(5, "--top-k", min=1, help="Statements that bm25 and dense put in the prompt."),
+    context_tokens: int | None = typer.Option(
+        None, "--context-tokens", min=64, help="Room of the in-context baseline; default: all the model has."
+    ),
+    refusal_instruction: bool = typer.Option(
+        True,
+        "--refusal-instruction/--no-refusal-instruction",
+        help="Tell baselines to say so when the statements do not contain the answer.",
+    ),
+    refusal_threshold: float | None = typer.Option(
+        None, "--refusal-threshold", help="Confidence below which the system refuses; default: the adapter's."
+    ),
+    cache: bool = typer.Option(True, "--cache/--no-cache", help="Keep sentence embeddings for the next run."),
+    as_json: Path | None = typer.Option(None, "--json", help="Write everything to this file; - for stdout."),
+) -> None:
+    """Evaluate on your own questions, beside baselines on the same base model."""
+    names = _baselines(baseline or [], more_baselines or [])
+    check_target(as_json)
+    from kblam_engine.evaluation import read_questions, run_evaluation
+    from kblam_engine.evaluation.baselines import PromptOptions, require_bm25
+    from kblam_engine.models import cache_dir
+    from kblam_engine.triples import read_triples
+
+    # Mistakes in the files and missing packages first: loading a model takes seconds.
+    asked = read_questions(questions)
+    triples = list(read_triples(kb))
+    fillers = list(read_triples(distractors)) if distractors else []
+    prompts = PromptOptions(top_k, refusal_instruction, context_tokens, max_new_tokens, seed)
+    if "bm25" in names:
+        require_bm25()
+    loaded = load_model(model, adapter, encoder, dtype, device)
+    labels = {
+        "model": model,
+        "adapter": adapter,
+        "encoder": loaded.encoder.fingerprint,
+        "dtype": str(loaded.lm.dtype).removeprefix("torch."),
+        "device": str(loaded.lm.device),
+        "kb": str(kb),
+        "questions": str(questions),
+        "distractors": str(distractors) if distractors else None,
+    }
+    with progress_bar() as progress:
+        result = run_evaluation(
+            loaded,
+            triples,
+            asked,
+            fillers,
+            n_triples,
+            names,
+            seed,
+            limit=limit,
+            prompts=prompts,
+            answer_options={} if refusal_threshold is None else {"refusal_threshold": refusal_threshold},
+            embedding_cache=cache_dir() / "embeddings" if cache else None,
+            labels=labels,
+            progress=progress,
+        )
+    write_json(as_json, result.to_dict())
+    show(result, to_stderr=as_json == STDOUT)
+
+
+def show(result: EvaluationResult, *, to_stderr: bool = False) -> None:
+    """Print one table per kind and one overall, the system's row above those of the baselines."""
+    from rich.console import Console
+
+    console = Console(stderr=to_stderr)
+    systems = {"kblam": result.system, **result.baselines}
+    if len(result.system.kinds) > 1:
+        for kind in result.system.kinds:
+            console.print(_table(kind, {name: found.kinds[kind] for name, found in systems.items()}))
+    console.print(_table("all questions", {name: found.overall for name, found in systems.items()}))
+    settings = result.settings
+    console.print(
+        f"{settings['n_triples']:,} triples ({settings['n_from_kb']:,} of the KB, "
+        f"{settings['n_distractors']:,} distractors), seed {settings['seed']}",
+        highlight=False,
+    )
+    for name, found in result.baselines.items():
+        if "n_fit" in found.info:
+            console.print(
+                f"{name}: {found.info['n_fit']:,} of {found.info['n_triples']:,} triples fit in the prompt",
+                highlight=False,
+            )
+    for warning in result.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+
+
+def _table(title: str, rows: dict[str, Metrics]) -> Any:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for heading, _, _ in _COLUMNS:
+        table.add_column(heading, justify="right")
+    for name, found in rows.items():
+        table.add_row(name, *(_cell(getattr(found, field), digits) for _, field, digits in _COLUMNS))
+    return table
+
+
+def _cell(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def _baselines(named: list[str], following: list[str]) -> list[str]:
+    """Return baseline names given as `--baseline a --baseline b`, `--baseline a b` or `--baseline a,b`."""
+    from kblam_engine.evaluation.baselines import BASELINES
+
+    if following and not named:
+        raise typer.BadParameter(f"unexpected argument {following[0]!r}")
+    names = [name.strip() for given in [*named, *following] for name in given.split(",") if name.strip()]
+    if "all" in names:
+        return list(BASELINES)
+    for name in names:
+        if name not in BASELINES:
+            raise typer.BadParameter(
+                f"expected {', '.join(BASELINES)} or all, got {name!r}", param_hint="--baseline"
+            )
+    return list(dict.fromkeys(names))

@@ -1,0 +1,127 @@
+"""What a measurement was made on: versions, hardware, source revision, and the memory it took."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = (
+    "kblam-engine",
+    "torch",
+    "transformers",
+    "sentence-transformers",
+    "safetensors",
+    "numpy",
+    "bm25s",
+)
+_MB = 1024 * 1024
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of Python and of the packages a result depends on; absent ones are left out."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """Return the processor, its cores, the threads torch uses, the memory, and the GPU if there is one."""
+    about: dict[str, Any] = {
+        "system": f"{platform.system()} {platform.machine()}",
+        "processor": _processor(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gb": _memory_gb(),
+    }
+    # Asked of torch only where a run has loaded it: describing the machine must not cost seconds.
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        about["torch_threads"] = torch.get_num_threads()
+        if torch.cuda.is_available():
+            about["gpu"] = torch.cuda.get_device_name()
+    return about
+
+
+def commit() -> str | None:
+    """Return the git revision of the source tree, with "+changes" if it has any; None outside a checkout."""
+    folder = Path(__file__).resolve().parent.parent
+    if not (
+        folder.parent / ".git"
+    ).exists():  # an installed copy inside another project's checkout is not ours
+        return None
+    revision = _git(folder, "rev-parse", "--short=12", "HEAD")
+    if not revision:
+        return None
+    return revision + (
+        "+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no", "--", ".") else ""
+    )
+
+
+def describe(seed: int) -> dict[str, Any]:
+    """Return what is needed to repeat a run: command, seed, versions, hardware, commit."""
+    return {
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "seed": seed,
+        "versions": versions(),
+        "hardware": hardware(),
+        "commit": commit(),
+    }
+
+
+def reset_peak_rss() -> None:
+    """Forget the peak of resident memory so far, where the system can (Linux); elsewhere peaks only grow."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+    except OSError:
+        return
+
+
+def peak_rss_mb() -> float | None:
+    """Return the peak resident memory of this process in MiB, since the last reset where there is one."""
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return round(int(line.split()[1]) / 1024, 1)
+    except OSError:
+        pass
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (_MB if sys.platform == "darwin" else 1024), 1)
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _memory_gb() -> float | None:
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / _MB / 1024, 1)
+    except (AttributeError, OSError, ValueError):
+        return None

@@ -1,0 +1,175 @@
+"""Read the question file of `kblam eval`: one JSON object a line, refused with file, line and reason.
+
+    {"question": str | "messages": [{"role", "content"}, ...], "kind": str,
+     "answers": [[accepted strings], ...], "supports": [[name, property], ...]}
+
+Kind "unanswerable" has no answers and wants a refusal; its supports, if any, must be absent.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from kblam_engine.errors import ImportFileError
+
+UNANSWERABLE = "unanswerable"
+_ROLES = ("system", "user", "assistant")
+_FIELDS = ("question", "messages", "kind", "answers", "supports")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One question, what counts as its answer, and the triples that hold it."""
+
+    messages: tuple[dict[str, str], ...]
+    """The conversation; a plain question is one user message."""
+    kind: str = "question"
+    """Any label; metrics are kept per kind. "unanswerable" wants a refusal."""
+    answers: tuple[tuple[str, ...], ...] = ()
+    """Groups of accepted strings: the answer needs one of each group."""
+    supports: tuple[tuple[str, str], ...] = ()
+    """The (name, property) pairs the answer rests on."""
+    line: int = 0
+    """Line in the file, from 1."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """Other fields of the line, kept as they are."""
+
+    @property
+    def answerable(self) -> bool:
+        """Whether the knowledge base holds the answer."""
+        return self.kind != UNANSWERABLE
+
+    @property
+    def text(self) -> str:
+        """The last user message: what a retriever is asked."""
+        return next(m["content"] for m in reversed(self.messages) if m["role"] == "user")
+
+
+class _Refused(ValueError):
+    """A line is not a question; the message says why."""
+
+
+def read_questions(path: str | Path) -> list[Question]:
+    """Read a question file whole.
+
+    Raises:
+        ImportFileError: a line is not a question (with its number), or the file is empty or not UTF-8.
+        FileNotFoundError: there is no such file.
+    """
+    questions = []
+    try:
+        with open(path, encoding="utf-8-sig") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    questions.append(_parse(path, number, line))
+    except UnicodeDecodeError as error:
+        raise ImportFileError(
+            path, 0, f"expected UTF-8 text, got bytes that are not ({error.reason})"
+        ) from error
+    if not questions:
+        raise ImportFileError(path, 0, "expected one JSON question a line, got none")
+    return questions
+
+
+def _parse(path: str | Path, number: int, line: str) -> Question:
+    try:
+        data = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ImportFileError(path, number, f"not JSON: {error.msg}, column {error.colno}") from error
+    except RecursionError as error:
+        raise ImportFileError(path, number, "not usable: nested too deeply") from error
+    try:
+        return question_from_dict(data, line=number)
+    except ValueError as error:
+        raise ImportFileError(path, number, str(error)) from error
+
+
+def question_from_dict(data: Any, *, line: int = 0) -> Question:
+    """Build a question from a decoded line; raises ValueError that says what is wrong."""
+    if not isinstance(data, dict):
+        raise _Refused(f"expected a JSON object, got {_type(data)}")
+    messages = _messages(data)
+    answers = _answers(data.get("answers"))
+    kind = data.get("kind", "question" if answers else None)
+    if not isinstance(kind, str) or not kind.strip():
+        raise _Refused(f'kind: expected a label such as "simple", got {_type(kind)}')
+    kind = kind.strip()
+    if kind == UNANSWERABLE and answers:
+        raise _Refused('answers: kind "unanswerable" takes none; give the question another kind or drop them')
+    if kind != UNANSWERABLE and not answers:
+        raise _Refused(f'answers: kind "{kind}" needs at least one group of accepted strings, got none; '
+                       'a question without an answer has kind "unanswerable"')  # fmt: skip
+    extra = {key: value for key, value in data.items() if key not in _FIELDS}
+    return Question(messages, kind, answers, _supports(data.get("supports")), line, extra)
+
+
+def _messages(data: dict[str, Any]) -> tuple[dict[str, str], ...]:
+    question, messages = data.get("question"), data.get("messages")
+    if (question is None) == (messages is None):
+        raise _Refused(
+            'expected either "question" or "messages", got ' + ("neither" if question is None else "both")
+        )
+    if question is not None:
+        return ({"role": "user", "content": _text("question", question)},)
+    if not isinstance(messages, list) or not messages:
+        raise _Refused(f"messages: expected a list of messages, got {_type(messages)}")
+    read = []
+    for place, message in enumerate(messages):
+        if not isinstance(message, dict) or message.get("role") not in _ROLES:
+            raise _Refused(f'messages[{place}]: expected {{"role": {" | ".join(_ROLES)}, "content": text}}')
+        read.append(
+            {"role": message["role"], "content": _text(f"messages[{place}].content", message.get("content"))}
+        )
+    if all(message["role"] != "user" for message in read):
+        raise _Refused("messages: expected at least one of role user, got none")
+    return tuple(read)
+
+
+def _answers(groups: Any) -> tuple[tuple[str, ...], ...]:
+    if groups is None:
+        return ()
+    if not isinstance(groups, list):
+        raise _Refused(f"answers: expected a list of groups, got {_type(groups)}")
+    read = []
+    for place, group in enumerate(groups):
+        if not isinstance(group, list) or not group:
+            raise _Refused(f"answers[{place}]: expected a list of accepted strings, got {_type(group)}; "
+                           'one answer is written [["Paris"]]')  # fmt: skip
+        read.append(tuple(_text(f"answers[{place}]", accepted) for accepted in group))
+    return tuple(read)
+
+
+def _supports(pairs: Any) -> tuple[tuple[str, str], ...]:
+    if pairs is None:
+        return ()
+    if not isinstance(pairs, list):
+        raise _Refused(f"supports: expected a list of [name, property] pairs, got {_type(pairs)}")
+    read = []
+    for place, pair in enumerate(pairs):
+        if not isinstance(pair, list) or len(pair) != 2:
+            raise _Refused(f"supports[{place}]: expected [name, property], got {_type(pair)}")
+        read.append((_text(f"supports[{place}]", pair[0]), _text(f"supports[{place}]", pair[1])))
+    return tuple(read)
+
+
+def _text(where: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise _Refused(f"{where}: expected text, got {_type(value)}")
+    if not value.strip():
+        raise _Refused(f"{where}: expected text, got an empty string")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise _Refused(f"{where}: expected text, got half a character (an unpaired surrogate)")
+    return value.strip()
+
+
+def _type(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, (list, dict, str)):
+        size = f" of {len(value)}" if isinstance(value, list) else ""
+        return {list: "a list", dict: "an object", str: "text"}[type(value)] + size
+    return f"{value!r}"

@@ -1,0 +1,228 @@
+"""Scored answers, their metrics per kind and overall, and the JSON object of `kblam eval`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from kblam_engine.evaluation import metrics
+from kblam_engine.evaluation.interface import AnswerLike, Message
+from kblam_engine.evaluation.questions import Question
+from kblam_engine.triples import Triple
+
+FORMAT = "kblam-eval/1"
+DEFINITIONS = {
+    "exact": "share of answerable questions whose answer holds one accepted string of every group; "
+    "case, spacing and punctuation folded, numbers compared whole",
+    "token_f1": "token F1 against the best accepted string of each group, averaged; answerable questions",
+    "retrieval_top1": "share of answerable questions with supports whose first attended triple is a support",
+    "retrieval_top5": "share of answerable questions whose supports are all among the first five attended",
+    "refusal_precision": "share of refusals that were of unanswerable questions",
+    "refusal_recall": "share of unanswerable questions that were refused",
+    "over_refusal": "share of answerable questions that were refused",
+    "ttft_ms_p50": "median milliseconds to the first token, retrieval included",
+    "ms_per_token_p50": "median over answers of milliseconds per token after the first",
+    "peak_rss_mb": "peak resident memory while answering, MiB; the KB stays loaded for baselines",
+    "ci95": "Wilson intervals of the proportions",
+    "null": "nothing to measure, for example exact where every question is unanswerable",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredAnswer:
+    """One system's answer to one question, with its scores; None where a score does not apply."""
+
+    text: str
+    refused: bool
+    confidence: float | None
+    attended: list[dict[str, Any]]
+    exact: bool | None
+    token_f1: float | None
+    retrieval_top1: bool | None
+    retrieval_top5: bool | None
+    finish_reason: str
+    prompt_tokens: int
+    completion_tokens: int
+    ttft_ms: float
+    ms_per_token: float | None
+    peak_rss_mb: float | None
+    prompt: list[Message] | None = None
+    """The conversation a baseline was really given; None for the system."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """Aggregates over the questions of one kind, or over all; None where there was nothing to measure."""
+
+    n: int
+    exact: float | None = None
+    token_f1: float | None = None
+    retrieval_top1: float | None = None
+    retrieval_top5: float | None = None
+    refusal_precision: float | None = None
+    refusal_recall: float | None = None
+    over_refusal: float | None = None
+    ttft_ms_p50: float | None = None
+    ms_per_token_p50: float | None = None
+    peak_rss_mb: float | None = None
+    ci95: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values, rounded to what the sample can carry."""
+        plain: dict[str, Any] = {
+            f.name: _rounded(getattr(self, f.name)) for f in fields(self) if f.name != "ci95"
+        }
+        plain["ci95"] = {name: [_rounded(low), _rounded(high)] for name, (low, high) in self.ci95.items()}
+        return plain
+
+
+@dataclass(frozen=True, slots=True)
+class SystemResult:
+    """The metrics of the system or of one baseline."""
+
+    overall: Metrics
+    kinds: dict[str, Metrics]
+    info: dict[str, Any] = field(default_factory=dict)
+    """What the system was given, for example how many triples fit in its context."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values."""
+        return {
+            "overall": self.overall.to_dict(),
+            "kinds": {kind: found.to_dict() for kind, found in self.kinds.items()},
+            "info": self.info,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult:
+    """Everything a run of `kblam eval` found; `to_dict` is the OUT.json of its contract."""
+
+    system: SystemResult
+    baselines: dict[str, SystemResult]
+    answers: list[dict[str, Any]]
+    """One object a question: its fields, `system` and `baselines` with the scored answers."""
+    settings: dict[str, Any]
+    """Command, seed, sizes, models, versions, hardware, commit."""
+    warnings: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the contents as plain JSON values."""
+        found = {
+            "format": FORMAT,
+            **self.settings,
+            "warnings": self.warnings,
+            "definitions": DEFINITIONS,
+            "system": self.system.to_dict(),
+            "baselines": {name: found.to_dict() for name, found in self.baselines.items()},
+            "answers": self.answers,
+        }
+        return {key: finite(value) for key, value in found.items()}
+
+
+def score(
+    question: Question,
+    answer: AnswerLike,
+    attended: Sequence[tuple[Triple, float | None]] | None,
+    *,
+    refused: bool,
+    confidence: float | None,
+    ttft_ms: float,
+    peak_rss_mb: float | None,
+    prompt: list[Message] | None = None,
+) -> ScoredAnswer:
+    """Score one answer. `attended` is None for a system that does not rank triples: no retrieval score."""
+    hits = None
+    if attended is not None and question.answerable:
+        hits = metrics.retrieval_hits([(t.name, t.property) for t, _ in attended], question.supports)
+    return ScoredAnswer(
+        text=answer.text,
+        refused=refused,
+        confidence=confidence,
+        attended=[
+            {"name": t.name, "property": t.property, "value": t.value, "weight": weight}
+            for t, weight in attended or ()
+        ],
+        exact=metrics.exact(answer.text, question.answers) if question.answerable else None,
+        token_f1=metrics.token_f1(answer.text, question.answers) if question.answerable else None,
+        retrieval_top1=hits and hits[0],
+        retrieval_top5=hits and hits[1],
+        finish_reason=answer.finish_reason,
+        prompt_tokens=answer.usage.prompt_tokens,
+        completion_tokens=answer.usage.completion_tokens,
+        ttft_ms=ttft_ms,
+        # An answer of one token has no "token after the first".
+        ms_per_token=answer.ms_per_token if answer.usage.completion_tokens > 1 else None,
+        peak_rss_mb=peak_rss_mb,
+        prompt=prompt,
+    )
+
+
+def summarise(
+    pairs: Iterable[tuple[Question, ScoredAnswer]], info: dict[str, Any] | None = None
+) -> SystemResult:
+    """Aggregate scored answers per kind, kinds in order of appearance, and overall."""
+    scored = list(pairs)
+    kinds: dict[str, list[tuple[Question, ScoredAnswer]]] = {}
+    for question, answer in scored:
+        kinds.setdefault(question.kind, []).append((question, answer))
+    return SystemResult(
+        aggregate(scored), {kind: aggregate(part) for kind, part in kinds.items()}, info or {}
+    )
+
+
+def aggregate(pairs: Sequence[tuple[Question, ScoredAnswer]]) -> Metrics:
+    """Aggregate scored answers into one `Metrics`."""
+    answers = [answer for _, answer in pairs]
+    counts = {
+        "exact": _count(a.exact for a in answers),
+        "retrieval_top1": _count(a.retrieval_top1 for a in answers),
+        "retrieval_top5": _count(a.retrieval_top5 for a in answers),
+        "refusal_precision": _count(not q.answerable for q, a in pairs if a.refused),
+        "refusal_recall": _count(a.refused for q, a in pairs if not q.answerable),
+        "over_refusal": _count(a.refused for q, a in pairs if q.answerable),
+    }
+    f1 = [a.token_f1 for a in answers if a.token_f1 is not None]
+    peaks = [a.peak_rss_mb for a in answers if a.peak_rss_mb is not None]
+    return Metrics(
+        n=len(answers),
+        token_f1=sum(f1) / len(f1) if f1 else None,
+        ttft_ms_p50=metrics.percentile((a.ttft_ms for a in answers), 50),
+        ms_per_token_p50=metrics.percentile(
+            (a.ms_per_token for a in answers if a.ms_per_token is not None), 50
+        ),
+        peak_rss_mb=max(peaks, default=None),
+        ci95={
+            name: interval
+            for name, count in counts.items()
+            if (interval := metrics.wilson(*count)) is not None
+        },
+        **{name: metrics.ratio(*count) for name, count in counts.items()},
+    )
+
+
+def finite(value: Any) -> Any:
+    """Return nested JSON values with numbers JSON cannot hold (nan, inf) replaced by None."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
+
+
+def _count(outcomes: Iterable[bool | None]) -> tuple[int, int]:
+    """Return (hits, trials); None is no trial."""
+    known = [outcome for outcome in outcomes if outcome is not None]
+    return sum(known), len(known)
+
+
+def _rounded(value: float | int | None) -> float | int | None:
+    return round(value, 4) if isinstance(value, float) else value

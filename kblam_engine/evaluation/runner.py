@@ -1,0 +1,208 @@
+"""Ask every question of the system and of each baseline, and score what comes back."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from kblam_engine.errors import ConfigurationError
+from kblam_engine.evaluation import environment, metrics
+from kblam_engine.evaluation.assembly import Assembly, assemble
+from kblam_engine.evaluation.baselines import (
+    Baseline,
+    Corpus,
+    PromptOptions,
+    build_baseline,
+    prompt_with_statements,
+)
+from kblam_engine.evaluation.embedding_cache import CachedEncoder
+from kblam_engine.evaluation.interface import EvaluatedModel, Message
+from kblam_engine.evaluation.questions import Question
+from kblam_engine.evaluation.results import EvaluationResult, ScoredAnswer, score, summarise
+from kblam_engine.triples import Triple
+
+SYSTEM = "kblam"
+_WARM_UP: Message = {"role": "user", "content": "Say hello."}
+
+Progress = Callable[[str, int, int], None]
+"""Called with the system's name, questions done, and questions in all."""
+
+
+def run_evaluation(
+    model: EvaluatedModel,
+    kb_triples: Iterable[Triple],
+    questions: Sequence[Question],
+    distractors: Iterable[Triple] = (),
+    n_triples: int | None = None,
+    baselines: Sequence[str] = (),
+    seed: int = 0,
+    *,
+    limit: int | None = None,
+    prompts: PromptOptions | None = None,
+    answer_options: dict[str, Any] | None = None,
+    embedding_cache: Path | None = None,
+    labels: dict[str, Any] | None = None,
+    progress: Progress | None = None,
+) -> EvaluationResult:
+    """Evaluate a model on questions about a knowledge base, beside baselines on its base model.
+
+    Every system answers greedily and at most `prompts.max_new_tokens`; one after the other over all
+    questions, so that each one's peak memory is its own. Times are of single answers, retrieval included.
+
+    Args:
+        model: a `KBLaM`.
+        kb_triples: triples the questions are about.
+        questions: see `read_questions`.
+        distractors: triples to fill the knowledge base with.
+        n_triples: size of the knowledge base; None for everything given (see `assemble`).
+        baselines: names out of `BASELINES`.
+        seed: chooses distractors and the in-context baseline's triples, and the questions under `limit`.
+        limit: ask only a seeded sample of this many questions.
+        prompts: how the baselines' prompts are built; `max_new_tokens` also holds for the system.
+        answer_options: further options of `model.answer`, for example `refusal_threshold`.
+        embedding_cache: folder to keep sentence embeddings in; None encodes every time.
+        labels: further settings to write into the result, for example the model's name.
+        progress: called after each answer.
+
+    Raises:
+        ConfigurationError: no questions, or a baseline nobody knows.
+        MissingDependencyError: a baseline needs a package that is not installed.
+    """
+    from kblam_engine.knowledge_base import KnowledgeBase
+
+    if not questions:
+        raise ConfigurationError("questions: expected at least one, got none")
+    prompts = prompts or PromptOptions(seed=seed)
+    # The KB is filled for all questions, so that a limited run meets the same KB as a full one.
+    assembly = assemble(kb_triples, questions, distractors, n_triples, seed)
+    asked = _sample(questions, limit, seed)
+    encoder = CachedEncoder(model.encoder, embedding_cache) if embedding_cache else model.encoder
+    with KnowledgeBase.open(":memory:", encoder=encoder, multi=True) as kb:
+        kb.add(assembly.triples, progress=progress is not None)
+        snapshot = kb.snapshot()
+        corpus = Corpus(snapshot.triples(range(len(snapshot))), snapshot.key_embeddings, model.encoder)
+        built = [build_baseline(name, model, corpus, asked, prompts) for name in dict.fromkeys(baselines)]
+        model.generate_text(
+            [_WARM_UP], 2
+        )  # what loads on first use must not count as the first answer's time
+        options = {"max_new_tokens": prompts.max_new_tokens, **(answer_options or {})}
+        model.answer([_WARM_UP], snapshot, **{**options, "max_new_tokens": 2})
+        told = progress or (lambda name, done, total: None)
+        own = _ask_all(SYSTEM, asked, told, lambda q: _ask_system(model, snapshot, q, options))
+        theirs = {
+            baseline.name: _ask_all(
+                baseline.name, asked, told, partial(_ask_baseline, model, corpus, baseline, prompts)
+            )
+            for baseline in built
+        }
+    return EvaluationResult(
+        system=summarise(zip(asked, own, strict=True), {"n_triples": len(assembly.triples)}),
+        baselines={b.name: summarise(zip(asked, theirs[b.name], strict=True), b.info) for b in built},
+        answers=[
+            _answer_object(q, own[i], {n: a[i] for n, a in theirs.items()}) for i, q in enumerate(asked)
+        ],
+        settings=_settings(seed, assembly, prompts, answer_options or {}, labels or {}),
+        warnings=assembly.warnings,
+    )
+
+
+def _sample(questions: Sequence[Question], limit: int | None, seed: int) -> list[Question]:
+    """Return all questions, or a seeded sample in file order: the first ones may all be of one kind."""
+    if limit is None or limit >= len(questions):
+        return list(questions)
+    if limit < 1:
+        raise ConfigurationError(f"limit: expected at least 1, got {limit}")
+    return [questions[i] for i in sorted(random.Random(seed).sample(range(len(questions)), limit))]
+
+
+def _ask_all(
+    name: str, questions: Sequence[Question], told: Progress, ask: Callable[[Question], ScoredAnswer]
+) -> list[ScoredAnswer]:
+    answers = []
+    told(name, 0, len(questions))
+    for question in questions:
+        environment.reset_peak_rss()
+        answers.append(ask(question))
+        told(name, len(answers), len(questions))
+    return answers
+
+
+def _ask_system(
+    model: EvaluatedModel, snapshot: Any, question: Question, options: dict[str, Any]
+) -> ScoredAnswer:
+    answer = model.answer([dict(message) for message in question.messages], snapshot, **options)
+    return score(
+        question,
+        answer,
+        [(attended.triple, round(attended.weight, 6)) for attended in answer.attended],
+        refused=answer.refused,
+        confidence=answer.confidence,
+        ttft_ms=answer.ttft_ms,
+        peak_rss_mb=environment.peak_rss_mb(),
+    )
+
+
+def _ask_baseline(
+    model: EvaluatedModel, corpus: Corpus, baseline: Baseline, prompts: PromptOptions, question: Question
+) -> ScoredAnswer:
+    start = time.perf_counter()
+    chosen = [corpus.triples[i] for i in baseline.select(question)]
+    messages = prompt_with_statements(
+        question.messages, [t.statement for t in chosen], refusal_instruction=prompts.refusal_instruction
+    )
+    selection_ms = (time.perf_counter() - start) * 1000
+    answer = model.generate_text(messages, prompts.max_new_tokens)
+    return score(
+        question,
+        answer,
+        [(triple, None) for triple in chosen] if baseline.ranked else None,
+        refused=metrics.is_refusal(answer.text),
+        confidence=None,
+        ttft_ms=selection_ms + answer.ttft_ms,
+        peak_rss_mb=environment.peak_rss_mb(),
+        # A prompt with thousands of statements is the same for every question: `info` says how many.
+        prompt=messages if baseline.ranked else None,
+    )
+
+
+def _answer_object(question: Question, own: ScoredAnswer, theirs: dict[str, ScoredAnswer]) -> dict[str, Any]:
+    return {
+        **question.metadata,
+        "line": question.line,
+        "kind": question.kind,
+        "messages": list(question.messages),
+        "answers": [list(group) for group in question.answers],
+        "supports": [list(pair) for pair in question.supports],
+        "system": own.to_dict(),
+        "baselines": {name: answer.to_dict() for name, answer in theirs.items()},
+    }
+
+
+def _settings(
+    seed: int,
+    assembly: Assembly,
+    prompts: PromptOptions,
+    answer_options: dict[str, Any],
+    labels: dict[str, Any],
+) -> dict[str, Any]:
+    return {
+        **labels,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        **environment.describe(seed),
+        "n_triples": len(assembly.triples),
+        "n_from_kb": assembly.n_from_kb,
+        "n_distractors": assembly.n_distractors,
+        "n_skipped_distractors": assembly.n_skipped_distractors,
+        "options": {
+            "max_new_tokens": prompts.max_new_tokens,
+            "top_k": prompts.top_k,
+            "refusal_instruction": prompts.refusal_instruction,
+            "context_tokens": prompts.context_tokens,
+            **answer_options,
+        },
+    }
