@@ -1,0 +1,210 @@
+"""`kblam kb`: what it prints, and that a user's mistake is one line and an exit code."""
+
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+import kblam_engine
+from kblam_engine import KnowledgeBase, Triple
+from kblam_engine.cli import main
+
+LINES = [
+    {"name": "Acme", "property": "founder", "value": "Lena [b]Hoffmann[/b]", "source": "register"},
+    {"name": "Acme", "property": "seat", "value": "Berlin"},
+    {"name": "Borealis", "property": "founder", "value": "Tomás Rivera"},
+]
+
+
+@pytest.fixture
+def kblam(capsys):
+    """Run the command in this process; return exit code, stdout, stderr."""
+
+    def run(*arguments):
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return caught.value.code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "acme.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in LINES), "utf-8")
+    return path
+
+
+@pytest.fixture
+def kb(tmp_path, file, kblam):
+    path = tmp_path / "acme.kb"
+    assert kblam("kb", "import", file, "--kb", path, "--encoder", "hashing")[0] == 0
+    return path
+
+
+def assert_one_line(result, code, pattern):
+    got_code, out, err = result
+    assert got_code == code and out == ""
+    assert err.startswith("kblam: ") and err.count("\n") == 1, err
+    assert re.search(pattern, err), err
+
+
+def test_import_makes_the_knowledge_base_and_reports(tmp_path, file, kblam):
+    code, out, _ = kblam("kb", "import", file, "--kb", tmp_path / "new.kb", "--encoder", "hashing", "--json")
+    assert code == 0
+    assert json.loads(out) == {"added": 3, "replaced": 0, "unchanged": 0, "n_triples": 3, "revision": 1}
+    _, out, _ = kblam("kb", "import", file, "--kb", tmp_path / "new.kb")
+    assert out.startswith("0 added, 0 replaced, 3 unchanged; 3 triples in ")
+
+
+def test_list_shows_values_as_they_are(kb, kblam):
+    code, out, err = kblam("kb", "list", "--kb", kb)
+    assert code == 0 and "Lena [b]Hoffmann[/b]" in out and "Tomás Rivera" in out and err == ""
+    assert json.loads(kblam("kb", "list", "--kb", kb, "--json")[1]) == LINES
+    assert json.loads(kblam("kb", "list", "--kb", kb, "--json", "--name", "Acme")[1]) == LINES[:2]
+    assert json.loads(kblam("kb", "list", "--kb", kb, "--json", "--property", "founder")[1]) == [LINES[0], LINES[2]]
+    code, out, err = kblam("kb", "list", "--kb", kb, "--limit", 1)
+    assert "Berlin" not in out and "the first 1, of 3" in err
+
+
+def test_search(kb, kblam):
+    code, out, _ = kblam("kb", "search", "founder of Borealis", "--kb", kb, "-k", 1, "--json")
+    (hit,) = json.loads(out)
+    assert code == 0 and hit["value"] == "Tomás Rivera" and hit["id"] == 3 and 0 < hit["score"] <= 1
+    assert "Tomás Rivera" in kblam("kb", "search", "founder of Borealis", "--kb", kb)[1]
+
+
+def test_add_set_remove(kb, kblam):
+    code, out, _ = kblam("kb", "add", "Acme", "size", "40", "--kb", kb, "--meta", "source=web=x", "--json")
+    assert code == 0 and json.loads(out)["n_triples"] == 4
+    code, out, _ = kblam("kb", "set", "Acme", "seat", " Bonn ", "--kb", kb)
+    assert (code, out) == (0, "Berlin -> Bonn (revision 3)\n")
+    assert json.loads(kblam("kb", "set", "Acme", "seat", "Ulm", "--kb", kb, "--json")[1])["before"] == ["Bonn"]
+    assert json.loads(kblam("kb", "remove", "Acme", "founder", "--kb", kb, "--json")[1])["removed"] == 1
+    assert kblam("kb", "remove", "Borealis", "--kb", kb)[1].startswith("removed 1 ")
+    with KnowledgeBase.open(kb) as base:
+        assert list(base) == [Triple("Acme", "seat", "Ulm"), Triple("Acme", "size", "40", {"source": "web=x"})]
+
+
+def test_multi_keeps_values(tmp_path, kblam):
+    for value in ("Chad", "Peru"):
+        kblam("kb", "add", "WHO", "member", value, "--kb", tmp_path / "kb", "--multi", "--encoder", "hashing")
+    assert [t["value"] for t in json.loads(kblam("kb", "list", "--kb", tmp_path / "kb", "--json")[1])] == ["Chad", "Peru"]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_export(kb, tmp_path, kblam, suffix):
+    target = tmp_path / f"out.{suffix}"
+    assert json.loads(kblam("kb", "export", target, "--kb", kb, "--json")[1])["exported"] == 3
+    kblam("kb", "import", target, "--kb", tmp_path / "copy.kb", "--encoder", "hashing")
+    assert json.loads(kblam("kb", "list", "--kb", tmp_path / "copy.kb", "--json")[1]) == LINES
+    _, out, _ = kblam("kb", "export", "-", "--kb", kb)
+    assert [json.loads(line) for line in out.splitlines()] == LINES
+
+
+def test_info_and_verify(kb, kblam):
+    facts = json.loads(kblam("kb", "info", "--kb", kb, "--json")[1])
+    assert (facts["n_triples"], facts["n_names"], facts["revision"], facts["encoder"]) == (3, 2, 1, "hashing")
+    assert "hashing" in kblam("kb", "info", "--kb", kb)[1]
+    assert kblam("kb", "verify", "--kb", kb) == (0, "3 triples, all sound\n", "")
+    with KnowledgeBase.open(kb) as base, base._store.writing() as connection:
+        connection.execute("UPDATE triples SET value = 'forged' WHERE id = 1")
+    code, out, _ = kblam("kb", "verify", "--kb", kb, "--json")
+    assert code == 1 and not json.loads(out)["ok"]
+
+
+@pytest.mark.parametrize(
+    "command", [["list"], ["search", "x"], ["set", "a", "b", "c"], ["remove", "a"], ["export", "-"], ["info"], ["verify"]]
+)
+def test_a_missing_knowledge_base_is_one_line(tmp_path, kblam, command):
+    result = kblam("kb", command[0], *command[1:], "--kb", tmp_path / "none")
+    assert_one_line(result, 1, "none: no knowledge base there")
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_broken_file_is_located_and_nothing_is_imported(tmp_path, kb, kblam):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"name":"New","property":"b","value":"c"}\n{"name":"a","property":\n', "utf-8")
+    assert_one_line(kblam("kb", "import", bad, "--kb", kb), 1, r"bad\.jsonl, line 2: not JSON")
+    assert len(json.loads(kblam("kb", "list", "--kb", kb, "--json")[1])) == 3
+    assert_one_line(kblam("kb", "import", bad, "--kb", tmp_path / "new.kb"), 1, "line 2")
+    assert not (tmp_path / "new.kb").exists()
+
+
+def test_other_mistakes_are_one_line(tmp_path, kb, file, kblam):
+    assert_one_line(kblam("kb", "import", tmp_path / "none.jsonl", "--kb", kb), 1, r"No such file.*none\.jsonl")
+    assert_one_line(kblam("kb", "import", tmp_path, "--kb", kb), 1, r"expected a \.jsonl or \.csv file")
+    assert_one_line(kblam("kb", "list", "--kb", file), 1, "expected a knowledge base")
+    assert_one_line(kblam("kb", "import", file, "--kb", kb, "--encoder", "hashing-32"), 1, "got hashing-32")
+    assert_one_line(kblam("kb", "add", "a", "b", " ", "--kb", kb), 1, "value: expected text")
+    assert_one_line(kblam("kb", "remove", "Nobody", "--kb", kb), 1, r"no triple matches \(Nobody\)")
+    assert_one_line(kblam("kb", "add", "a", "b", "c", "--kb", kb, "--meta", "x"), 2, "expected KEY=VALUE")
+    assert_one_line(kblam("kb", "list"), 2, "Missing option '--kb'")
+    assert_one_line(kblam("kb", "lst"), 2, "No such command 'lst'")
+    assert_one_line(kblam("kb"), 2, "Missing command")
+    assert_one_line(kblam("bogus"), 2, "No such command 'bogus'")
+
+
+def test_a_full_disk_is_one_line(kb, kblam, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kblam_engine.knowledge_base.segments.os.fsync", full)
+        assert_one_line(kblam("kb", "add", "a", "b", "c", "--kb", kb), 1, "no space left on the disk: .*keys")
+    assert kblam("kb", "verify", "--kb", kb)[0] == 0
+
+
+def test_an_interrupt_is_130(kb, kblam, monkeypatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("kblam_engine.knowledge_base.KnowledgeBase.add", interrupted)
+    assert_one_line(kblam("kb", "add", "a", "b", "c", "--kb", kb), 130, "interrupted")
+
+
+def open_for_writing(fifo, reader):
+    """Open a pipe once its reader is there."""
+    while reader.poll() is None:
+        try:
+            return os.fdopen(os.open(fifo, os.O_WRONLY | os.O_NONBLOCK), "wb")
+        except OSError:
+            time.sleep(0.02)
+    raise AssertionError(f"the reader exited with {reader.returncode}")
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals")
+def test_ctrl_c_in_a_running_import_leaves_it_as_it_was(kb, tmp_path):
+    slow = tmp_path / "slow.jsonl"
+    os.mkfifo(slow)  # an import that waits for its file
+    command = [sys.executable, "-m", "kblam_engine", "kb", "import", str(slow), "--kb", str(kb)]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    with open_for_writing(slow, process) as pipe:
+        pipe.write(b'{"name":"New","property":"b","value":"c"}\n')
+        pipe.flush()
+        time.sleep(0.1)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and err == "kblam: interrupted\n"
+    with KnowledgeBase.open(kb) as base:
+        assert len(base) == 3
+
+
+def test_a_closed_pipe_is_no_traceback(kb):
+    command = f"{sys.executable} -m kblam_engine kb list --kb {kb} --json | true"
+    assert subprocess.run(command, shell=True, capture_output=True, text=True, check=False).stderr == ""
+
+
+def test_version_and_help(kblam):
+    assert kblam("--version") == (0, f"kblam {kblam_engine.__version__}\n", "")
+    code, out, err = kblam()
+    assert code == 0 and "Usage: kblam" in out and err == ""
+    code, out, _ = kblam("kb", "--help")
+    assert code == 0 and all(name in out for name in ("add", "list", "search", "import", "export", "verify"))
