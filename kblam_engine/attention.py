@@ -94,17 +94,19 @@ def heads_matmul(rows: Tensor, matrices: Tensor) -> Tensor:
         ConfigurationError: the number of groups does not divide the number of heads, or the batches differ.
     """
     batch, n_heads, q_len, inner = rows.shape
-    groups, width = matrices.shape[1], matrices.shape[-1]
+    groups, width = matrices.shape[1], matrices.shape[3]
     if n_heads % groups or matrices.shape[0] not in (1, batch):
         raise ConfigurationError(
             f"expected matrices for a batch of {batch} (or 1) and a divisor of {n_heads} heads, "
             f"got {matrices.shape[0]} and {groups}: use the key/value heads of the layer"
         )
+    members = n_heads // groups * q_len
+    grouped = rows.reshape(batch, groups, members, inner)
     if matrices.shape[0] == batch:
-        return (rows.reshape(batch, groups, -1, inner) @ matrices).reshape(batch, n_heads, q_len, width)
+        return (grouped @ matrices).reshape(batch, n_heads, q_len, width)
     # One KB for the batch: fold the batch into the rows rather than expanding the KB.
-    grouped = rows.reshape(batch, groups, -1, inner).transpose(0, 1).reshape(groups, -1, inner)
-    product = (grouped @ matrices[0]).reshape(groups, batch, -1, width)
+    folded = grouped.transpose(0, 1).reshape(groups, batch * members, inner)
+    product = (folded @ matrices[0]).reshape(groups, batch, members, width)
     return product.transpose(0, 1).reshape(batch, n_heads, q_len, width)
 
 

@@ -44,7 +44,7 @@ def _check(injection: Injection) -> None:
     if deaf:
         raise SeamError(f"the attention of layers {deaf} did not ask for its KB: it ignores the registration")
     # Not bitwise: another kernel. Rounding grows with depth, so the bound is loose, relative to the logits.
-    bound = 32 * torch.finfo(injection.model.dtype).eps * max(1.0, stock.abs().max().item())
+    bound = 512 * torch.finfo(injection.model.dtype).eps * max(1.0, stock.abs().max().item())
     difference = (stock - unchanged).abs().max().item()
     if not difference <= bound:
         raise SeamError(f"a masked KB changes the logits by up to {difference:.3g} (allowed: {bound:.3g})")

@@ -71,13 +71,11 @@ class SentenceTokenConfig:
     top_k: int | None = None
 
     def __post_init__(self) -> None:
-        sizes = ("embed_dim", "hidden_size", "n_layers", "n_heads", "n_kv_heads", "head_dim", "kb_layer_stride")
-        for name in (*sizes, "top_k"):
-            number = getattr(self, name)
-            if number is not None and number < 1:
+        for name, number in asdict(self).items():
+            if isinstance(number, int) and number < 1 and name not in ("key_norm", "kb_scale"):
                 raise ConfigurationError(f"expected {name} of at least 1, got {number}")
         if self.n_heads % self.n_kv_heads:
-            raise ConfigurationError(f"expected a divisor of {self.n_heads} as n_kv_heads, got {self.n_kv_heads}")
+            raise ConfigurationError(f"expected n_kv_heads to divide {self.n_heads}, got {self.n_kv_heads}")
         if self.kb_scale is not None and not self.kb_scale > 0:
             raise ConfigurationError(f"expected a kb_scale above 0 or None, got {self.kb_scale}")
         if self.token_heads not in ("query", "kv"):
@@ -220,7 +218,7 @@ def own_query_head(attention: nn.Module, width: int) -> tuple[Tensor, Tensor | N
     weight, bias = getattr(head, "weight", None), getattr(head, "bias", None)
     if not isinstance(weight, Tensor) or not weight.is_floating_point() or weight.shape[0] < width:
         raise SeamError(
-            f"expected a floating-point q_proj or qkv_proj with {width} outputs in {type(attention).__name__}: "
+            f"expected {type(attention).__name__} to have a floating-point q_proj or qkv_proj: "
             "load the base model without quantisation"
         )
     # A fused projection holds the queries first.

@@ -31,7 +31,11 @@ FAMILIES = {
     "Phi3": {},
     "Gemma": {"head_dim": 8},
     "Gemma2": {"head_dim": 8, "sliding_window": 4},
-    "Gemma3Text": {"head_dim": 8, "sliding_window": 4, "layer_types": ["sliding_attention", "full_attention"] * 2},
+    "Gemma3Text": {
+        "head_dim": 8,
+        "sliding_window": 4,
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
+    },
     "SmolLM3": {"no_rope_layer_interval": 2},
     "Olmo2": {},
     "Granite": {},
@@ -56,7 +60,7 @@ def prompts(rows=2, length=9, seed=1):
 
 
 class Notes(KBState):
-    """Knowledge tokens drawn from a seed, one KB per row; logits depend on the hidden state and the prompt."""
+    """Knowledge tokens drawn from a seed, one KB per row; logits depend on hidden state and prompt."""
 
     def __init__(self, model, layers, seeds, size=5):
         config = model.config
@@ -114,7 +118,8 @@ def test_no_kb_is_the_stock_model_bitwise(family):
     ids, mask = prompts()
     padded = mask.clone()
     padded[1, :4] = 0
-    options = {"max_new_tokens": 6, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+    options = {"max_new_tokens": 6, "do_sample": False, "return_dict_in_generate": True}
+    options["output_logits"] = True
 
     def everything():
         static = StaticCache(config=model.config, max_cache_len=24)
@@ -224,7 +229,8 @@ def test_beam_search_with_different_kbs_equals_single_runs(family):
     model = build(family)
     injection = attach(model)
     ids, mask = prompts(2, 6)
-    options = {"max_new_tokens": 6, "num_beams": 3, "num_return_sequences": 2, "do_sample": False}
+    options = {"num_beams": 3, "num_return_sequences": 2, "do_sample": False}
+    options |= {"min_new_tokens": 6, "max_new_tokens": 6}
 
     def run(row_ids, row_mask, seeds):
         state = Notes(model, [0, 2], seeds)
