@@ -9,11 +9,13 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TRANSFORMERS_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kblam_engine.knowledge_base import KnowledgeBase
 from kblam_engine.models import LoadedModel, load_base_model
 from kblam_engine.sentence_encoder import HashingEncoder
 from kblam_engine.triples import Triple
@@ -135,3 +137,11 @@ def six_triples() -> list[Triple]:
         Triple("Port of Varnholm", "annual traffic", "1,240 ships"),
         Triple("Port of Varnholm", "harbour master", "Ingrid Solberg"),
     ]
+
+
+@pytest.fixture
+def memory_kb(hashing_encoder: HashingEncoder, six_triples: list[Triple]) -> Iterator[KnowledgeBase]:
+    """The six triples in a knowledge base in memory, embedded by hashing."""
+    with KnowledgeBase.open(":memory:", encoder=hashing_encoder) as kb:
+        kb.add(six_triples)
+        yield kb
