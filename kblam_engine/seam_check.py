@@ -43,11 +43,12 @@ def _check(injection: Injection) -> None:
     deaf = sorted(injection.layers.keys() - masked.seen)
     if deaf:
         raise SeamError(f"the attention of layers {deaf} did not ask for its KB: it ignores the registration")
-    # Not bitwise: another kernel. Rounding grows with depth, so the bound is loose, relative to the logits.
-    bound = 512 * torch.finfo(injection.model.dtype).eps * max(1.0, stock.abs().max().item())
-    difference = (stock - unchanged).abs().max().item()
+    # Not bitwise: another kernel. In 16 bits a deep model's own rounding is all that this can tell apart from
+    # (.016 measured at 30 layers in bfloat16, 1e-6 in float32; a layer that loses causality makes .008).
+    bound = min(256 * torch.finfo(injection.model.dtype).eps, 0.1)
+    difference = ((stock - unchanged).norm() / stock.norm()).item()
     if not difference <= bound:
-        raise SeamError(f"a masked KB changes the logits by up to {difference:.3g} (allowed: {bound:.3g})")
+        raise SeamError(f"a masked KB changes the logits by {difference:.3g} of their size, not {bound:.3g}")
     if torch.equal(unchanged, changed):
         raise SeamError("a visible KB does not change the logits: the model drops what its attention returns")
 

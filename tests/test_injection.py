@@ -7,7 +7,7 @@ import torch
 import transformers
 from transformers import StaticCache
 
-from kblam_engine.attention import KBBlock
+from kblam_engine.attention import KBBlock, prompt_attention
 from kblam_engine.errors import ConfigurationError, SeamError
 from kblam_engine.injection import ATTENTION_NAME, KBCache, KBState, attach
 
@@ -387,6 +387,20 @@ def test_self_test_catches_a_layer_that_ignores_the_registration():
     deaf.forward = forward.__get__(deaf)
     with pytest.raises(SeamError, match=r"layers \[1\]"):
         attach(model).self_test()
+
+
+def test_self_test_catches_a_wrong_prompt_in_the_joint_softmax(monkeypatch):
+    def without_causality(query, key, value, mask, **options):
+        return prompt_attention(query, key, value, None, **{**options, "is_causal": False})
+
+    monkeypatch.setattr("kblam_engine.injection.prompt_attention", without_causality)
+    with pytest.raises(SeamError, match="masked KB"):
+        attach(build()).self_test()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_self_test_passes_in_half_precision(dtype):
+    attach(build().to(dtype)).self_test()
 
 
 def test_self_test_catches_a_layer_that_drops_the_output():
