@@ -117,11 +117,11 @@ def test_statements_go_before_the_last_user_message():
         {"role": "assistant", "content": "Hello"},
         {"role": "user", "content": "Who?"},
     ]
-    built = prompt_with_statements(messages, ["The a of b is c."])
+    built = prompt_with_statements(messages, ["The a of b is c."], refusal_instruction=True)
     assert built[:3] == messages[:3]
     assert built[3]["content"].endswith("The a of b is c.\n\nQuestion: Who?")
     assert REFUSAL_INSTRUCTION in built[3]["content"]
-    plain = prompt_with_statements(messages, ["x"], refusal_instruction=False)
+    plain = prompt_with_statements(messages, ["x"])
     assert REFUSAL_INSTRUCTION not in plain[3]["content"]
     assert prompt_with_statements(messages, []) == messages
     assert messages[3]["content"] == "Who?"

@@ -69,7 +69,7 @@ def evaluate(
         None, "--context-tokens", min=64, help="Room of the in-context baseline; default: all the model has."
     ),
     refusal_instruction: bool = typer.Option(
-        True,
+        False,
         "--refusal-instruction/--no-refusal-instruction",
         help="Tell baselines to say so when the statements do not contain the answer.",
     ),

@@ -45,8 +45,13 @@ class PromptOptions:
 
     top_k: int = 5
     """Statements a retriever puts in the prompt."""
-    refusal_instruction: bool = True
-    """Whether the prompt says what to do when the facts do not contain the answer."""
+    refusal_instruction: bool = False
+    """Whether the prompt says what to do when the facts do not contain the answer.
+
+    Off, because a baseline should be at its best. SmolLM2-135M with dense top-5, 30 answerable and 10
+    unanswerable questions of each validation set: exact .63 and .33 without it, .43 and .40 with it, and no
+    refusal of an unanswerable question either way. Other wordings and orders averaged lower still.
+    """
     context_tokens: int | None = None
     """Room of the in-context baseline; None: all the base model has."""
     max_new_tokens: int = 64
@@ -95,7 +100,7 @@ def build_baseline(
 
 
 def prompt_with_statements(
-    messages: Sequence[Message], statements: Sequence[str], *, refusal_instruction: bool = True
+    messages: Sequence[Message], statements: Sequence[str], *, refusal_instruction: bool = False
 ) -> list[Message]:
     """Put statements and the instruction to use them in front of the last user message; earlier turns stay.
 
@@ -205,7 +210,7 @@ def context_size(model: EvaluatedModel) -> int:
 
 
 def _empty_prompt(model: EvaluatedModel, question: Question) -> int:
-    messages = prompt_with_statements(question.messages, [" "])
+    messages = prompt_with_statements(question.messages, [" "], refusal_instruction=True)
     return _n_tokens(model, [model.chat_prompt(messages)])[0]
 
 
