@@ -1,0 +1,421 @@
+"""The decoding loop on a tiny random Llama: as `generate` of transformers, row by row, stoppable at any token."""
+
+import threading
+from contextlib import contextmanager, nullcontext
+
+import pytest
+import torch
+
+from kblam_engine.decoding import DecodingOptions, decode
+from kblam_engine.errors import ConfigurationError
+from kblam_engine.streamed_text import StreamedText
+
+END = frozenset({2})
+NEVER = frozenset()
+
+
+class Letters:
+    """A tokenizer of one character a token; `pieces` gives some ids a text of their own."""
+
+    def __init__(self, *pieces):
+        self.pieces = pieces
+
+    def decode(self, token_ids, **options):
+        return "".join(self.pieces[i] if i < len(self.pieces) else chr(i) for i in token_ids)
+
+
+def run(model, tokenizer, prompts, end_ids=END, scope=nullcontext, on_token=None, cancel=None, **options):
+    steps = list(
+        decode(
+            model,
+            tokenizer,
+            prompts,
+            DecodingOptions(**{"max_new_tokens": 20, **options}),
+            end_ids=end_ids,
+            scope=scope,
+            on_token=on_token,
+            cancel=cancel,
+        )
+    )
+    assert steps[-1].done and not any(step.done for step in steps[:-1])
+    for i, row in enumerate(steps[-1].rows):
+        assert row.text == "".join(step.pieces[i] for step in steps)
+    return steps
+
+
+def ids_of(steps, row=0):
+    return [step.token_ids[row] for step in steps if step.token_ids[row] is not None]
+
+
+def prompts_of(tokenizer):
+    texts = ["the name of the ship is", "is it", "who is the harbour master of the port of Varnholm? the"]
+    return [tokenizer.encode(text, add_special_tokens=False) for text in texts]
+
+
+def reference(model, prompt, n=20):
+    out = model.generate(
+        torch.tensor([prompt]),
+        attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
+        do_sample=False,
+        max_new_tokens=n,
+        eos_token_id=None,
+        pad_token_id=0,
+    )
+    return out[0, len(prompt) :].tolist()
+
+
+# The loop
+
+
+def test_greedy_is_what_transformers_generates(tiny_llama, tiny_tokenizer):
+    for prompt in prompts_of(tiny_tokenizer):
+        steps = run(tiny_llama, tiny_tokenizer, [prompt], NEVER)
+        assert ids_of(steps) == reference(tiny_llama, prompt)
+        assert steps[-1].rows[0].finish_reason == "length"
+
+
+def test_a_left_padded_batch_equals_single_runs(tiny_llama, tiny_tokenizer):
+    prompts = prompts_of(tiny_tokenizer)
+    batch = run(tiny_llama, tiny_tokenizer, prompts, NEVER)
+    for i, prompt in enumerate(prompts):
+        assert ids_of(batch, i) == reference(tiny_llama, prompt)
+        assert batch[-1].rows[i].text == run(tiny_llama, tiny_tokenizer, [prompt], NEVER)[-1].rows[0].text
+
+
+def test_only_the_last_position_gets_logits(tiny_llama, tiny_tokenizer):
+    seen = []
+    tiny_llama.lm_head.register_forward_hook(lambda module, args, out: seen.append(tuple(out.shape)))
+    run(tiny_llama, tiny_tokenizer, prompts_of(tiny_tokenizer), NEVER, max_new_tokens=3)
+    assert seen == [(3, 1, 320)] * 3
+
+
+def test_a_row_ends_at_an_end_token_and_the_others_go_on(tiny_llama, tiny_tokenizer):
+    prompts = prompts_of(tiny_tokenizer)
+    whole = [reference(tiny_llama, prompt) for prompt in prompts]
+    end = whole[0][4]
+    steps = run(tiny_llama, tiny_tokenizer, prompts, frozenset({end}))
+    for i, ids in enumerate(whole):
+        expected = ids[: ids.index(end)] if end in ids else ids
+        row = steps[-1].rows[i]
+        assert row.token_ids == expected
+        assert row.finish_reason == ("stop" if end in ids else "length")
+    assert ids_of(steps, 0)[-1] == end and steps[-1].token_ids[0] is None
+
+
+def test_no_forward_runs_after_the_last_row_ended(tiny_llama, tiny_tokenizer):
+    prompt = prompts_of(tiny_tokenizer)[0]
+    calls = []
+    tiny_llama.register_forward_pre_hook(lambda module, args: calls.append(1))
+    end = reference(tiny_llama, prompt, 1)[0]
+    calls.clear()
+    steps = run(tiny_llama, tiny_tokenizer, [prompt], frozenset({end}))
+    assert len(calls) == len(steps) == 1 and steps[0].rows[0].text == ""
+
+
+def test_the_scope_is_entered_for_every_forward_and_never_between_steps(tiny_llama, tiny_tokenizer):
+    active, n_entered, inside = [], [], []
+
+    @contextmanager
+    def scope():
+        active.append(1)
+        n_entered.append(1)
+        try:
+            yield
+        finally:
+            active.pop()
+
+    tiny_llama.register_forward_pre_hook(lambda module, args: inside.append(len(active)))
+    prompt = prompts_of(tiny_tokenizer)[0]
+    options = DecodingOptions(max_new_tokens=4)
+    for step in decode(tiny_llama, tiny_tokenizer, [prompt], options, end_ids=NEVER, scope=scope):
+        assert not active and torch.is_grad_enabled() and not torch.is_inference_mode_enabled()
+        assert len(inside) == len(n_entered)
+    assert inside == [1] * 4 and step.done
+
+
+def test_new_tokens_are_told_before_the_forward_that_reads_them(tiny_llama, tiny_tokenizer):
+    log = []
+    tiny_llama.get_input_embeddings().register_forward_pre_hook(
+        lambda module, args: log.append(("forward", args[0][:, -1].tolist(), args[0].shape[1]))
+    )
+    prompts = prompts_of(tiny_tokenizer)
+    steps = run(
+        tiny_llama,
+        tiny_tokenizer,
+        prompts,
+        NEVER,
+        on_token=lambda ids: log.append(("told", ids.tolist())),
+        max_new_tokens=3,
+    )
+    first, second = (list(step.token_ids) for step in steps[:2])
+    last_of_prompts = [prompt[-1] for prompt in prompts]
+    assert log == [
+        ("forward", last_of_prompts, max(map(len, prompts))),
+        ("told", first),
+        ("forward", first, 1),
+        ("told", second),
+        ("forward", second, 1),
+    ]
+
+
+def test_an_error_in_a_forward_reaches_the_caller(tiny_llama, tiny_tokenizer):
+    n_calls = []
+
+    def fail(module, args):
+        n_calls.append(1)
+        if len(n_calls) == 3:
+            raise RuntimeError("out of memory")
+
+    tiny_llama.register_forward_pre_hook(fail)
+    steps = decode(
+        tiny_llama,
+        tiny_tokenizer,
+        prompts_of(tiny_tokenizer),
+        DecodingOptions(),
+        end_ids=NEVER,
+        scope=nullcontext,
+    )
+    with pytest.raises(RuntimeError, match="out of memory"):
+        for _ in steps:
+            pass
+    assert torch.is_grad_enabled()
+
+
+def test_cancelling_stops_within_one_token(tiny_llama, tiny_tokenizer):
+    cancel = threading.Event()
+    calls = []
+    tiny_llama.register_forward_pre_hook(lambda module, args: calls.append(1))
+    seen = []
+    steps = decode(
+        tiny_llama,
+        tiny_tokenizer,
+        prompts_of(tiny_tokenizer),
+        DecodingOptions(max_new_tokens=50),
+        end_ids=NEVER,
+        scope=nullcontext,
+        cancel=cancel,
+    )
+    for step in steps:
+        seen.append(step)
+        if len(seen) == 3:
+            cancel.set()
+    assert len(calls) == 3 and len(seen) == 4
+    assert {row.finish_reason for row in step.rows} == {"cancelled"} and step.token_ids == (None,) * 3
+    assert all(len(row.token_ids) == 3 for row in step.rows)
+
+
+def test_cancelling_during_a_forward_drops_its_token(tiny_llama, tiny_tokenizer):
+    cancel = threading.Event()
+    tiny_llama.register_forward_pre_hook(lambda module, args: cancel.set())
+    steps = run(tiny_llama, tiny_tokenizer, prompts_of(tiny_tokenizer), cancel=cancel)
+    assert len(steps) == 1 and steps[0].rows[0].token_ids == []
+
+
+def test_closing_early_runs_nothing_more(tiny_llama, tiny_tokenizer):
+    calls = []
+    tiny_llama.register_forward_pre_hook(lambda module, args: calls.append(1))
+    steps = decode(
+        tiny_llama,
+        tiny_tokenizer,
+        prompts_of(tiny_tokenizer),
+        DecodingOptions(),
+        end_ids=NEVER,
+        scope=nullcontext,
+    )
+    assert not calls
+    next(steps)
+    steps.close()
+    assert len(calls) == 1 and list(steps) == []
+
+
+# Choosing
+
+
+def test_a_seed_makes_samples_reproducible_in_any_batch(tiny_llama, tiny_tokenizer):
+    prompts = prompts_of(tiny_tokenizer)
+    options = {"temperature": 1.0, "seed": 7}
+    batch = run(tiny_llama, tiny_tokenizer, prompts, NEVER, **options)
+    again = run(tiny_llama, tiny_tokenizer, prompts[::-1], NEVER, **options)
+    for i, prompt in enumerate(prompts):
+        alone = run(tiny_llama, tiny_tokenizer, [prompt], NEVER, **options)
+        assert ids_of(alone) == ids_of(batch, i) == ids_of(again, 2 - i)
+    other = run(tiny_llama, tiny_tokenizer, prompts, NEVER, temperature=1.0, seed=8)
+    assert ids_of(other) != ids_of(batch)
+
+
+def test_sampling_leaves_the_global_random_state_alone(tiny_llama, tiny_tokenizer):
+    before = torch.get_rng_state()
+    runs = [run(tiny_llama, tiny_tokenizer, prompts_of(tiny_tokenizer), NEVER, temperature=2.0) for _ in range(2)]
+    assert torch.equal(before, torch.get_rng_state())
+    assert ids_of(runs[0]) != ids_of(runs[1])  # without a seed every run is another
+
+
+def sampled(model, tokenizer, prompt, **options):
+    tokens = set()
+    for seed in range(200):
+        steps = run(model, tokenizer, [prompt], NEVER, max_new_tokens=1, seed=seed, **options)
+        tokens.add(steps[0].token_ids[0])
+    return tokens
+
+
+@pytest.fixture
+def fixed_logits(tiny_llama):
+    """The tiny Llama, whose next token is 10, 11, 12 or 13 with probabilities .5, .3, .15, .05."""
+    logits = torch.full((1, 1, 320), -torch.inf)
+    logits[..., 10:14] = torch.tensor([0.5, 0.3, 0.15, 0.05]).log()
+    tiny_llama.lm_head.register_forward_hook(lambda module, args, out: logits.expand(len(out), -1, -1))
+    return tiny_llama
+
+
+@pytest.mark.parametrize(
+    ("options", "tokens"),
+    [
+        ({}, {10, 11, 12, 13}),
+        ({"top_k": 2}, {10, 11}),
+        ({"top_k": 1}, {10}),
+        ({"top_k": 1000}, {10, 11, 12, 13}),
+        ({"top_p": 0.4}, {10}),
+        ({"top_p": 0.7}, {10, 11}),
+        ({"top_p": 0.9}, {10, 11, 12}),
+        ({"top_k": 3, "top_p": 0.9}, {10, 11, 12}),
+        ({"top_k": 3, "top_p": 0.8}, {10, 11}),  # .5 and .3 of the .95 that top_k leaves
+        ({"temperature": 1e-6}, {10}),
+    ],
+)
+def test_top_k_and_top_p_choose_among_the_right_tokens(fixed_logits, tiny_tokenizer, options, tokens):
+    assert sampled(fixed_logits, tiny_tokenizer, [5, 6], **{"temperature": 1.0, **options}) == tokens
+
+
+def test_samples_have_the_right_frequencies(fixed_logits, tiny_tokenizer):
+    steps = run(fixed_logits, tiny_tokenizer, [[5]], NEVER, max_new_tokens=500, temperature=1.0, seed=0)
+    drawn = torch.tensor(ids_of(steps))
+    shares = torch.stack([(drawn == token).float().mean() for token in range(10, 14)])
+    assert torch.allclose(shares, torch.tensor([0.5, 0.3, 0.15, 0.05]), atol=0.06)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"max_new_tokens": 0},
+        {"max_new_tokens": True},
+        {"temperature": -0.1},
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"top_k": -1},
+        {"top_k": 1.5},
+        {"top_p": 0.0},
+        {"top_p": 1.1},
+        {"seed": -1},
+        {"seed": 2**63},
+        {"stop": ("",)},
+        {"stop": (3,)},
+    ],
+)
+def test_options_out_of_range_are_refused_by_name(wrong):
+    with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+        DecodingOptions(**wrong)
+
+
+def test_stop_may_be_one_text_or_none():
+    assert DecodingOptions(stop="END").stop == ("END",)
+    assert DecodingOptions(stop=None).stop == ()
+    assert DecodingOptions(stop=["a", "b"]).stop == ("a", "b")
+
+
+@pytest.mark.parametrize("prompts", [[], [[]], [[1], []]])
+def test_empty_prompts_are_refused_at_the_call(tiny_llama, tiny_tokenizer, prompts):
+    with pytest.raises(ConfigurationError, match="prompts"):
+        decode(tiny_llama, tiny_tokenizer, prompts, DecodingOptions(), end_ids=END, scope=nullcontext)
+
+
+# Text
+
+
+def push_all(text, stop=(), tokenizer=None):
+    row = StreamedText(tokenizer or Letters(), stop)
+    pieces = []
+    for letter in text:
+        pieces.append(row.push(letter if isinstance(letter, int) else ord(letter)))
+        if row.finish_reason:
+            break
+    pieces.append(row.finish("length"))
+    assert "".join(pieces) == row.text
+    return row, pieces
+
+
+def test_stop_strings_are_trimmed_from_stream_and_text(tiny_llama, tiny_tokenizer):
+    prompt = prompts_of(tiny_tokenizer)[0]
+    whole = run(tiny_llama, tiny_tokenizer, [prompt], NEVER)[-1].rows[0].text
+    stop = whole[5:8]
+    row = run(tiny_llama, tiny_tokenizer, [prompt], NEVER, stop=(stop,))[-1].rows[0]
+    assert row.text == whole[: whole.index(stop)].rstrip() and row.finish_reason == "stop"
+
+
+def test_the_start_of_a_stop_string_is_held_back():
+    row, pieces = push_all("abENxENDyz", ("END",))
+    assert pieces[:7] == ["a", "b", "", "", "ENx", "", ""] and row.text == "abENx"
+    assert row.finish_reason == "stop"
+
+
+def test_what_was_held_back_is_shown_when_the_text_ends_otherwise():
+    row, pieces = push_all("abEN", ("END",))
+    assert pieces[-1] == "EN" and row.text == "abEN" and row.finish_reason == "length"
+
+
+def test_overlapping_stop_strings():
+    assert push_all("xaaabz", ("aab",))[0].text == "xa"
+    assert push_all("one\ntwo\n\nthree", ("\n\n", "END"))[0].text == "one\ntwo"
+    assert push_all("xyz", ("yz", "xyz"))[0].text == ""
+
+
+def test_a_stop_string_within_one_token():
+    row, pieces = push_all([0], ("STOP",), Letters("say STOP now"))
+    assert row.text == "say" and row.finish_reason == "stop"
+
+
+def test_white_space_around_the_answer_is_left_out_and_inside_kept():
+    row, pieces = push_all("\n  a  b \n")
+    assert row.text == "a  b" and pieces == ["", "", "", "a", "", "", "  b", "", "", ""]
+    assert push_all("\n\nyes", ("\n\n",))[0].text == "yes"
+    assert push_all("   ")[0].text == ""
+
+
+def test_characters_of_several_tokens_come_whole(tiny_tokenizer):
+    text = "Tromsø 🚢 né"
+    ids = tiny_tokenizer.encode(text, add_special_tokens=False)
+    assert len(ids) > len(text)
+    row, pieces = push_all(ids, tokenizer=tiny_tokenizer)
+    assert row.text == text and "\ufffd" not in "".join(pieces)
+    spans = row.token_spans
+    ship = text.index("🚢")
+    assert spans.count((ship, ship + 1)) == 4
+    assert len(spans) == len(ids) and spans[0] == (0, 1) and spans[-1] == (len(text) - 1, len(text))
+
+
+def test_half_a_character_at_the_end_is_shown_as_the_tokenizer_does(tiny_tokenizer):
+    ids = tiny_tokenizer.encode("né", add_special_tokens=False)[:-1]
+    assert push_all(ids, tokenizer=tiny_tokenizer)[0].text == tiny_tokenizer.decode(ids)
+
+
+def test_spans_tell_where_each_token_is():
+    row, _ = push_all([0, 1, 2, 3], tokenizer=Letters("\n ", " Len", "a Hoff", "mann"))
+    assert row.text == "Lena Hoffmann"
+    assert row.token_spans == [(0, 0), (0, 3), (3, 9), (9, 13)]
+    assert row.text[3:9] == "a Hoff"
+
+
+def test_spans_of_tokens_in_a_stop_string_are_empty():
+    row, _ = push_all([0, 1, 2], ("END",), Letters("yes E", "N", "D"))
+    assert row.text == "yes" and row.token_spans == [(0, 3), (3, 3), (3, 3)]
+
+
+def test_spans_while_a_character_is_incomplete(tiny_tokenizer):
+    row = StreamedText(tiny_tokenizer)
+    for token in tiny_tokenizer.encode("aé", add_special_tokens=False)[:2]:
+        row.push(token)
+    assert row.text == "a" and row.token_spans == [(0, 1), (1, 1)]
+
+
+def test_finishing_twice_changes_nothing():
+    row, _ = push_all("ab")
+    assert row.finish("cancelled") == "" and row.finish_reason == "length"
