@@ -1,0 +1,113 @@
+"""What `kblam ask` and `kblam chat` share: their options, a model and a knowledge base, attended triples shown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from kblam_engine.answers import Answer
+    from kblam_engine.engine import KBLaM
+    from kblam_engine.knowledge_base import KnowledgeBase
+
+KBOption = Annotated[Path, typer.Option("--kb", help="Directory of the knowledge base.", show_default=False)]
+ModelOption = Annotated[
+    str,
+    typer.Option("--model", help="Base model: a name out of `kblam models`, a folder, a Hugging Face id."),
+]
+AdapterOption = Annotated[
+    str | None,
+    typer.Option("--adapter", help="Adapter folder; default: the one shipped.", show_default=False),
+]
+DtypeOption = Annotated[
+    str | None,
+    typer.Option("--dtype", help="float32 or bfloat16; default: what suits the device.", show_default=False),
+]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda or cuda:N.", show_default=False)
+]
+MaxNewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")]
+TemperatureOption = Annotated[
+    float, typer.Option("--temperature", min=0.0, help="0 for the likeliest words, higher for variety.")
+]
+SeedOption = Annotated[
+    int | None,
+    typer.Option("--seed", min=0, help="Makes answers above temperature 0 repeatable.", show_default=False),
+]
+ThresholdOption = Annotated[
+    float | None,
+    typer.Option(
+        "--refusal-threshold",
+        help="Confidence below which the model refuses; default: the adapter's.",
+        show_default=False,
+    ),
+]
+
+_BAR_WIDTH = 20
+
+
+@contextmanager
+def model_and_kb(
+    kb: Path, model: str, adapter: str | None, dtype: str | None, device: str | None
+) -> Iterator[tuple[KBLaM, KnowledgeBase]]:
+    """Open an existing knowledge base, then load a model; tell on stderr what takes long."""
+    from kblam_engine.knowledge_base import KnowledgeBase
+
+    # A wrong path is told at once, not after the seconds that loading takes.
+    with KnowledgeBase.open(kb, create=False) as base:
+        from rich.console import Console
+
+        with Console(stderr=True).status(f"loading {model}"):
+            from kblam_engine.engine import KBLaM
+
+            loaded = KBLaM.from_pretrained(model, adapter=adapter, dtype=dtype, device=device)
+        if not len(base):
+            typer.echo(f"{kb} holds no triples yet: add some with kblam kb add or import", err=True)
+        yield loaded, base
+
+
+def show_attended(console: Console, answer: Answer) -> None:
+    """Print the attended triples of an answer with bars for their weights, its confidence and its time."""
+    from rich.table import Table
+    from rich.text import Text
+
+    if answer.attended:
+        table = Table(box=None, pad_edge=False, show_header=False)
+        table.add_column(no_wrap=True)
+        table.add_column(justify="right")
+        table.add_column(overflow="fold")
+        for attended in answer.attended:
+            triple = attended.triple
+            # Text: a triple may contain what rich takes for markup.
+            told = Text.assemble((f"{triple.name} | {triple.property} | ", "dim"), triple.value)
+            table.add_row(Text(bar(attended.weight)), f"{attended.weight:.2f}", told)
+        console.print(table)
+    else:
+        console.print("no triple attended", style="dim")
+    console.print(Text(summary(answer), style="dim"))
+
+
+def bar(weight: float) -> str:
+    """Draw a weight from 0 to 1."""
+    filled = round(_BAR_WIDTH * min(max(weight, 0.0), 1.0))
+    return "█" * filled + "·" * (_BAR_WIDTH - filled)
+
+
+def summary(answer: Answer) -> str:
+    """Say in one line how sure an answer is and what it took."""
+    parts: list[Any] = ["refused"] if answer.refused else []
+    parts.append(f"confidence {answer.confidence:.2f}")
+    parts.append(f"first token {answer.ttft_ms:.0f} ms")
+    if answer.usage.completion_tokens > 1:
+        parts.append(f"{answer.ms_per_token:.0f} ms a token")
+    parts.append(f"{answer.usage.completion_tokens} tokens")
+    parts.append(f"{answer.usage.n_triples:,} triples")
+    if answer.finish_reason != "stop":
+        parts.append("cut at --max-new-tokens" if answer.finish_reason == "length" else "stopped")
+    return ", ".join(parts)

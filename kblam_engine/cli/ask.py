@@ -1,0 +1,66 @@
+"""`kblam ask`: one question, one answer."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from kblam_engine.cli._answering import (
+    AdapterOption,
+    DeviceOption,
+    DtypeOption,
+    KBOption,
+    MaxNewTokensOption,
+    ModelOption,
+    SeedOption,
+    TemperatureOption,
+    ThresholdOption,
+    model_and_kb,
+    show_attended,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("ask")(ask)
+
+
+def ask(
+    question: Annotated[str, typer.Argument(help="The question.", show_default=False)],
+    kb: KBOption,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")] = False,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Show the attended triples, the confidence and the time.")
+    ] = False,
+    model: ModelOption = "smollm2-135m",
+    adapter: AdapterOption = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
+    max_new_tokens: MaxNewTokensOption = 128,
+    temperature: TemperatureOption = 0.0,
+    seed: SeedOption = None,
+    refusal_threshold: ThresholdOption = None,
+) -> None:
+    """Answer a question from a knowledge base; "I cannot find it" is an answer as well."""
+    if not question.strip():
+        raise typer.BadParameter("expected a question, got nothing", param_hint="QUESTION")
+    with model_and_kb(kb, model, adapter, dtype, device) as (loaded, base):
+        answer = loaded.answer(
+            question,
+            kb=base,
+            max_new_tokens=max_new_tokens,
+            temperature=temperature,
+            seed=seed,
+            refusal_threshold=refusal_threshold,
+        )
+    if as_json:
+        typer.echo(json.dumps(answer.to_dict(), ensure_ascii=False, indent=2))
+        return
+    typer.echo(answer.text)
+    if explain:
+        from rich.console import Console
+
+        typer.echo()
+        show_attended(Console(highlight=False), answer)

@@ -1,0 +1,223 @@
+"""`kblam chat`: a conversation with a knowledge base that can be changed while it goes on."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from kblam_engine.cli._answering import (
+    AdapterOption,
+    DeviceOption,
+    DtypeOption,
+    KBOption,
+    MaxNewTokensOption,
+    ModelOption,
+    SeedOption,
+    TemperatureOption,
+    ThresholdOption,
+    model_and_kb,
+    show_attended,
+)
+from kblam_engine.errors import ConfigurationError, KBLaMError
+
+if TYPE_CHECKING:
+    from kblam_engine.answers import Answer
+    from kblam_engine.engine import KBLaM
+    from kblam_engine.knowledge_base import KnowledgeBase
+
+_HELP = """\
+/add NAME | PROPERTY | VALUE      add a triple (replaces the value, unless the KB keeps several)
+/set NAME | PROPERTY | VALUE      make this the only value
+/remove NAME [| PROPERTY [| VALUE]]
+/show                             what the last answer attended
+/kb                               size of the knowledge base
+/forget                           start a new conversation
+/quit                             leave, as Ctrl-D does; Ctrl-C stops an answer"""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("chat")(chat)
+
+
+def chat(
+    kb: KBOption,
+    model: ModelOption = "smollm2-135m",
+    adapter: AdapterOption = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
+    max_new_tokens: MaxNewTokensOption = 128,
+    temperature: TemperatureOption = 0.0,
+    seed: SeedOption = None,
+    refusal_threshold: ThresholdOption = None,
+) -> None:
+    """Talk with a knowledge base; /help lists what changes it on the way."""
+    options = {
+        "max_new_tokens": max_new_tokens,
+        "temperature": temperature,
+        "seed": seed,
+        "refusal_threshold": refusal_threshold,
+    }
+    with model_and_kb(kb, model, adapter, dtype, device) as (loaded, base):
+        conversation = Conversation(loaded, base, options)
+        if sys.stdin.isatty():
+            typer.echo(f"{len(base):,} triples; /help for help, Ctrl-D to leave", err=True)
+        for line in _lines():
+            try:
+                if conversation.take(line):
+                    break
+            except (KBLaMError, OSError) as error:
+                # A mistake in one line ends that line, not the conversation.
+                typer.echo(f"kblam: {' '.join(str(error).split())}", err=True)
+
+
+class Conversation:
+    """The messages so far, the last answer, and the commands that a line can hold."""
+
+    def __init__(self, model: KBLaM, kb: KnowledgeBase, options: dict[str, Any]) -> None:
+        self.messages: list[dict[str, str]] = []
+        self.last: Answer | None = None
+        self._model = model
+        self._kb = kb
+        self._options = options
+        self._commands: dict[str, Callable[[str], None]] = {
+            "/add": self._add,
+            "/set": self._set,
+            "/remove": self._remove,
+            "/show": self._show,
+            "/kb": self._describe_kb,
+            "/forget": self._forget,
+            "/help": lambda rest: typer.echo(_HELP),
+        }
+
+    def take(self, line: str) -> bool:
+        """Answer a question or obey a command; return whether it was the one to leave."""
+        line = line.strip()
+        if not line.startswith("/"):
+            if line:
+                self._answer(line)
+            return False
+        command, _, rest = line.partition(" ")
+        if command in ("/quit", "/exit"):
+            return True
+        if command not in self._commands:
+            raise ConfigurationError(f"unknown command {command}; /help lists what there is")
+        self._commands[command](rest.strip())
+        return False
+
+    def _answer(self, question: str) -> None:
+        messages = [*self.messages, {"role": "user", "content": question}]
+        with _stopped_by_ctrl_c() as cancel:
+            stream = self._model.stream(messages, kb=self._kb, cancel=cancel, **self._options)
+            try:
+                for piece in stream:
+                    typer.echo(piece, nl=False)
+                    sys.stdout.flush()
+            finally:
+                typer.echo()
+        self.last = stream.answer
+        # Kept only now: a question that failed is not part of the conversation.
+        self.messages = [*messages, {"role": "assistant", "content": self.last.text}]
+
+    def _add(self, rest: str) -> None:
+        from kblam_engine.triples import Triple
+
+        name, prop, value = _parts(rest, 3, 3)
+        triple = Triple(name, prop, value)
+        result = self._kb.add([triple])
+        done = "added" if result.added else "replaced" if result.replaced else "unchanged"
+        typer.echo(f"{done}: {triple.statement}")
+
+    def _set(self, rest: str) -> None:
+        from kblam_engine.triples import Triple
+
+        name, prop, value = _parts(rest, 3, 3)
+        triple = Triple(name, prop, value)
+        before = [known.value for known in self._kb.get_all(triple.name, triple.property)]
+        self._kb.set(triple.name, triple.property, triple.value)
+        typer.echo(f"{' | '.join(before) or 'nothing'} -> {triple.value}")
+
+    def _remove(self, rest: str) -> None:
+        parts = _parts(rest, 1, 3)
+        count = self._kb.remove(*parts)
+        if not count:
+            raise ConfigurationError(f"no triple matches ({', '.join(parts)})")
+        typer.echo(f"removed {count}")
+
+    def _show(self, rest: str) -> None:
+        if self.last is None:
+            raise ConfigurationError("nothing has been answered yet")
+        from rich.console import Console
+
+        show_attended(Console(highlight=False), self.last)
+
+    def _describe_kb(self, rest: str) -> None:
+        info = self._kb.info()
+        typer.echo(
+            f"{info.path}: {info.n_triples:,} triples, {info.n_names:,} names, "
+            f"{info.n_properties:,} properties, revision {info.revision}"
+        )
+
+    def _forget(self, rest: str) -> None:
+        self.messages, self.last = [], None
+        typer.echo("a new conversation")
+
+
+def _parts(rest: str, least: int, most: int) -> list[str]:
+    """Split what follows a command at bars; a value may contain bars of its own."""
+    parts = [part.strip() for part in rest.split("|", most - 1)]
+    if len(parts) < least or not all(parts):
+        wanted = "NAME | PROPERTY | VALUE" if least == 3 else "NAME [| PROPERTY [| VALUE]]"
+        raise ConfigurationError(f"expected {wanted}, got {rest or 'nothing'}")
+    return parts
+
+
+def _lines() -> Iterator[str]:
+    """Yield what is typed, until Ctrl-D; Ctrl-C drops the line."""
+    interactive = sys.stdin.isatty()
+    if interactive:
+        _line_editing()
+    while True:
+        try:
+            yield input("> " if interactive else "")
+        except EOFError:
+            if interactive:
+                typer.echo()
+            return
+        except KeyboardInterrupt:
+            if not interactive:
+                raise
+            typer.echo("\nCtrl-D leaves")
+
+
+def _line_editing() -> None:
+    try:
+        import readline  # noqa: F401  # its import gives input() line editing and history
+    except ImportError:  # Windows has none
+        pass
+
+
+@contextmanager
+def _stopped_by_ctrl_c() -> Iterator[threading.Event]:
+    """Turn Ctrl-C into an event while an answer is written; a second one interrupts at once."""
+    cancel = threading.Event()
+
+    def stop(number: int, frame: object) -> None:
+        if cancel.is_set():
+            raise KeyboardInterrupt
+        cancel.set()
+
+    if threading.current_thread() is not threading.main_thread():  # only it may set handlers
+        yield cancel
+        return
+    before = signal.signal(signal.SIGINT, stop)
+    try:
+        yield cancel
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,269 @@
+"""`kblam ask` and `kblam chat`, with a stand-in for the model."""
+
+import io
+import json
+import os
+import signal
+import sys
+from types import ModuleType
+
+import pytest
+
+from kblam_engine import KnowledgeBase
+from kblam_engine.answers import Answer, AttendedTriple, Usage
+from kblam_engine.cli import main
+from kblam_engine.cli._answering import bar
+from kblam_engine.errors import ModelNotFoundError
+from kblam_engine.triples import Triple
+
+TRIPLES = [Triple("Acme", "founder", "Lena [b]Hoffmann[/b]"), Triple("Acme", "seat", "Berlin")]
+
+
+class StubStream:
+    def __init__(self, answer, cancel, on_piece=None):
+        self.answer = None
+        self._answer, self._cancel, self._on_piece = answer, cancel, on_piece
+
+    def __iter__(self):
+        for word in self._answer.text.split(" "):
+            if self._cancel.is_set():
+                self.answer = Answer("cut", False, 0.5, (), Usage(1, 1, 1), "cancelled", 1.0, 1.0)
+                return
+            yield word + " "
+            if self._on_piece:
+                self._on_piece()
+        self.answer = self._answer
+
+
+class StubKBLaM:
+    """Answers with the value of a triple whose property is in the last message, else refuses."""
+
+    loaded = []
+    asked = []
+    on_piece = None
+    error = None
+
+    @classmethod
+    def from_pretrained(cls, model, **options):
+        if model == "nothing":
+            raise ModelNotFoundError("no base model 'nothing'")
+        cls.loaded.append((model, options))
+        return cls()
+
+    def answer(self, question, kb=None, **options):
+        self.asked.append((question, options))
+        if StubKBLaM.error:
+            raise StubKBLaM.error
+        text = question if isinstance(question, str) else question[-1]["content"]
+        found = [
+            AttendedTriple(i, triple, 0.75, ((0, 4),)) for i, triple in enumerate(kb) if triple.property in text
+        ]
+        refused = not found
+        words = "I cannot find it." if refused else f"It is {found[0].triple.value}."
+        usage = Usage(9, len(words.split()), len(kb))
+        return Answer(words, refused, 0.1 if refused else 0.9, tuple(found), usage, "stop", 21.4, 5.2)
+
+    def stream(self, messages, kb=None, cancel=None, **options):
+        return StubStream(self.answer(messages, kb, **options), cancel, StubKBLaM.on_piece)
+
+
+@pytest.fixture(autouse=True)
+def stub(monkeypatch):
+    module = ModuleType("kblam_engine.engine")
+    module.KBLaM = StubKBLaM
+    monkeypatch.setitem(sys.modules, "kblam_engine.engine", module)
+    for name, value in {"loaded": [], "asked": [], "on_piece": None, "error": None}.items():
+        monkeypatch.setattr(StubKBLaM, name, value)
+    return StubKBLaM
+
+
+@pytest.fixture
+def kb(tmp_path):
+    path = tmp_path / "acme.kb"
+    with KnowledgeBase.open(path, encoder="hashing") as base:
+        base.add(TRIPLES)
+    return path
+
+
+@pytest.fixture
+def kblam(capsys, monkeypatch):
+    """Run the command in this process on lines of input; return exit code, stdout, stderr."""
+
+    def run(*arguments, lines=()):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return caught.value.code, captured.out, captured.err
+
+    return run
+
+
+# ask
+
+
+def test_ask_prints_the_answer_and_nothing_else(kblam, kb):
+    assert kblam("ask", "--kb", kb, "Who is the founder of Acme?") == (0, "It is Lena [b]Hoffmann[/b].\n", "")
+
+
+def test_ask_json_is_the_contract(kblam, kb):
+    code, out, err = kblam("ask", "--kb", kb, "--json", "Who is the founder of Acme?")
+    data = json.loads(out)
+    assert code == 0 and err == ""
+    assert list(data) == [
+        "text",
+        "refused",
+        "confidence",
+        "attended",
+        "usage",
+        "finish_reason",
+        "ttft_ms",
+        "ms_per_token",
+    ]
+    assert data["text"] == "It is Lena [b]Hoffmann[/b]." and data["refused"] is False
+    assert data["attended"] == [
+        {
+            "id": 0,
+            "name": "Acme",
+            "property": "founder",
+            "value": "Lena [b]Hoffmann[/b]",
+            "weight": 0.75,
+            "spans": [[0, 4]],
+            "metadata": {},
+        }
+    ]
+    assert data["usage"] == {"prompt_tokens": 9, "completion_tokens": 4, "n_triples": 2}
+
+
+def test_a_refusal_is_an_answer(kblam, kb):
+    code, out, _ = kblam("ask", "--kb", kb, "--json", "What is the age of Acme?")
+    data = json.loads(out)
+    assert code == 0 and data["refused"] is True and data["attended"] == []
+
+
+def test_explain_shows_triples_bars_confidence_and_time(kblam, kb):
+    code, out, _ = kblam("ask", "--kb", kb, "--explain", "Who is the founder of Acme?")
+    assert code == 0 and out.startswith("It is Lena [b]Hoffmann[/b].\n\n")
+    assert "███████████████·····  0.75  Acme | founder | Lena [b]Hoffmann[/b]" in out
+    assert "confidence 0.90, first token 21 ms, 5 ms a token, 4 tokens, 2 triples" in " ".join(out.split())
+    out = kblam("ask", "--kb", kb, "--explain", "What is the age of Acme?")[1]
+    assert "no triple attended" in out and "refused, confidence 0.10" in out
+
+
+def test_options_reach_the_model(kblam, kb, stub):
+    options = "--model m --adapter a --dtype bfloat16 --device cpu --max-new-tokens 7 --temperature 0.5 --seed 3"
+    code, *_ = kblam("ask", "--kb", kb, *options.split(), "--refusal-threshold", "0.2", "founder?")
+    assert code == 0
+    assert stub.loaded == [("m", {"adapter": "a", "dtype": "bfloat16", "device": "cpu"})]
+    expected = {"max_new_tokens": 7, "temperature": 0.5, "seed": 3, "refusal_threshold": 0.2}
+    assert stub.asked == [("founder?", expected)]
+
+
+def test_a_missing_kb_is_told_before_the_model_loads(kblam, tmp_path, stub):
+    code, out, err = kblam("ask", "--kb", tmp_path / "none", "founder?")
+    assert (code, out) == (1, "") and err.count("\n") == 1 and "none" in err
+    assert not stub.loaded and not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["--model", "nothing", "founder?"], 1),
+        (["--max-new-tokens", "0", "founder?"], 2),
+        (["--temperature", "-1", "founder?"], 2),
+        (["  "], 2),
+        ([], 2),
+    ],
+)
+def test_mistakes_are_one_line(kblam, kb, arguments, code):
+    got, out, err = kblam("ask", "--kb", kb, *arguments)
+    assert (got, out) == (code, "") and err.startswith("kblam: ") and err.count("\n") == 1
+
+
+def test_ctrl_c_while_it_answers(kblam, kb, stub):
+    stub.error = KeyboardInterrupt()
+    assert kblam("ask", "--kb", kb, "founder?") == (130, "", "kblam: interrupted\n")
+
+
+def test_an_empty_knowledge_base_is_pointed_out(kblam, tmp_path):
+    KnowledgeBase.open(tmp_path / "empty", encoder="hashing").close()
+    code, out, err = kblam("ask", "--kb", tmp_path / "empty", "founder?")
+    assert code == 0 and out == "I cannot find it.\n" and "holds no triples yet" in err
+
+
+# chat
+
+
+def test_chat_streams_answers_and_keeps_the_history(kblam, kb, stub):
+    code, out, err = kblam("chat", "--kb", kb, lines=["Who is the founder?", "", "And the seat?"])
+    assert code == 0 and err == ""
+    assert [line.strip() for line in out.splitlines()] == ["It is Lena [b]Hoffmann[/b].", "It is Berlin."]
+    assert [message["role"] for message in stub.asked[1][0]] == ["user", "assistant", "user"]
+    assert stub.asked[1][0][1]["content"] == "It is Lena [b]Hoffmann[/b]."
+    assert stub.asked[1][1] == {
+        "max_new_tokens": 128,
+        "temperature": 0.0,
+        "seed": None,
+        "refusal_threshold": None,
+    }
+
+
+def test_triples_change_while_it_goes_on(kblam, kb):
+    lines = [
+        "the age?",
+        "/add Acme | age | 9 | or 10",
+        "the age?",
+        "/set Acme | age | 11",
+        "the age?",
+        "/remove Acme | age",
+        "the age?",
+        "/add Acme | seat | Bonn",
+    ]
+    code, out, err = kblam("chat", "--kb", kb, lines=lines)
+    assert (code, err) == (0, "")
+    assert [line.strip() for line in out.splitlines()] == [
+        "I cannot find it.",
+        "added: The age of Acme is 9 | or 10.",
+        "It is 9 | or 10.",
+        "9 | or 10 -> 11",
+        "It is 11.",
+        "removed 1",
+        "I cannot find it.",
+        "replaced: The seat of Acme is Bonn.",
+    ]
+    with KnowledgeBase.open(kb, encoder="hashing") as base:
+        assert base.get("Acme", "seat").value == "Bonn" and len(base) == 2
+
+
+def test_show_kb_forget_help_and_quit(kblam, kb, stub):
+    lines = ["/show", "founder?", "/show", "/forget", "/kb", "/help", "seat?", "/quit", "founder?"]
+    code, out, err = kblam("chat", "--kb", kb, lines=lines)
+    assert code == 0 and err == "kblam: nothing has been answered yet\n"
+    assert "0.75  Acme | founder | Lena [b]Hoffmann[/b]" in out and "2 triples, 1 names" in out
+    assert "/remove NAME" in out and len(stub.asked) == 2
+    assert len(stub.asked[1][0]) == 1  # forgotten
+
+
+@pytest.mark.parametrize("line", ["/nothing", "/add Acme | age", "/set Acme || 3", "/remove", "/remove Nobody"])
+def test_a_mistake_in_one_line_does_not_end_the_chat(kblam, kb, line):
+    code, out, err = kblam("chat", "--kb", kb, lines=[line, "seat?"])
+    assert code == 0 and out.strip() == "It is Berlin." and err.startswith("kblam: ") and err.count("\n") == 1
+
+
+def test_a_question_that_fails_is_not_kept(kblam, kb, stub):
+    stub.error = ModelNotFoundError("gone\nfor good")
+    assert kblam("chat", "--kb", kb, lines=["founder?"])[2] == "kblam: gone for good\n"
+
+
+def test_ctrl_c_stops_the_answer_and_not_the_chat(kblam, kb, stub):
+    stub.on_piece = lambda: os.kill(os.getpid(), signal.SIGINT)
+    handler = signal.getsignal(signal.SIGINT)
+    code, out, err = kblam("chat", "--kb", kb, lines=["founder?", "seat?"])
+    assert (code, err) == (0, "") and [line.strip() for line in out.splitlines()] == ["It", "It"]
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert stub.asked[1][0][1]["content"] == "cut"  # what was said belongs to the conversation
+
+
+def test_bars():
+    assert bar(0) == "·" * 20 and bar(1) == bar(1.2) == "█" * 20
+    assert bar(0.5).count("█") == 10
