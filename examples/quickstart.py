@@ -24,9 +24,8 @@ print(len(kb), "triples")
 
 for question in QUESTIONS:
     answer = model.answer(question, kb=kb)
-    print(
-        f"\n{question}\n  {answer.text}\n  {'refused' if answer.refused else 'answered'}, {answer.ttft_ms:.0f} ms"
-    )
+    print(f"\n{question}\n  {answer.text}")
+    print(f"  {'refused' if answer.refused else 'answered'}, first token after {answer.ttft_ms:.0f} ms")
     for attended in answer.attended[:2]:
         print(f"  {attended.weight:.2f} {attended.triple.statement}")
 

@@ -16,7 +16,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 class StubKBLaM:
-    """Answers with the value of the triple that shares most words with the last message; refuses below three."""
+    """Answers with the value of the triple that shares most words with the last message; refuses below two."""
 
     error = None
 
@@ -34,7 +34,7 @@ class StubKBLaM:
         scored = [(len(asked & {word[:5] for word in fold(t.key_text)}), i, t) for i, t in enumerate(kb)]
         score, number, triple = max(scored, key=lambda item: item[0])
         attended = (AttendedTriple(number, triple, score / 8),)
-        if score < 3:
+        if score < 2:
             return Answer("I cannot find it.", True, 0.1, attended, Usage(9, 5, len(kb)), "stop", 20.0, 5.0)
         return Answer(triple.value, False, 0.9, attended, Usage(9, 5, len(kb)), "stop", 20.0, 5.0)
 
@@ -100,4 +100,4 @@ def test_the_quickstart_is_short_and_shows_all_of_it(run):
     assert len((EXAMPLES / "quickstart.py").read_text("utf-8").splitlines()) < 40
     output = run("quickstart.py")
     assert int(output.split()[0]) >= 2000 and "After the change: 371" in output
-    assert output.count("The base model alone:") == 12 and output.count("answered, 20 ms") >= 9
+    assert output.count("The base model alone:") == 12 and output.count("answered, first token after 20 ms") == 10
