@@ -1,0 +1,104 @@
+"""The adapter: everything that is trained, in one module, with the configuration that it belongs to."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from kblam_engine.errors import CheckpointError, ConfigurationError
+from kblam_engine.evidence import FEATURES, EvidenceHead
+from kblam_engine.native_tokens import NativeTokenAdapter, NativeTokenConfig
+
+FORMAT = 1
+"""Version of the adapter folder; one that is newer or older than the code reads is refused."""
+
+
+@dataclass(frozen=True)
+class AdapterConfig:
+    """What an adapter is made for, and how it decides; stored beside its weights.
+
+    Attributes:
+        base_model: name of the base model, for people.
+        base_fingerprint: its weights, see ``LoadedModel.fingerprint``.
+        encoder: name of the sentence encoder.
+        encoder_fingerprint: its weights, see ``SentenceEncoder.fingerprint``.
+        embed_dim: length of a sentence embedding.
+        native: shape of the native-token part.
+        evidence_hidden: hidden units of the evidence head.
+        refusal_threshold: a question whose best triple is less probable than this is refused.
+        n_select: triples selected for an answer.
+        retrieval_layer: decoder layer whose hidden state joins the KB query; None: sentence embeddings only.
+    """
+
+    base_model: str
+    base_fingerprint: str
+    encoder: str
+    encoder_fingerprint: str
+    embed_dim: int
+    native: NativeTokenConfig
+    evidence_hidden: int = 32
+    refusal_threshold: float = 0.5
+    n_select: int = 6
+    retrieval_layer: int | None = None
+
+    def __post_init__(self) -> None:
+        """Check the ranges.
+
+        Raises:
+            ConfigurationError: a number is out of its range.
+        """
+        if not 0.0 < self.refusal_threshold < 1.0:
+            raise ConfigurationError(f"refusal_threshold: expected above 0 and below 1, got {self.refusal_threshold}")
+        if min(self.embed_dim, self.evidence_hidden, self.n_select) < 1:
+            raise ConfigurationError(f"adapter: every size must be at least 1, got {self}")
+        if self.retrieval_layer is not None and not 0 <= self.retrieval_layer < self.native.layers[0]:
+            raise ConfigurationError(
+                f"retrieval_layer: expected one before the first KB layer {self.native.layers[0]}, "
+                f"got {self.retrieval_layer}"
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the configuration as JSON objects."""
+        return {"format": FORMAT, "features": list(FEATURES), **asdict(self)}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> AdapterConfig:
+        """Read what ``to_dict`` wrote.
+
+        Raises:
+            CheckpointError: another format or other features, or a key is missing or unknown.
+        """
+        data = dict(data)
+        found, features = data.pop("format", None), data.pop("features", None)
+        if found != FORMAT:
+            raise CheckpointError(f"adapter format: expected {FORMAT}, got {found!r}; train it again, or upgrade")
+        if features != list(FEATURES):
+            raise CheckpointError("adapter: made with other evidence features than this version computes; train it again")
+        try:
+            native = dict(data.pop("native"))
+            native["layers"] = tuple(native["layers"])
+            return cls(native=NativeTokenConfig(**native), **data)
+        except (KeyError, TypeError) as error:
+            raise CheckpointError(f"adapter_config.json: not an adapter configuration ({error})") from error
+
+
+class KnowledgeAdapter(nn.Module):
+    """The trained tensors: native tokens, evidence head, and the map of the hidden state if there is one."""
+
+    def __init__(self, config: AdapterConfig) -> None:
+        """Make an untrained adapter of this configuration."""
+        super().__init__()
+        self.config = config
+        self.native = NativeTokenAdapter(config.native)
+        self.evidence = EvidenceHead(config.evidence_hidden, config.embed_dim)
+        if config.retrieval_layer is not None:
+            self.hidden_query = nn.Linear(config.native.hidden_size, config.embed_dim)
+
+    @torch.no_grad()
+    def query_of(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return the hidden state's part of the KB query, [batch, embed_dim], from [batch, hidden]."""
+        query: torch.Tensor = self.hidden_query(hidden.float())
+        return query

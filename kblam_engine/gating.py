@@ -1,0 +1,49 @@
+"""From probabilities to gates: which triples an answer may attend to, and whether it is a refusal."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from kblam_engine.evidence import Floats
+from kblam_engine.native_tokens import MIN_LOG_GATE
+
+OPEN_FLOOR, SHUT_CEILING = -0.5, -3.0
+"""Log-gates are pushed apart around the decision, so that an answer is never half a refusal."""
+
+
+@dataclass(frozen=True)
+class Gates:
+    """The decision about one question.
+
+    Attributes:
+        triples: float32 [n], log-gates of the selected triples.
+        null: log-gate of the null triple.
+        refused: whether the null triple won.
+        confidence: probability that the KB holds the answer.
+    """
+
+    triples: Floats
+    null: float
+    refused: bool
+    confidence: float
+
+
+def decide(log_odds: Floats, threshold: float) -> Gates:
+    """Return the gates for the selected triples.
+
+    Args:
+        log_odds: float32 [n], best first, that each triple answers (part of) the question.
+        threshold: probability below which the best triple does not answer.
+    """
+    if not len(log_odds):
+        return Gates(np.zeros(0, np.float32), 0.0, True, 0.0)
+    shifted = log_odds - float(np.log(threshold / (1 - threshold)))
+    log_p = -np.logaddexp(0.0, -shifted)
+    opens = shifted >= 0
+    refused = not opens.any()
+    gates = np.where(opens, np.maximum(log_p, OPEN_FLOOR), np.minimum(log_p, SHUT_CEILING))
+    null = -0.05 if refused else MIN_LOG_GATE
+    confidence = float(1 / (1 + np.exp(-log_odds[0])))
+    return Gates(np.maximum(gates, MIN_LOG_GATE).astype(np.float32), null, refused, confidence)

@@ -1,0 +1,167 @@
+"""One call's view of its KBs: retrieval at the retrieval layer, then native tokens in the KB layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from kblam_engine.adapter import KnowledgeAdapter
+from kblam_engine.attention import KBBlock
+from kblam_engine.evidence import Floats
+from kblam_engine.gating import Gates, decide
+from kblam_engine.kb_state import KBState
+from kblam_engine.knowledge_base import KBSnapshot
+from kblam_engine.native_state import NativeTokenState
+from kblam_engine.native_tokens import (
+    MIN_LOG_GATE,
+    NativeTokenReader,
+    Role,
+    StatementTokenizer,
+    collate,
+    unit_embeddings,
+)
+from kblam_engine.retrieval import Message, Retrieved, Retriever
+
+HIDDEN_TAIL = 12
+"""Positions at the end of the prompt whose hidden states are averaged for the KB query."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was selected for one row, and what it decided."""
+
+    snapshot: KBSnapshot | None
+    retrieved: Retrieved | None
+    gates: Gates
+
+
+@dataclass(frozen=True)
+class Row:
+    """One conversation with its KB (None: the base model alone)."""
+
+    messages: Sequence[Message]
+    snapshot: KBSnapshot | None
+
+
+class KnowledgeState(KBState):
+    """Selects triples once during the prompt's forward pass, then feeds native tokens to the KB layers.
+
+    Rows without a KB run as the base model. The selection is kept in ``selections``; the attention that the
+    answer paid to each selected triple adds up in ``attention`` and token by token in ``copied``.
+    """
+
+    def __init__(
+        self,
+        adapter: KnowledgeAdapter,
+        retriever: Retriever,
+        statements: StatementTokenizer,
+        embedding: Callable[[], tuple[Tensor, Tensor]],
+        rows: Sequence[Row],
+        threshold: float,
+    ) -> None:
+        """Prepare the call; nothing is computed before the prompt's forward pass.
+
+        Args:
+            adapter: the trained tensors.
+            retriever: scores and weighs triples.
+            statements: turns triples into native tokens.
+            embedding: the LLM's input embedding weight and its mean row.
+            rows: the batch.
+            threshold: probability below which a question is refused.
+        """
+        self.layers = frozenset(adapter.config.native.layers)
+        layer = adapter.config.retrieval_layer
+        self.watch = frozenset() if layer is None else frozenset({layer})
+        self._adapter, self._retriever, self._statements = adapter, retriever, statements
+        self._embedding, self._rows, self._threshold = embedding, rows, threshold
+        self.selections: tuple[Selection, ...] | None = None
+        self._native: NativeTokenState | None = None
+        self.attention: list[Floats] = []
+        self.copied: list[Tensor] = []
+
+    def on_input_ids(self, input_ids: Tensor) -> None:
+        """Select before the first forward pass, unless the hidden state has a say in it."""
+        if self.selections is None and not self.watch:
+            self._select([None] * len(self._rows))
+        factor = len(input_ids) // len(self._rows)
+        if self._native is not None and len(input_ids) != len(self._native.reader.tokens.ids):
+            self._native.repeat(factor)
+
+    def observe(self, layer: int, hidden: Tensor) -> None:
+        """Select at the retrieval layer, on the prompt's pass only."""
+        if self.selections is None:
+            pooled = hidden[: len(self._rows), -HIDDEN_TAIL:].float().mean(1)
+            self._select(list(self._adapter.query_of(pooled.cpu()).numpy()))
+
+    def _select(self, hidden_queries: Sequence[Floats | None]) -> None:
+        selections = []
+        for row, query in zip(self._rows, hidden_queries, strict=True):
+            if row.snapshot is None:
+                selections.append(Selection(None, None, Gates(np.zeros(0, np.float32), MIN_LOG_GATE, False, 0.0)))
+                continue
+            found = self._retriever.retrieve(row.messages, row.snapshot, query)
+            gates = decide(found.log_odds[: self._adapter.config.n_select], self._threshold)
+            selections.append(Selection(row.snapshot, found, gates))
+        self.selections = tuple(selections)
+        weight, mean = self._embedding()
+        statements = []
+        gate_rows = []
+        for selection in selections:
+            chosen = selection.retrieved.triples[: len(selection.gates.triples)] if selection.retrieved else ()
+            statements.append([*(self._statements(t) for t in chosen), self._statements.null])
+            gate_rows.append([*selection.gates.triples.tolist(), selection.gates.null])
+        tokens = collate(statements, gate_rows, weight.device)
+        for i, selection in enumerate(selections):
+            if selection.snapshot is None:
+                tokens.mask[i] = False
+        self._native = NativeTokenState(
+            NativeTokenReader(self._adapter.native, tokens, unit_embeddings(weight, mean, tokens.ids))
+        )
+        self.attention = [np.zeros(len(row), np.float32) for row in statements]
+
+    def on_token(self, ids: Tensor) -> None:
+        """Take the token [batch] that the coming forward pass reads."""
+        if self._native is not None:
+            self._native.reader.feed(ids[:, None])
+
+    def extend(self, layer: int, hidden: Tensor, prompt_logsumexp: Tensor) -> KBBlock | None:
+        """Return the native tokens' block."""
+        return None if self._native is None else self._native.extend(layer, hidden, prompt_logsumexp)
+
+    def observe_weights(self, layer: int, weights: Tensor) -> None:
+        """Keep which native tokens the newest position attended, at the last KB layer."""
+        if self._native is None or layer != max(self.layers):
+            return
+        newest = weights[:, :, -1].mean(1)  # [batch, s]
+        tokens = self._native.reader.tokens
+        self.copied.append(torch.where(newest.amax(1) > 0.5, newest.argmax(1), -1).cpu())
+        for i in range(len(self._rows)):
+            shares = torch.zeros(len(self.attention[i]), device=newest.device)
+            shares.scatter_add_(0, tokens.slots[i].clamp(max=len(shares) - 1), newest[i].float() * tokens.mask[i])
+            self.attention[i] += shares.cpu().numpy()
+
+    def value_slots(self, row: int) -> list[int | None]:
+        """Return for each written token the slot whose value it was copied from, or None."""
+        if self._native is None:
+            return []
+        tokens = self._native.reader.tokens
+        out: list[int | None] = []
+        for step in self.copied:
+            at = int(step[row])
+            is_value = at >= 0 and int(tokens.roles[row, at]) in (Role.VALUE_FIRST, Role.VALUE)
+            out.append(int(tokens.slots[row, at]) if is_value else None)
+        return out
+
+    def repeat(self, n: int) -> None:
+        """Follow the batch into beams."""
+        if self._native is not None:
+            self._native.repeat(n)
+
+    def reorder(self, indices: Tensor) -> None:
+        """Follow a beam search."""
+        if self._native is not None:
+            self._native.reorder(indices)

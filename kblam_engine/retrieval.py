@@ -1,0 +1,185 @@
+"""The retrieval layer: from a conversation to gated triples of a KB (DESIGN 3.2, 3.4).
+
+The KB query has two linear inputs that are both compared with f("the <property> of <name>") in embedding
+space: sentence embeddings of the user's turn and of the user's side of the conversation, and, where the
+adapter brings a map for it, the LLM's hidden state at the retrieval layer. The best keys become
+candidates; the evidence head turns each into a probability, the gate of its native tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from kblam_engine.evidence import Candidate, CandidateEmbeddings, EvidenceHead, Examiner, Floats
+from kblam_engine.sentence_encoder import SentenceEncoder
+from kblam_engine.triples import Triple
+
+Message = dict[str, str]
+
+N_NEAREST = 24
+"""Candidates taken by score alone."""
+N_SIBLING_NAMES = 3
+"""Names of the best candidates whose other triples become candidates as well."""
+N_SIBLINGS = 24
+"""Triples taken per such name at most."""
+N_MASKED = 4
+"""Names for which the turn is encoded again without the name."""
+CONVERSATION_TURNS = 3
+"""User turns that make up the conversation's embedding."""
+
+
+class KeyTable(Protocol):
+    """What retrieval reads of a KB; ``KBSnapshot`` is one."""
+
+    @property
+    def key_embeddings(self) -> NDArray[np.floating]:
+        """[n_triples, embed_dim]."""
+
+    @property
+    def name_index(self) -> NDArray[np.int32]:
+        """[n_triples]."""
+
+    @property
+    def property_index(self) -> NDArray[np.int32]:
+        """[n_triples]."""
+
+    @property
+    def property_embeddings(self) -> Floats:
+        """[n_properties, embed_dim]."""
+
+    def value_embeddings(self) -> NDArray[np.floating]:
+        """[n_triples, embed_dim]."""
+
+    def positions_of_name(self, name_idx: int) -> NDArray[np.int64]:
+        """Positions of the triples of one name."""
+
+    def triples(self, positions: Iterable[int]) -> list[Triple]:
+        """The triples at positions."""
+
+    def __len__(self) -> int:
+        """Number of triples."""
+
+
+@dataclass(frozen=True)
+class Retrieved:
+    """Candidates of one question, best first.
+
+    Attributes:
+        positions: int64 [n], positions in the KB.
+        triples: the triples there.
+        log_odds: float32 [n], that each answers (part of) the question.
+    """
+
+    positions: NDArray[np.int64]
+    triples: tuple[Triple, ...]
+    log_odds: Floats
+
+    @property
+    def probabilities(self) -> Floats:
+        """[n]."""
+        return (1.0 / (1.0 + np.exp(-self.log_odds))).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The texts that a conversation is retrieved by."""
+
+    turn: str
+    conversation: str
+
+    @classmethod
+    def of(cls, messages: Sequence[Message]) -> Questions:
+        """Return the last user message, and the last few user messages as one text."""
+        said = [m["content"] for m in messages if m["role"] == "user"] or [messages[-1]["content"]]
+        return cls(said[-1], " ".join(said[-CONVERSATION_TURNS:]))
+
+
+class Retriever:
+    """Scores the keys of a KB and weighs the evidence of the best; holds no KB and no conversation."""
+
+    def __init__(self, encoder: SentenceEncoder, examiner: Examiner, head: EvidenceHead) -> None:
+        """Keep the encoder (the KB's own), the examiner and the trained head."""
+        self.encoder, self.examiner, self.head = encoder, examiner, head
+        self._comparison = head.comparison()
+
+    def encode(self, messages: Sequence[Message]) -> tuple[Questions, Floats]:
+        """Return the texts and their embeddings [2, embed_dim] (turn, conversation)."""
+        texts = Questions.of(messages)
+        return texts, self.encoder.encode([texts.turn, texts.conversation])
+
+    def retrieve(
+        self, messages: Sequence[Message], table: KeyTable, hidden_query: Floats | None = None
+    ) -> Retrieved:
+        """Return the candidates for a conversation, best first.
+
+        Args:
+            messages: the conversation; the last message is the user's.
+            table: the KB.
+            hidden_query: [embed_dim], the LLM's hidden state mapped to embedding space, if there is one.
+        """
+        if not len(table):
+            return Retrieved(np.zeros(0, np.int64), (), np.zeros(0, np.float32))
+        candidates, positions, features = self.examine(messages, table, hidden_query)
+        with torch.no_grad():
+            log_odds = self.head(torch.from_numpy(features)).numpy()
+        order = np.argsort(-log_odds, kind="stable")
+        chosen = tuple(candidates[i].triple for i in order)
+        return Retrieved(positions[order], chosen, log_odds[order])
+
+    def examine(
+        self, messages: Sequence[Message], table: KeyTable, hidden_query: Floats | None = None
+    ) -> tuple[list[Candidate], NDArray[np.int64], Floats]:
+        """Return candidates, their positions and features, ordered by retrieval score."""
+        texts, queries = self.encode(messages)
+        positions, scores = nearest(table, queries, hidden_query)
+        names = table.name_index[positions]
+        candidates = [
+            Candidate(triple, int(name), float(s[0]), float(s[1]), float(s[2]))
+            for triple, name, s in zip(table.triples(positions), names, scores, strict=True)
+        ]
+        asked = self._asked(texts.turn, queries[0], candidates)
+        embeddings = CandidateEmbeddings(
+            properties=table.property_embeddings[table.property_index[positions]],
+            values=np.asarray(table.value_embeddings()[positions], np.float32),
+            all_properties=table.property_embeddings,
+        )
+        features = self.examiner.features(messages, candidates, asked, embeddings, self._comparison)
+        return candidates, positions, features
+
+    def _asked(self, turn: str, turn_embedding: Floats, candidates: Sequence[Candidate]) -> dict[int, Floats]:
+        masked: dict[int, str] = {}
+        for candidate in candidates:
+            if candidate.name_id not in masked and len(masked) < N_MASKED:
+                text = self.examiner.mask_name(turn, candidate.triple.name)
+                if text != turn:
+                    masked[candidate.name_id] = text
+        rows = self.encoder.encode(list(masked.values())) if masked else np.zeros((0, len(turn_embedding)), np.float32)
+        return {-1: turn_embedding, **dict(zip(masked, rows, strict=True))}
+
+
+def nearest(
+    table: KeyTable, queries: Floats, hidden_query: Floats | None
+) -> tuple[NDArray[np.int64], Floats]:
+    """Return candidate positions by score, and their three scores [n, 3] (turn, conversation, hidden)."""
+    keys = np.asarray(table.key_embeddings, np.float32)
+    rows = np.vstack([queries, np.zeros_like(queries[:1]) if hidden_query is None else hidden_query[None]])
+    scores = keys @ rows.T
+    total = np.maximum(scores[:, 0], 0.97 * scores[:, 1]) + scores[:, 2]
+    n = min(N_NEAREST, len(total))
+    best = np.argpartition(-total, n - 1)[:n]
+    best = best[np.argsort(-total[best], kind="stable")]
+    chosen = list(dict.fromkeys(best.tolist()))
+    seen = set(chosen)
+    for name in list(dict.fromkeys(table.name_index[best].tolist()))[:N_SIBLING_NAMES]:
+        siblings = table.positions_of_name(name)
+        ordered = siblings[np.argsort(-total[siblings], kind="stable")][:N_SIBLINGS]
+        chosen.extend(p for p in ordered.tolist() if p not in seen)
+        seen.update(ordered.tolist())
+    positions = np.array(sorted(chosen, key=lambda p: -total[p]), np.int64)
+    return positions, scores[positions].astype(np.float32)

@@ -1,0 +1,135 @@
+"""Stage: train the evidence head on candidates from pools of many worlds (DESIGN 3.4)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from kblam_engine.evidence import FEATURES, EvidenceHead, Floats
+from kblam_engine.retrieval import KeyTable, Message, Retriever
+from kblam_engine.training.pools import EncodedWorld, draw_pool
+from kblam_engine.training.samples import draw
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Examined:
+    """The candidates of one question as the head sees them.
+
+    Attributes:
+        features: float32 [n, len(FEATURES)].
+        labels: bool [n], the candidate is asked for.
+        answerable: whether the KB answers the question.
+        found: whether every support is among the candidates.
+        kind: of the question.
+    """
+
+    features: Floats
+    labels: NDArray[np.bool_]
+    answerable: bool
+    found: bool
+    kind: str
+
+
+def examine(
+    retriever: Retriever, messages: Sequence[Message], table: KeyTable, supports: Sequence[int], kind: str
+) -> Examined:
+    """Return what the head sees of one question; ``supports`` are positions in the table."""
+    _, positions, features = retriever.examine(messages, table)
+    labels = np.isin(positions, np.array(supports, np.int64))
+    return Examined(features, labels, bool(supports), int(labels.sum()) == len(supports), kind)
+
+
+def make_examined(
+    random: Random, retriever: Retriever, worlds: Sequence[EncodedWorld], n: int, sizes: Sequence[int]
+) -> list[Examined]:
+    """Draw ``n`` samples with pools of the given sizes and examine their candidates."""
+    out = []
+    for i in range(n):
+        encoded = random.choice(worlds)
+        sample = draw(random, encoded.world, unanswerable_share=0.35)
+        pool = draw_pool(random, encoded, sample, random.choice(sizes))
+        out.append(examine(retriever, sample.messages, pool, pool.positions_of(sample.supports), sample.kind))
+        if i % 1000 == 999:
+            logger.info("examined %d of %d questions", i + 1, n)
+    return out
+
+
+def train_head(
+    head: EvidenceHead, examined: Sequence[Examined], *, epochs: int = 12, lr: float = 3e-3, seed: int = 0
+) -> EvidenceHead:
+    """Fit the head: per candidate, the probability that it is asked for. Its comparison stays as it is."""
+    torch.manual_seed(seed)
+    stacked = np.concatenate([e.features for e in examined])
+    with torch.no_grad():
+        head.mean.copy_(torch.from_numpy(stacked.mean(0)))
+        head.scale.copy_(torch.from_numpy(1.0 / (stacked.std(0) + 1e-3)))
+    parameters = [p for n, p in head.named_parameters() if p.requires_grad and not n.endswith("_map")]
+    optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.02)
+    steps = epochs * (len(examined) // 128 + 1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
+    order = np.arange(len(examined))
+    generator = np.random.default_rng(seed)
+    for _ in range(epochs):
+        generator.shuffle(order)
+        for start in range(0, len(order), 128):
+            batch = [examined[i] for i in order[start : start + 128]]
+            loss = head_loss(head, batch)
+            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+    return head
+
+
+def head_loss(head: EvidenceHead, batch: Sequence[Examined]) -> torch.Tensor:
+    """Return the loss: every candidate's own log-loss, and the best candidate against "none of them"."""
+    features = torch.from_numpy(np.concatenate([e.features for e in batch]))
+    labels = torch.from_numpy(np.concatenate([e.labels for e in batch])).float()
+    log_odds = head(features)
+    own = binary_cross_entropy_with_logits(log_odds, labels, reduction="none")
+    total = log_odds.new_zeros(())
+    at = 0
+    for e in batch:
+        n = len(e.labels)
+        mine = log_odds[at : at + n]
+        total = total + own[at : at + n].sum()
+        # Softmax over candidates and none (log-odds 0), as the null triple competes when the answer begins.
+        scores = torch.cat([mine, mine.new_zeros(1)]).log_softmax(0)
+        wanted = scores[:-1][torch.from_numpy(e.labels)] if e.labels.any() else scores[-1:]
+        total = total - wanted.mean()
+        at += n
+    return total / len(batch)
+
+
+def validate(head: EvidenceHead, examined: Sequence[Examined], threshold: float = 0.5) -> dict[str, float]:
+    """Return top1, top5, AUC, refusal recall and over-refusal at a threshold, and recall at .05 over-refusal."""
+    best_yes, best_no, top1, top5 = [], [], [], []
+    with torch.no_grad():
+        for e in examined:
+            log_odds = head(torch.from_numpy(e.features)).numpy()
+            peak = float(1 / (1 + np.exp(-log_odds.max()))) if len(log_odds) else 0.0
+            (best_yes if e.answerable else best_no).append(peak)
+            if e.answerable:
+                order = np.argsort(-log_odds)
+                top1.append(bool(e.labels[order[0]]))
+                top5.append(e.found and bool(e.labels[order[:5]].sum() == e.labels.sum()))
+    yes, no = np.array(best_yes), np.array(best_no)
+    result = {"n": len(examined), "top1": float(np.mean(top1)), "top5": float(np.mean(top5))}
+    if len(no):
+        result["auc"] = float((yes[:, None] > no[None]).mean())
+        result["refusal_recall"] = float((no < threshold).mean())
+        result["over_refusal"] = float((yes < threshold).mean())
+        result["recall_at_05"] = float((no < np.quantile(yes, 0.05)).mean())
+    return result
+
+
+assert len(FEATURES) == len(set(FEATURES)), "feature names must be distinct"

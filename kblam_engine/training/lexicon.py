@@ -1,0 +1,135 @@
+"""The property lexicon: how people really ask, as data (``lexicon/*.jsonl``, written for this project)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from typing import Any
+
+
+@dataclass(frozen=True)
+class PropertyPhrases:
+    """One property with the ways people ask for it and say it.
+
+    Attributes:
+        property: its name, as a column header.
+        about: the kinds of things that have it.
+        value_kind: number, date, person, short, long, ...
+        questions: with ``{n}`` for the name.
+        follow_ups: with the name left out.
+        answers: with ``{n}`` and ``{v}``.
+        near: properties easily confused with it.
+        near_questions: questions for those, with ``{n}``.
+        values: invented values.
+    """
+
+    property: str
+    about: tuple[str, ...]
+    value_kind: str
+    questions: tuple[str, ...]
+    follow_ups: tuple[str, ...]
+    answers: tuple[str, ...]
+    near: tuple[str, ...]
+    near_questions: tuple[str, ...]
+    values: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    """All property phrases, and invented names for every kind of thing."""
+
+    properties: tuple[PropertyPhrases, ...]
+    names: dict[str, tuple[str, ...]]
+
+    def of_kind(self, about: str) -> list[PropertyPhrases]:
+        """Return the properties that things of this kind have."""
+        return [p for p in self.properties if about in p.about]
+
+
+@lru_cache(maxsize=1)
+def load_lexicon() -> Lexicon:
+    """Read every lexicon file in the package."""
+    folder = resources.files("kblam_engine.training") / "lexicon"
+    properties: dict[str, PropertyPhrases] = {}
+    names: dict[str, tuple[str, ...]] = {}
+    for file in sorted(folder.iterdir(), key=lambda f: f.name):
+        if not file.name.endswith(".jsonl"):
+            continue
+        for line in file.read_text(encoding="utf-8").splitlines():
+            item: dict[str, Any] = json.loads(line)
+            if file.name.startswith("names_"):
+                names[item["about"]] = names.get(item["about"], ()) + tuple(item["names"])
+            else:
+                fields = {k: tuple(v) if isinstance(v, list) else v for k, v in item.items()}
+                properties.setdefault(item["property"], PropertyPhrases(**fields))
+    return Lexicon(tuple(properties.values()), names)
+
+
+QUESTIONS = (
+    "What is the {p} of {n}?",
+    "What's the {p} of {n}?",
+    "what is {n}'s {p}",
+    "{n} {p}?",
+    "{n}: {p}?",
+    "Which {p} does {n} have?",
+    "Can you tell me the {p} of {n}?",
+    "Could you look up the {p} for {n}, please?",
+    "I need the {p} of {n}.",
+    "Do you happen to know the {p} of {n}?",
+    "Tell me {n}'s {p}.",
+    "For {n}, what is the {p}?",
+    "Remind me of the {p} of {n}.",
+    "give me the {p} for {n}",
+    "Please state the {p} of {n}.",
+    "What do you have on {n} under {p}?",
+    "What does the knowledge base say about the {p} of {n}?",
+    "I'm looking for the {p} of {n}, thanks.",
+    "What would you list as the {p} for {n}?",
+    "About {n}: what's its {p}?",
+    "Describe the {p} of {n}.",
+    "Any idea what the {p} of {n} is?",
+    "What {p} is recorded for {n}?",
+    "how about the {p} of {n}?",
+)
+"""Phrasings that fit any property: the seed paper's kind of templates and looser ones."""
+
+FOLLOW_UPS = (
+    "And the {p}?",
+    "What about the {p}?",
+    "What is its {p}?",
+    "and what's the {p}",
+    "Tell me its {p} too.",
+    "How about its {p}?",
+    "Also the {p}, please.",
+    "And its {p}?",
+    "Do you know the {p} as well?",
+    "OK, and which {p}?",
+    "{p}?",
+)
+
+TWO_PROPERTIES = (
+    "What are the {p1} and the {p2} of {n}?",
+    "Give me the {p1} and {p2} of {n}.",
+    "I need both the {p1} and the {p2} for {n}.",
+    "For {n}, what is the {p1}, and what is the {p2}?",
+    "{n}: {p1} and {p2}?",
+)
+
+TWO_NAMES = (
+    "What is the {p} of {n1} and of {n2}?",
+    "Compare the {p} of {n1} and {n2}.",
+    "Give me the {p} for both {n1} and {n2}.",
+    "What are the {p}s of {n1} and {n2}?",
+    "{p} of {n1} vs {n2}?",
+)
+
+JOIN_QUESTIONS = ("{a} And {b}", "{a} Also, {b}", "{a} {b}", "I have two questions: {a} And {b}", "{a} And then: {b}")
+
+SMALL_TALK = (
+    ("Hi!", "Hello! How can I help you?"),
+    ("Good morning, I have some questions.", "Good morning! Please go ahead."),
+    ("thanks, that helps", "You are welcome."),
+    ("Are you there?", "Yes, I am here."),
+)

@@ -1,0 +1,99 @@
+"""Pools: small in-memory KBs cut out of a world, with embeddings computed once per world."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+from random import Random
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kblam_engine.evidence import Floats
+from kblam_engine.sentence_encoder import SentenceEncoder
+from kblam_engine.training.samples import Sample, World
+from kblam_engine.triples import Triple
+
+
+class EncodedWorld:
+    """A world with the embeddings of its keys and properties."""
+
+    def __init__(self, world: World, encoder: SentenceEncoder) -> None:
+        """Encode every key and every distinct property."""
+        self.world = world
+        triples = [k.triple for k in world.known]
+        self.keys = encoder.encode([t.key_text for t in triples])
+        self.values = encoder.encode([t.value for t in triples])
+        properties = sorted({t.property for t in triples})
+        self.property_embeddings = encoder.encode(properties)
+        number = {p: i for i, p in enumerate(properties)}
+        self.property_index = np.array([number[t.property] for t in triples], np.int32)
+        self.name_index = np.array([k.entity for k in world.known], np.int32)
+
+
+class Pool:
+    """Some triples of an encoded world as a KB (a ``KeyTable``)."""
+
+    def __init__(self, encoded: EncodedWorld, members: Sequence[int]) -> None:
+        """Keep the members: positions in the world."""
+        self.members = np.array(members, np.int64)
+        self._encoded = encoded
+        self.key_embeddings = encoded.keys[self.members]
+        self.name_index = encoded.name_index[self.members]
+        used, self.property_index = _dense(encoded.property_index[self.members])
+        self.property_embeddings: Floats = encoded.property_embeddings[used]
+
+    def value_embeddings(self) -> Floats:
+        """Return the members' value embeddings."""
+        return self._encoded.values[self.members]
+
+    def __len__(self) -> int:
+        """Return the number of triples."""
+        return len(self.members)
+
+    @cached_property
+    def _by_name(self) -> dict[int, NDArray[np.int64]]:
+        return {int(n): np.flatnonzero(self.name_index == n) for n in np.unique(self.name_index)}
+
+    def positions_of_name(self, name_idx: int) -> NDArray[np.int64]:
+        """Return the positions of one name's triples."""
+        return self._by_name[name_idx]
+
+    def triples(self, positions: Iterable[int]) -> list[Triple]:
+        """Return the triples at positions."""
+        return [self._encoded.world.known[self.members[p]].triple for p in positions]
+
+    def positions_of(self, members: Iterable[int]) -> list[int]:
+        """Return where world positions are in this pool."""
+        where = {int(m): i for i, m in enumerate(self.members)}
+        return [where[m] for m in members]
+
+
+def _dense(index: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    used, dense = np.unique(index, return_inverse=True)
+    return used, dense.astype(np.int32)
+
+
+def draw_pool(random: Random, encoded: EncodedWorld, sample: Sample, size: int) -> Pool:
+    """Return a KB of about ``size`` triples in which ``sample`` makes sense.
+
+    It holds the supports, most of their siblings, and whole entities besides; never the hidden triples.
+    """
+    world = encoded.world
+    members = set(sample.supports)
+    for support in (*sample.supports, *sample.hidden):
+        members |= {p for p in world.entities[world.known[support].entity] if random.random() < 0.85}
+    mentioned = " ".join(m["content"] for m in sample.messages).casefold()
+    entities = list(range(len(world.entities)))
+    random.shuffle(entities)
+    for entity in entities:
+        if len(members) >= size:
+            break
+        name = world.known[world.entities[entity][0]].triple.name.casefold()
+        if name in mentioned or random.random() < 0.9:
+            members.update(world.entities[entity])
+    if not sample.supports and not sample.hidden:  # an unknown property: the name itself must be there
+        for entity in range(len(world.entities)):
+            if world.known[world.entities[entity][0]].triple.name.casefold() in mentioned:
+                members.update(world.entities[entity])
+    return Pool(encoded, sorted(members - set(sample.hidden)))

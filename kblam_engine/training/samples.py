@@ -1,0 +1,295 @@
+"""Samples for training: worlds of triples, and conversations that ask about them.
+
+A ``World`` is a pool of triples by entity. From it come samples of every kind that the product must
+handle: one triple, two triples, a follow-up whose subject is only in an earlier turn, and three kinds of
+unanswerable questions (unknown name; known name, unknown property; near-miss name).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from random import Random
+
+from kblam_engine.training import inventions
+from kblam_engine.training.lexicon import (
+    FOLLOW_UPS,
+    JOIN_QUESTIONS,
+    QUESTIONS,
+    SMALL_TALK,
+    TWO_NAMES,
+    TWO_PROPERTIES,
+    Lexicon,
+    PropertyPhrases,
+)
+from kblam_engine.triples import Triple
+
+Message = dict[str, str]
+
+
+@dataclass(frozen=True)
+class Known:
+    """A triple with the phrases for its property (None: only phrasings that fit any property)."""
+
+    triple: Triple
+    phrases: PropertyPhrases | None
+    entity: int
+
+
+@dataclass(frozen=True)
+class World:
+    """Triples grouped by entity: ``entities[e]`` lists positions in ``known``."""
+
+    known: tuple[Known, ...]
+    entities: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One conversation with what it asks for.
+
+    Attributes:
+        kind: simple, two_facts, follow_up or unanswerable.
+        messages: chat messages; the last is the user's.
+        supports: positions in the world, in the order in which they are asked; empty if unanswerable.
+        answer: what the assistant should say; None: the refusal.
+        hidden: positions that must be left out of the KB so that the question has no answer there.
+    """
+
+    kind: str
+    messages: tuple[Message, ...]
+    supports: tuple[int, ...]
+    answer: str | None
+    hidden: tuple[int, ...] = ()
+
+
+def invented_value(random: Random, phrases: PropertyPhrases, texts: Sequence[str]) -> str:
+    """Return a value that fits the property's kind: half invented on the spot, half from the lexicon."""
+    if random.random() < 0.5:
+        return random.choice(phrases.values)
+    kind = phrases.value_kind
+    if kind == "number":
+        return inventions.number(random)
+    if kind == "date":
+        return inventions.date(random)
+    if kind in ("code", "email", "phone", "time"):
+        return inventions.code(random)
+    if kind == "person":
+        return inventions.person(random)
+    if kind == "place":
+        return inventions.word(random)
+    if kind in ("long", "url_free_text") and texts:
+        return random.choice(texts)
+    return random.choice(phrases.values)
+
+
+def invented_world(random: Random, lexicon: Lexicon, texts: Sequence[str], n_entities: int) -> World:
+    """Return entities with two to eight properties each, names invented, some of them near-misses."""
+    kinds = [k for k in sorted(lexicon.names) if len(lexicon.of_kind(k)) >= 2]
+    by_kind = {k: lexicon.of_kind(k) for k in kinds}
+    known: list[Known] = []
+    entities: list[tuple[int, ...]] = []
+    used: set[str] = set()
+    last = "Orca 2"
+    while len(entities) < n_entities:
+        kind = random.choice(kinds)
+        shape = random.random()
+        if shape < 0.45:
+            name = random.choice(lexicon.names[kind])
+        elif shape < 0.85:
+            name = inventions.name(random)
+        else:
+            name = inventions.near_name(random, last)
+        if name in used:
+            continue
+        used.add(name)
+        last = name
+        n = min(len(by_kind[kind]), random.randint(2, 8))
+        positions = []
+        for phrases in random.sample(by_kind[kind], n):
+            positions.append(len(known))
+            value = invented_value(random, phrases, texts)
+            known.append(Known(Triple(name, phrases.property, value), phrases, len(entities)))
+        entities.append(tuple(positions))
+    return World(tuple(known), tuple(entities))
+
+
+def source_world(random: Random, triples: Sequence[Triple], n_entities: int, max_value: int = 220) -> World:
+    """Return a world of real triples, grouped by name (phrasings that fit any property)."""
+    by_name: dict[str, list[Triple]] = {}
+    for triple in triples:
+        if len(triple.value) <= max_value and len(triple.name) <= 60 and len(triple.property) <= 60:
+            by_name.setdefault(triple.name, []).append(triple)
+    names = sorted(by_name)
+    random.shuffle(names)
+    known: list[Known] = []
+    entities: list[tuple[int, ...]] = []
+    for name in names[:n_entities]:
+        positions = []
+        for triple in random.sample(by_name[name], min(8, len(by_name[name]))):
+            positions.append(len(known))
+            known.append(Known(triple, None, len(entities)))
+        entities.append(tuple(positions))
+    return World(tuple(known), tuple(entities))
+
+
+def _as_typed(random: Random, name: str) -> str:
+    """Return a name the way a hurried person may type it."""
+    roll = random.random()
+    if roll < 0.14:
+        return name.lower()
+    if roll < 0.18 and len(name) > 5 and name.isalpha():
+        at = random.randrange(1, len(name) - 2)
+        return name[:at] + name[at + 1] + name[at] + name[at + 2 :]
+    if roll < 0.22 and name.startswith("The "):
+        return name[4:]
+    return name
+
+
+def _ask(random: Random, known: Known, name: str | None = None) -> str:
+    typed = _as_typed(random, known.triple.name if name is None else name)
+    if known.phrases is not None and random.random() < 0.75:
+        question = random.choice(known.phrases.questions).replace("{n}", typed)
+    else:
+        question = random.choice(QUESTIONS).format(p=known.triple.property, n=typed)
+    return question.lower() if random.random() < 0.06 else question
+
+
+def _say(random: Random, known: Known) -> str:
+    triple = known.triple
+    if known.phrases is not None and random.random() < 0.25:
+        template = random.choice(known.phrases.answers)
+        return template.replace("{n}", triple.name).replace("{v}", triple.value)
+    return triple.statement
+
+
+def _user(text: str) -> Message:
+    return {"role": "user", "content": text}
+
+
+def _assistant(text: str) -> Message:
+    return {"role": "assistant", "content": text}
+
+
+def simple(random: Random, world: World) -> Sample:
+    """Return a question about one triple."""
+    at = random.randrange(len(world.known))
+    known = world.known[at]
+    messages = [_user(_ask(random, known))]
+    if random.random() < 0.12:  # an earlier, unrelated exchange must not matter
+        other = world.known[random.randrange(len(world.known))]
+        messages = [_user(_ask(random, other)), _assistant(_say(random, other)), *messages]
+    elif random.random() < 0.05:
+        first, reply = random.choice(SMALL_TALK)
+        messages = [_user(first), _assistant(reply), *messages]
+    return Sample("simple", tuple(messages), (at,), _say(random, known))
+
+
+def follow_up(random: Random, world: World) -> Sample:
+    """Return a question whose subject was named in an earlier turn only."""
+    entity = random.choice([e for e in world.entities if len(e) > 1])
+    first, at = random.sample(entity, 2)
+    known, earlier = world.known[at], world.known[first]
+    if known.phrases is not None and random.random() < 0.75:
+        question = random.choice(known.phrases.follow_ups)
+    else:
+        question = random.choice(FOLLOW_UPS).format(p=known.triple.property)
+    messages = [_user(_ask(random, earlier)), _assistant(_say(random, earlier))]
+    if random.random() < 0.3:  # the conversation was about something else before
+        other = world.known[random.randrange(len(world.known))]
+        messages = [_user(_ask(random, other)), _assistant(_say(random, other)), *messages]
+    if len(entity) > 2 and random.random() < 0.3:
+        third = world.known[random.choice([p for p in entity if p not in (first, at)])]
+        phrase = random.choice(third.phrases.follow_ups) if third.phrases else f"And the {third.triple.property}?"
+        messages += [_user(phrase), _assistant(_say(random, third))]
+    return Sample("follow_up", (*messages, _user(question)), (at,), _say(random, known))
+
+
+def two_facts(random: Random, world: World) -> Sample:
+    """Return a question that needs two triples: of one entity, or one property of two."""
+    roll = random.random()
+    entity = random.choice([e for e in world.entities if len(e) > 1])
+    a, b = random.sample(entity, 2)
+    known_a, known_b = world.known[a], world.known[b]
+    name = _as_typed(random, known_a.triple.name)
+    if roll < 0.35:
+        template = random.choice(TWO_PROPERTIES)
+        question = template.format(p1=known_a.triple.property, p2=known_b.triple.property, n=name)
+    elif roll < 0.7:
+        second = (
+            random.choice(known_b.phrases.follow_ups)
+            if known_b.phrases
+            else random.choice(FOLLOW_UPS).format(p=known_b.triple.property)
+        )
+        second = second[4:] if second.startswith("And ") else second
+        joined = random.choice(JOIN_QUESTIONS).format(a=_ask(random, known_a), b=second[0].lower() + second[1:])
+        question = joined
+    else:
+        partner = _same_property(random, world, a)
+        if partner is None:
+            return two_facts(random, world)
+        b, known_b = partner, world.known[partner]
+        if roll < 0.85:
+            template = random.choice(TWO_NAMES)
+            question = template.format(p=known_a.triple.property, n1=name, n2=known_b.triple.name)
+        else:
+            question = random.choice(JOIN_QUESTIONS).format(a=_ask(random, known_a), b=_ask(random, known_b))
+    answer = f"{known_a.triple.statement}\n{known_b.triple.statement}"
+    return Sample("two_facts", (_user(question),), (a, b), answer)
+
+
+def _same_property(random: Random, world: World, at: int) -> int | None:
+    wanted = world.known[at]
+    others = [
+        i
+        for i, k in enumerate(world.known)
+        if k.triple.property == wanted.triple.property and k.entity != wanted.entity
+    ]
+    return random.choice(others) if others else None
+
+
+def unanswerable(random: Random, world: World) -> Sample:
+    """Return a question that the KB does not cover."""
+    roll = random.random()
+    at = random.randrange(len(world.known))
+    known = world.known[at]
+    names = {k.triple.name for k in world.known}
+    if roll < 0.25:
+        name = inventions.name(random)
+    elif roll < 0.55:
+        name = inventions.near_name(random, known.triple.name)
+    else:
+        return _unknown_property(random, world, at)
+    if name.casefold() in {n.casefold() for n in names}:
+        return unanswerable(random, world)
+    return Sample("unanswerable", (_user(_ask(random, known, name)),), (), None)
+
+
+def _unknown_property(random: Random, world: World, at: int) -> Sample:
+    known = world.known[at]
+    name = known.triple.name
+    held = {world.known[p].triple.property for p in world.entities[known.entity]}
+    if known.phrases is not None and random.random() < 0.5:
+        near = random.randrange(len(known.phrases.near))
+        if known.phrases.near[near] not in held:
+            question = known.phrases.near_questions[near % len(known.phrases.near_questions)]
+            typed = _as_typed(random, name)
+            return Sample("unanswerable", (_user(question.replace("{n}", typed)),), (), None)
+    if random.random() < 0.6:  # the very triple that would answer is left out of the KB
+        return Sample("unanswerable", (_user(_ask(random, known)),), (), None, hidden=(at,))
+    other = world.known[random.randrange(len(world.known))]
+    if other.triple.property in held:
+        return unanswerable(random, world)
+    return Sample("unanswerable", (_user(_ask(random, other, name)),), (), None)
+
+
+def draw(random: Random, world: World, *, unanswerable_share: float = 0.25) -> Sample:
+    """Return one sample; the kinds come in the proportions of training."""
+    roll = random.random()
+    if roll < unanswerable_share:
+        return unanswerable(random, world)
+    if roll < unanswerable_share + 0.15:
+        return follow_up(random, world)
+    if roll < unanswerable_share + 0.30:
+        return two_facts(random, world)
+    return simple(random, world)
