@@ -51,7 +51,9 @@ class AdapterConfig:
             ConfigurationError: a number is out of its range.
         """
         if not 0.0 < self.refusal_threshold < 1.0:
-            raise ConfigurationError(f"refusal_threshold: expected above 0 and below 1, got {self.refusal_threshold}")
+            raise ConfigurationError(
+                f"refusal_threshold: expected above 0 and below 1, got {self.refusal_threshold}"
+            )
         if min(self.embed_dim, self.evidence_hidden, self.n_select) < 1:
             raise ConfigurationError(f"adapter: every size must be at least 1, got {self}")
         if self.retrieval_layer is not None and not 0 <= self.retrieval_layer < self.native.layers[0]:
@@ -74,9 +76,13 @@ class AdapterConfig:
         data = dict(data)
         found, features = data.pop("format", None), data.pop("features", None)
         if found != FORMAT:
-            raise CheckpointError(f"adapter format: expected {FORMAT}, got {found!r}; train it again, or upgrade")
+            raise CheckpointError(
+                f"adapter format: expected {FORMAT}, got {found!r}; train it again, or upgrade"
+            )
         if features != list(FEATURES):
-            raise CheckpointError("adapter: made with other evidence features than this version computes; train it again")
+            raise CheckpointError(
+                "adapter: made with other evidence features than this version computes; train it again"
+            )
         try:
             native = dict(data.pop("native"))
             native["layers"] = tuple(native["layers"])

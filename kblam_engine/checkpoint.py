@@ -43,7 +43,9 @@ def _write(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def load_adapter(folder: str | os.PathLike[str], *, base_fingerprint: str, encoder_fingerprint: str) -> KnowledgeAdapter:
+def load_adapter(
+    folder: str | os.PathLike[str], *, base_fingerprint: str, encoder_fingerprint: str
+) -> KnowledgeAdapter:
     """Read an adapter folder made for this base model and this sentence encoder.
 
     Raises:
@@ -56,7 +58,9 @@ def load_adapter(folder: str | os.PathLike[str], *, base_fingerprint: str, encod
         ("sentence encoder", config.encoder_fingerprint, encoder_fingerprint),
     ):
         if expected != got:
-            raise CheckpointError(f"{path}: made for the {what} {expected}, got {got}; use that one, or train another adapter")
+            raise CheckpointError(
+                f"{path}: made for the {what} {expected}, got {got}; use that one, or train another adapter"
+            )
     adapter = KnowledgeAdapter(config)
     try:
         tensors = load_file(path / WEIGHTS)
@@ -66,7 +70,9 @@ def load_adapter(folder: str | os.PathLike[str], *, base_fingerprint: str, encod
     found_shapes = {k: tuple(v.shape) for k, v in tensors.items()}
     if expected_shapes != found_shapes:
         wrong = sorted(set(expected_shapes.items()) ^ set(found_shapes.items()))[:3]
-        raise CheckpointError(f"{path / WEIGHTS}: its tensors do not fit {CONFIG}; first differences: {wrong}")
+        raise CheckpointError(
+            f"{path / WEIGHTS}: its tensors do not fit {CONFIG}; first differences: {wrong}"
+        )
     adapter.load_state_dict({k: v.float() for k, v in tensors.items()})
     return adapter.eval().requires_grad_(False)
 
@@ -81,7 +87,9 @@ def read_config(folder: str | os.PathLike[str]) -> AdapterConfig:
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise CheckpointError(f"{folder}: not an adapter folder, {CONFIG} cannot be read ({error.strerror})") from error
+        raise CheckpointError(
+            f"{folder}: not an adapter folder, {CONFIG} cannot be read ({error.strerror})"
+        ) from error
     except ValueError as error:
         raise CheckpointError(f"{path}: not JSON ({error})") from error
     if not isinstance(data, dict):

@@ -25,9 +25,9 @@ from kblam_engine.injection import Injection, attach
 from kblam_engine.knowledge_base import KBSnapshot, KnowledgeBase
 from kblam_engine.knowledge_state import KnowledgeState, Row, Selection
 from kblam_engine.models import LoadedModel, load_base_model
-from kblam_engine.native_tokens import StatementTokens, StatementTokenizer
 from kblam_engine.retrieval import Message, Retriever
 from kblam_engine.sentence_encoder import SentenceEncoder, load_sentence_encoder
+from kblam_engine.statements import StatementTokenizer, StatementTokens
 from kblam_engine.triples import Triple
 
 if TYPE_CHECKING:
@@ -102,7 +102,9 @@ class KBLaM:
             SeamError: the model's attention does not take knowledge bases.
         """
         folder = Path(adapter) if adapter is not None else shipped_adapter(os.fspath(model))
-        sentence_encoder = load_sentence_encoder(encoder if encoder is not None else read_config(folder).encoder)
+        sentence_encoder = load_sentence_encoder(
+            encoder if encoder is not None else read_config(folder).encoder
+        )
         loaded = load_base_model(model, dtype=dtype, device=device)
         weights = load_adapter(
             folder, base_fingerprint=loaded.fingerprint, encoder_fingerprint=sentence_encoder.fingerprint
@@ -114,7 +116,12 @@ class KBLaM:
         return save_adapter(self.adapter, folder)
 
     def answer(
-        self, question: Question, kb: KB | None = None, *, cancel: threading.Event | None = None, **options: Any
+        self,
+        question: Question,
+        kb: KB | None = None,
+        *,
+        cancel: threading.Event | None = None,
+        **options: Any,
     ) -> Answer:
         """Answer a question, or the last message of a chat, from a KB.
 
@@ -152,7 +159,12 @@ class KBLaM:
         return [call.result(i) for i in range(len(questions))]
 
     def stream(
-        self, question: Question, kb: KB | None = None, *, cancel: threading.Event | None = None, **options: Any
+        self,
+        question: Question,
+        kb: KB | None = None,
+        *,
+        cancel: threading.Event | None = None,
+        **options: Any,
     ) -> AnswerStream:
         """Answer piece by piece: iterate for text; ``answer`` holds the whole when the iteration is over."""
         return AnswerStream(_Call(self, [question], [kb], cancel, options))
@@ -286,16 +298,25 @@ class _Call:
         options: dict[str, Any],
     ) -> None:
         self._begun = time.perf_counter()
-        each = [kbs] * len(questions) if kbs is None or isinstance(kbs, KnowledgeBase | KBSnapshot) else list(kbs)
+        each = (
+            [kbs] * len(questions)
+            if kbs is None or isinstance(kbs, KnowledgeBase | KBSnapshot)
+            else list(kbs)
+        )
         if len(each) != len(questions):
-            raise ConfigurationError(f"expected one KB per question, got {len(each)} KBs for {len(questions)} questions")
+            raise ConfigurationError(
+                f"expected one KB per question, got {len(each)} KBs for {len(questions)} questions"
+            )
         threshold = options.pop("refusal_threshold", None)
         try:
             self._options = DecodingOptions(**options)
         except TypeError as error:
             raise ConfigurationError(f"unknown option: {error}") from error
         self._engine, self._cancel = engine, cancel
-        rows = [Row(_messages(q), None if kb is None else engine._snapshot(kb)) for q, kb in zip(questions, each, strict=True)]
+        rows = [
+            Row(_messages(q), None if kb is None else engine._snapshot(kb))
+            for q, kb in zip(questions, each, strict=True)
+        ]
         self._state = engine._state(rows, threshold) if any(r.snapshot is not None for r in rows) else None
         self._prompts = [engine._prompt_ids(r.messages) for r in rows]
         self._texts: tuple[StreamedText, ...] = ()
@@ -332,7 +353,9 @@ class _Call:
         if not self._texts:
             raise ConfigurationError("the answer has not begun: iterate over the stream first")
         text = self._texts[row]
-        selection = self._state.selections[row] if self._state is not None and self._state.selections else None
+        selection = (
+            self._state.selections[row] if self._state is not None and self._state.selections else None
+        )
         n_triples = len(selection.snapshot) if selection is not None and selection.snapshot is not None else 0
         return Answer(
             text=text.text,
@@ -345,8 +368,15 @@ class _Call:
             ms_per_token=1000 * (self._last - self._first) / max(1, self._n_steps - 1),
         )
 
-    def _attended(self, row: int, selection: Selection | None, text: StreamedText) -> tuple[AttendedTriple, ...]:
-        if self._state is None or selection is None or selection.retrieved is None or selection.snapshot is None:
+    def _attended(
+        self, row: int, selection: Selection | None, text: StreamedText
+    ) -> tuple[AttendedTriple, ...]:
+        if (
+            self._state is None
+            or selection is None
+            or selection.retrieved is None
+            or selection.snapshot is None
+        ):
             return ()
         mass = self._state.attention[row]
         total = float(mass.sum()) or 1.0
@@ -363,7 +393,9 @@ class _Call:
         return tuple(x[2] for x in found)
 
 
-def _spans(slots: list[int | None], token_spans: list[tuple[int, int]]) -> dict[int, tuple[tuple[int, int], ...]]:
+def _spans(
+    slots: list[int | None], token_spans: list[tuple[int, int]]
+) -> dict[int, tuple[tuple[int, int], ...]]:
     """Join the character ranges of neighbouring tokens that were copied from the same triple's value."""
     spans: dict[int, list[tuple[int, int]]] = {}
     previous: int | None = None

@@ -43,7 +43,9 @@ _FUNCTION_WORDS = frozenset(
     "a an the of for to in on at by is are was were be do does did i it its he she they we you and or what when where "
     "who which how why can could would please me my our your this that with from about s".split()
 )
-_PERSON = re.compile(r"^(?:(?:Dr|Prof|Mr|Mrs|Ms)\.? )?[A-ZÀ-Þ][\w'’-]+(?: (?:[A-Z]\.|de|van|von|da|al|[A-ZÀ-Þ][\w'’-]+)){1,3}$")
+_PERSON = re.compile(
+    r"^(?:(?:Dr|Prof|Mr|Mrs|Ms)\.? )?[A-ZÀ-Þ][\w'’-]+(?: (?:[A-Z]\.|de|van|von|da|al|[A-ZÀ-Þ][\w'’-]+)){1,3}$"
+)
 _DATE = re.compile(
     r"\b(?:1[5-9]\d\d|20\d\d)\b|\b(?:january|february|march|april|may|june|july|august|september|october|november|"
     r"december|monday|tuesday|wednesday|thursday|friday|saturday|sunday|daily)\b|\d{1,2}:\d\d",
@@ -92,7 +94,8 @@ def same_word(a: str, b: str) -> float:
     shorter, longer = sorted((a, b), key=len)
     head = next((i for i, (x, y) in enumerate(zip(shorter, longer, strict=False)) if x != y), len(shorter))
     tail = next(
-        (i for i, (x, y) in enumerate(zip(reversed(shorter), reversed(longer), strict=False)) if x != y), len(shorter)
+        (i for i, (x, y) in enumerate(zip(reversed(shorter), reversed(longer), strict=False)) if x != y),
+        len(shorter),
     )
     wrong = max(len(longer) - head - tail, 0)
     return 0.7 if wrong <= 1 and len(longer) >= 5 else 0.0
@@ -359,7 +362,12 @@ class EvidenceHead(nn.Module):
 
     def comparison(self) -> Comparison:
         """Return the learned comparison as arrays."""
-        return Comparison(*(m.detach().float().cpu().numpy() for m in (self.question_map, self.property_map, self.value_map)))
+        return Comparison(
+            *(
+                m.detach().float().cpu().numpy()
+                for m in (self.question_map, self.property_map, self.value_map)
+            )
+        )
 
     def forward(self, features: Tensor) -> Tensor:
         """Return log-odds."""

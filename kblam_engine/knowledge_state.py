@@ -16,15 +16,9 @@ from kblam_engine.gating import Gates, decide
 from kblam_engine.kb_state import KBState
 from kblam_engine.knowledge_base import KBSnapshot
 from kblam_engine.native_state import NativeTokenState
-from kblam_engine.native_tokens import (
-    MIN_LOG_GATE,
-    NativeTokenReader,
-    Role,
-    StatementTokenizer,
-    collate,
-    unit_embeddings,
-)
+from kblam_engine.native_tokens import MIN_LOG_GATE, NativeTokenReader, collate, unit_embeddings
 from kblam_engine.retrieval import Message, Retrieved, Retriever
+from kblam_engine.statements import Role, StatementSource
 
 HIDDEN_TAIL = 12
 """Positions at the end of the prompt whose hidden states are averaged for the KB query."""
@@ -58,7 +52,7 @@ class KnowledgeState(KBState):
         self,
         adapter: KnowledgeAdapter,
         retriever: Retriever,
-        statements: StatementTokenizer,
+        statements: StatementSource,
         embedding: Callable[[], tuple[Tensor, Tensor]],
         rows: Sequence[Row],
         threshold: float,
@@ -101,7 +95,9 @@ class KnowledgeState(KBState):
         selections = []
         for row, query in zip(self._rows, hidden_queries, strict=True):
             if row.snapshot is None:
-                selections.append(Selection(None, None, Gates(np.zeros(0, np.float32), MIN_LOG_GATE, False, 0.0)))
+                selections.append(
+                    Selection(None, None, Gates(np.zeros(0, np.float32), MIN_LOG_GATE, False, 0.0))
+                )
                 continue
             found = self._retriever.retrieve(row.messages, row.snapshot, query)
             gates = decide(found.log_odds[: self._adapter.config.n_select], self._threshold)
@@ -111,7 +107,9 @@ class KnowledgeState(KBState):
         statements = []
         gate_rows = []
         for selection in selections:
-            chosen = selection.retrieved.triples[: len(selection.gates.triples)] if selection.retrieved else ()
+            chosen = (
+                selection.retrieved.triples[: len(selection.gates.triples)] if selection.retrieved else ()
+            )
             statements.append([*(self._statements(t) for t in chosen), self._statements.null])
             gate_rows.append([*selection.gates.triples.tolist(), selection.gates.null])
         tokens = collate(statements, gate_rows, weight.device)
@@ -141,7 +139,9 @@ class KnowledgeState(KBState):
         self.copied.append(torch.where(newest.amax(1) > 0.5, newest.argmax(1), -1).cpu())
         for i in range(len(self._rows)):
             shares = torch.zeros(len(self.attention[i]), device=newest.device)
-            shares.scatter_add_(0, tokens.slots[i].clamp(max=len(shares) - 1), newest[i].float() * tokens.mask[i])
+            shares.scatter_add_(
+                0, tokens.slots[i].clamp(max=len(shares) - 1), newest[i].float() * tokens.mask[i]
+            )
             self.attention[i] += shares.cpu().numpy()
 
     def value_slots(self, row: int) -> list[int | None]:

@@ -159,7 +159,11 @@ class Retriever:
                 text = self.examiner.mask_name(turn, candidate.triple.name)
                 if text != turn:
                     masked[candidate.name_id] = text
-        rows = self.encoder.encode(list(masked.values())) if masked else np.zeros((0, len(turn_embedding)), np.float32)
+        rows = (
+            self.encoder.encode(list(masked.values()))
+            if masked
+            else np.zeros((0, len(turn_embedding)), np.float32)
+        )
         return {-1: turn_embedding, **dict(zip(masked, rows, strict=True))}
 
 

@@ -56,7 +56,7 @@ def train_comparison(
     optimizer = torch.optim.AdamW(maps, lr=lr, weight_decay=0)
     every = torch.arange(len(properties))
     for _ in range(epochs):
-        for batch in torch.randperm(len(questions)).split(256):
+        for batch in torch.split(torch.randperm(len(questions)), 256):
             value = values[every, torch.randint(0, n_values, (len(properties),))]
             keys = normalize(properties @ head.property_map + value @ head.value_map, dim=-1)
             scores = normalize(dropout(questions[batch], 0.1) @ head.question_map, dim=-1) @ keys.T

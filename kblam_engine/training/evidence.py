@@ -96,7 +96,7 @@ def head_loss(head: EvidenceHead, batch: Sequence[Examined]) -> torch.Tensor:
     labels = torch.from_numpy(np.concatenate([e.labels for e in batch])).float()
     log_odds = head(features)
     own = binary_cross_entropy_with_logits(log_odds, labels, reduction="none")
-    total = log_odds.new_zeros(())
+    total: torch.Tensor = log_odds.new_zeros(())
     at = 0
     for e in batch:
         n = len(e.labels)
@@ -112,7 +112,10 @@ def head_loss(head: EvidenceHead, batch: Sequence[Examined]) -> torch.Tensor:
 
 def validate(head: EvidenceHead, examined: Sequence[Examined], threshold: float = 0.5) -> dict[str, float]:
     """Return top1, top5, AUC, refusal recall and over-refusal at a threshold, and recall at .05 over-refusal."""
-    best_yes, best_no, top1, top5 = [], [], [], []
+    best_yes: list[float] = []
+    best_no: list[float] = []
+    top1: list[bool] = []
+    top5: list[bool] = []
     with torch.no_grad():
         for e in examined:
             log_odds = head(torch.from_numpy(e.features)).numpy()

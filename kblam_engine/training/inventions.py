@@ -20,15 +20,15 @@ _UNITS = (
     "kilograms metres days months percent MHz pages litres km/h kW GB ms seats people employees tonnes hectares "
     "minutes years volts euros dollars units"
 ).split()
-_MONTHS = (
-    "January February March April May June July August September October November December"
-).split()
+_MONTHS = ("January February March April May June July August September October November December").split()
 
 
 def word(random: Random, syllables: int | None = None) -> str:
     """Return an invented, pronounceable, capitalised word."""
     n = syllables or random.choice((1, 2, 2, 2, 3))
-    parts = (random.choice(_ONSETS) + random.choice(_VOWELS) + random.choice(_CODAS) for _ in range(max(1, n)))
+    parts = (
+        random.choice(_ONSETS) + random.choice(_VOWELS) + random.choice(_CODAS) for _ in range(max(1, n))
+    )
     return "".join(parts).capitalize()
 
 
@@ -75,7 +75,11 @@ def number(random: Random) -> str:
 def date(random: Random) -> str:
     """Return a date in one of several formats."""
     day, month, year = random.randint(1, 28), random.choice(_MONTHS), random.randint(1850, 2031)
-    forms = (f"{day} {month} {year}", f"{month} {day}, {year}", f"{year}-{_MONTHS.index(month) + 1:02d}-{day:02d}")
+    forms = (
+        f"{day} {month} {year}",
+        f"{month} {day}, {year}",
+        f"{year}-{_MONTHS.index(month) + 1:02d}-{day:02d}",
+    )
     return random.choice((*forms, str(year), f"{month} {year}"))
 
 
@@ -108,5 +112,7 @@ def near_name(random: Random, original: str) -> str:
         changed = " ".join(words)
         return changed if changed != original else f"{original} {word(random)}"
     if len(original) > 4 and random.random() < 0.6:
-        return original[: max(3, len(original) - 2)] + random.choice(("ium", "on", "ar", "eth", "ora", "ix", "ova"))
+        return original[: max(3, len(original) - 2)] + random.choice(
+            ("ium", "on", "ar", "eth", "ora", "ix", "ova")
+        )
     return f"{original} {random.choice((word(random), random.choice(_KINDS), str(random.randint(2, 9))))}"

@@ -62,7 +62,7 @@ def load_lexicon() -> Lexicon:
             if file.name.startswith("names_"):
                 names[item["about"]] = names.get(item["about"], ()) + tuple(item["names"])
             else:
-                fields = {k: tuple(v) if isinstance(v, list) else v for k, v in item.items()}
+                fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in item.items()}
                 properties.setdefault(item["property"], PropertyPhrases(**fields))
     return Lexicon(tuple(properties.values()), names)
 
@@ -125,7 +125,13 @@ TWO_NAMES = (
     "{p} of {n1} vs {n2}?",
 )
 
-JOIN_QUESTIONS = ("{a} And {b}", "{a} Also, {b}", "{a} {b}", "I have two questions: {a} And {b}", "{a} And then: {b}")
+JOIN_QUESTIONS = (
+    "{a} And {b}",
+    "{a} Also, {b}",
+    "{a} {b}",
+    "I have two questions: {a} And {b}",
+    "{a} And then: {b}",
+)
 
 SMALL_TALK = (
     ("Hi!", "Hello! How can I help you?"),

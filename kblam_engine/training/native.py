@@ -22,13 +22,12 @@ from kblam_engine.injection import Injection
 from kblam_engine.native_state import NativeTokenState
 from kblam_engine.native_tokens import (
     MIN_LOG_GATE,
-    REFUSAL_TEXT,
     NativeTokenAdapter,
     NativeTokenReader,
-    StatementTokenizer,
     collate,
     unit_embeddings,
 )
+from kblam_engine.statements import REFUSAL_TEXT, StatementTokenizer
 from kblam_engine.training.samples import Sample, World, draw
 
 
@@ -96,9 +95,12 @@ class NativeTrainer:
         maps = [adapter.value, adapter.content_query, adapter.content_key]
         known = {id(p) for p in maps}
         rest = [p for p in adapter.parameters() if id(p) not in known]
-        self.optimizer = torch.optim.AdamW([{"params": maps, "lr": lr / 5}, {"params": rest, "lr": lr}], weight_decay=0)
+        self.optimizer = torch.optim.AdamW(
+            [{"params": maps, "lr": lr / 5}, {"params": rest, "lr": lr}], weight_decay=0
+        )
         self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer, lambda s: min(1.0, (s + 1) / 20) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * s / steps)))
+            self.optimizer,
+            lambda s: min(1.0, (s + 1) / 20) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * s / steps))),
         )
 
     def step(self, world: World, examples: Sequence[NativeExample]) -> float:
@@ -115,9 +117,13 @@ class NativeTrainer:
         """Return the cross-entropy of the answers, prompts excluded."""
         selections = [[self.statements(world.known[p].triple) for p in e.selection] for e in examples]
         tokens = collate(
-            [[*row, self.statements.null] for row in selections], [e.gates for e in examples], self._weight.device
+            [[*row, self.statements.null] for row in selections],
+            [e.gates for e in examples],
+            self._weight.device,
         )
-        reader = NativeTokenReader(self.adapter, tokens, unit_embeddings(self._weight, self._mean, tokens.ids))
+        reader = NativeTokenReader(
+            self.adapter, tokens, unit_embeddings(self._weight, self._mean, tokens.ids)
+        )
         prompts = [self.tokenizer(e.prompt, add_special_tokens=False)["input_ids"] for e in examples]
         answers = [answer_ids(self.tokenizer, e.answer, self.statements) for e in examples]
         hidden, labels = self._forward(prompts, answers, reader)
@@ -133,7 +139,9 @@ class NativeTrainer:
         n_prompt, n_answer = max(map(len, prompts)), max(map(len, answers))
         # Layout of a row: shared prefix, padding, the rest of the prompt, the answer, padding.
         gaps = [n_prompt - len(p) for p in prompts]
-        prefix = torch.tensor([p[:shared] + [pad] * gap + p[shared:] for p, gap in zip(prompts, gaps, strict=True)])
+        prefix = torch.tensor(
+            [p[:shared] + [pad] * gap + p[shared:] for p, gap in zip(prompts, gaps, strict=True)]
+        )
         labels = torch.tensor([a + [-100] * (n_answer - len(a)) for a in answers])
         mask = torch.ones(len(prompts), n_prompt + n_answer - 1, dtype=torch.long)
         for row, gap in enumerate(gaps):
@@ -182,12 +190,16 @@ def answer_ids(tokenizer: Any, answer: str, statements: StatementTokenizer) -> l
     return [*ids, statements.end_id]
 
 
-def examples(random: Random, worlds: Sequence[World], chat_prompt: Any, batch: int) -> Iterator[tuple[World, list[NativeExample]]]:
+def examples(
+    random: Random, worlds: Sequence[World], chat_prompt: Any, batch: int
+) -> Iterator[tuple[World, list[NativeExample]]]:
     """Yield batches for ever; every batch comes from one world."""
     while True:
         world = random.choice(worlds)
         rows = []
         for _ in range(batch):
             sample = draw(random, world)
-            rows.append(simulate(random, world, sample, chat_prompt(sample.messages), random.choice((3, 4, 5, 6))))
+            rows.append(
+                simulate(random, world, sample, chat_prompt(sample.messages), random.choice((3, 4, 5, 6)))
+            )
         yield world, rows

@@ -200,7 +200,9 @@ def follow_up(random: Random, world: World) -> Sample:
         messages = [_user(_ask(random, other)), _assistant(_say(random, other)), *messages]
     if len(entity) > 2 and random.random() < 0.3:
         third = world.known[random.choice([p for p in entity if p not in (first, at)])]
-        phrase = random.choice(third.phrases.follow_ups) if third.phrases else f"And the {third.triple.property}?"
+        phrase = (
+            random.choice(third.phrases.follow_ups) if third.phrases else f"And the {third.triple.property}?"
+        )
         messages += [_user(phrase), _assistant(_say(random, third))]
     return Sample("follow_up", (*messages, _user(question)), (at,), _say(random, known))
 
@@ -222,7 +224,9 @@ def two_facts(random: Random, world: World) -> Sample:
             else random.choice(FOLLOW_UPS).format(p=known_b.triple.property)
         )
         second = second[4:] if second.startswith("And ") else second
-        joined = random.choice(JOIN_QUESTIONS).format(a=_ask(random, known_a), b=second[0].lower() + second[1:])
+        joined = random.choice(JOIN_QUESTIONS).format(
+            a=_ask(random, known_a), b=second[0].lower() + second[1:]
+        )
         question = joined
     else:
         partner = _same_property(random, world, a)
