@@ -1,4 +1,4 @@
-"""What `make demo` runs: a small local model answers from 2,700 triples that its adapter was never trained on.
+"""What `make demo` runs: a small local model answers from 2,700 triples that are nowhere in its prompt.
 
 It asks ten questions and a follow-up, asks two that the knowledge base cannot answer, changes one triple and asks
 again, and puts the same questions to the base model alone. Nothing is downloaded while it runs. The knowledge base
@@ -54,6 +54,7 @@ UNANSWERABLE = [
 CHANGED = Triple("Kenya", "number of airports", "371 (since this morning)")
 MAX_VALUE_WORDS = 25
 MAX_NEW_TOKENS = 64
+MIN_WEIGHT_SHOWN = 0.05
 
 console = Console(highlight=False)
 
@@ -116,9 +117,10 @@ def build(kb: KnowledgeBase) -> None:
     ]
     started = time.perf_counter()
     result = kb.add(triples, progress=True)
+    known = f", {len(kb) - result.added:,} from an earlier run" if result.added < len(kb) else ""
+    seconds = time.perf_counter() - started
     note(
-        f"{len(kb):,} triples about {len(countries)} countries: {result.added:,} new, "
-        f"{result.unchanged + result.replaced:,} from an earlier run, {time.perf_counter() - started:.1f} s"
+        f"{len(kb):,} triples about {len(countries)} countries: {result.added:,} new{known}, {seconds:.1f} s"
     )
 
 
@@ -131,12 +133,13 @@ def ask(
     seconds = time.perf_counter() - started
     asked = question if isinstance(question, str) else question[-1]["content"]
     console.print(f"\n[bold]{'' if number is None else f'{number}. '}{escape(asked)}[/bold]")
-    console.print(Padding(Text(answer.text, style="yellow" if answer.refused else "green"), (0, 0, 0, 3)))
-    for attended in answer.attended[:3]:
+    indented(Text(answer.text, style="yellow" if answer.refused else "green"))
+    shown = [attended for attended in answer.attended if attended.weight >= MIN_WEIGHT_SHOWN]
+    for attended in shown[:3] or answer.attended[:1]:
         triple = attended.triple
         bar = "█" * round(10 * min(attended.weight, 1.0))
         told = f"{bar:·<10} {attended.weight:.2f}  {triple.name} | {triple.property} | {triple.value}"
-        console.print(Padding(Text(told, style="dim", overflow="ellipsis", no_wrap=True), (0, 0, 0, 3)))
+        indented(Text(told, style="dim", overflow="ellipsis", no_wrap=True))
     said = "refused, " if answer.refused else ""
     note(
         f"{said}confidence {answer.confidence:.2f}, first token {answer.ttft_ms:.0f} ms, {seconds:.2f} s in all"
@@ -149,7 +152,7 @@ def alone(model: KBLaM, question: str, number: int) -> None:
     started = time.perf_counter()
     answer = model.generate_text([{"role": "user", "content": question}], max_new_tokens=MAX_NEW_TOKENS)
     console.print(f"\n[bold]{number}. {escape(question)}[/bold]")
-    console.print(Padding(Text(" ".join(answer.text.split())), (0, 0, 0, 3)))
+    indented(Text(" ".join(answer.text.split())))
     note(f"{time.perf_counter() - started:.2f} s")
 
 
@@ -161,7 +164,12 @@ def heading(text: str) -> None:
 
 def note(text: str) -> None:
     """Print a line of small print."""
-    console.print(Padding(Text(text, style="dim"), (0, 0, 0, 3)))
+    indented(Text(text, style="dim"))
+
+
+def indented(text: Text) -> None:
+    """Print a text below a title."""
+    console.print(Padding(text, (0, 0, 0, 3), expand=False))
 
 
 if __name__ == "__main__":
