@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random
 
@@ -16,8 +15,6 @@ from kblam_engine.evidence import FEATURES, EvidenceHead, Floats
 from kblam_engine.retrieval import KeyTable, Message, Retriever
 from kblam_engine.training.pools import EncodedWorld, draw_pool
 from kblam_engine.training.samples import draw
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,12 @@ def examine(
 
 
 def make_examined(
-    random: Random, retriever: Retriever, worlds: Sequence[EncodedWorld], n: int, sizes: Sequence[int]
+    random: Random,
+    retriever: Retriever,
+    worlds: Sequence[EncodedWorld],
+    n: int,
+    sizes: Sequence[int],
+    progress: Callable[[int], None] = lambda done: None,
 ) -> list[Examined]:
     """Draw ``n`` samples with pools of the given sizes and examine their candidates."""
     out = []
@@ -58,8 +60,7 @@ def make_examined(
         sample = draw(random, encoded.world, unanswerable_share=0.35)
         pool = draw_pool(random, encoded, sample, random.choice(sizes))
         out.append(examine(retriever, sample.messages, pool, pool.positions_of(sample.supports), sample.kind))
-        if i % 1000 == 999:
-            logger.info("examined %d of %d questions", i + 1, n)
+        progress(i + 1)
     return out
 
 

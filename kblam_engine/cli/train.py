@@ -1,0 +1,80 @@
+"""`kblam train`: train an adapter for a base model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the application."""
+    app.command("train")(train)
+
+
+def train(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder the adapter is written to.")],
+    model: Annotated[
+        str, typer.Option(help="Base model: embedded name, local folder or Hugging Face id.")
+    ] = ("smollm2-135m"),
+    recipe: Annotated[str, typer.Option(help="fast (under 30 minutes on 2 cores), full, or smoke.")] = "fast",
+    seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Optimiser steps of the native tokens.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Examples per step.")] = None,
+    exclude_names: Annotated[
+        list[Path] | None,
+        typer.Option(help="KB file whose names are kept out of the training data; repeatable."),
+    ] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
+) -> None:
+    """Train an adapter: evidence head, then native tokens; the base model stays frozen."""
+    import json
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from kblam_engine.training.config import recipe as named_recipe
+    from kblam_engine.training.recipe import train as run
+    from kblam_engine.triples import read_triples
+
+    names = frozenset(t.name for path in exclude_names or () for t in read_triples(path))
+    config = named_recipe(
+        recipe, model=model, seed=seed, native_steps=steps, batch=batch, exclude_names=names
+    )
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, TextColumn("{task.fields[numbers]}"), console=console) as progress:
+        result = run(config, output, _Reporter(progress))
+    if json_output:
+        summary = {
+            "folder": str(result.folder),
+            "validation_loss": result.validation_loss,
+            "evidence": result.evidence,
+            "seconds": result.seconds,
+        }
+        typer.echo(json.dumps(summary, indent=2))
+    else:
+        typer.echo(
+            f"adapter written to {result.folder} in {result.seconds / 60:.1f} minutes; "
+            f"validation loss {result.validation_loss:.3f}"
+        )
+
+
+class _Reporter:
+    """Shows one bar per stage."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, stage: str, done: int, total: int, numbers: dict[str, float]) -> None:
+        if stage not in self._tasks:
+            self._tasks[stage] = self._progress.add_task(stage, total=total, numbers="")
+        self._progress.update(self._tasks[stage], completed=done, total=total)
+        if numbers:
+            shown = "  ".join(f"{k} {v:.3f}" for k, v in numbers.items())
+            self._progress.update(self._tasks[stage], numbers=shown)

@@ -1,0 +1,63 @@
+"""The card of an adapter: what it is, how it was made, what was measured, where it ends."""
+
+from __future__ import annotations
+
+import json
+import platform
+
+import torch
+
+from kblam_engine.adapter import AdapterConfig
+from kblam_engine.training.config import TrainConfig
+
+
+def render_card(
+    adapter: AdapterConfig, config: TrainConfig, loss: float, evidence: dict[str, float], seconds: float
+) -> str:
+    """Return the text of an adapter folder's README.md.
+
+    Args:
+        adapter: what was trained.
+        config: the run.
+        loss: validation loss of the native tokens, nats per answer token.
+        evidence: validation numbers of the evidence head.
+        seconds: duration of the run.
+    """
+    numbers = "\n".join(f"| {k} | {v:.3f} |" for k, v in evidence.items())
+    return f"""# KBLaM adapter for {adapter.base_model}
+
+Lets the frozen base model `{adapter.base_model}` (`{adapter.base_fingerprint}`) answer from triples through its
+attention. Needs the sentence encoder `{adapter.encoder}` (`{adapter.encoder_fingerprint}`).
+
+```python
+from kblam_engine import KBLaM, KnowledgeBase
+
+model = KBLaM.from_pretrained("{adapter.base_model}", adapter="path/to/this/folder")
+print(model.answer("Who founded Acme Robotics?", kb=KnowledgeBase.open("company.kb")).text)
+```
+
+## How it was made
+
+`kblam train` in {seconds / 60:.0f} minutes on {platform.machine()}, {torch.get_num_threads()} threads, torch
+{torch.__version__}. KB layers {list(adapter.native.layers)}. Data: invented names and values over the property
+lexicon of this package, and real triples from {", ".join(config.sources) or "no other source"}.
+
+```json
+{json.dumps(config.to_dict(), indent=2)}
+```
+
+## Measured while training, on samples that it did not train on
+
+Native tokens: {loss:.3f} nats per answer token. Evidence head, {int(evidence["n"])} questions:
+
+| number | value |
+|---|---|
+{numbers}
+
+These are in-domain numbers. `docs/results.md` of the project has the ones on other sources.
+
+## Limits
+
+English. One or two triples per answer. Values are copied; the sentence around them is plain. A question whose
+wording is far from the property's name and value may be refused although the KB holds the answer.
+"""
