@@ -80,14 +80,17 @@ class AdapterConfig:
                 f"adapter format: expected {FORMAT}, got {found!r}; train it again, or upgrade"
             )
         if features != list(FEATURES):
+            known = set(features) if isinstance(features, list) else set()
             raise CheckpointError(
-                "adapter: made with other evidence features than this version computes; train it again"
+                f"adapter features: expected {len(FEATURES)} ({', '.join(sorted(set(FEATURES) - known)) or 'none'} "
+                f"missing), got {len(known)} ({', '.join(sorted(map(str, known - set(FEATURES)))) or 'none'} "
+                "unknown); the adapter is for another version: train it again"
             )
         try:
             native = dict(data.pop("native"))
             native["layers"] = tuple(native["layers"])
             return cls(native=NativeTokenConfig(**native), **data)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"adapter_config.json: not an adapter configuration ({error})") from error
 
 

@@ -292,7 +292,7 @@ class Examiner:
         found = [max((same_word(w, t) for t in turn), default=0.0) for w in name] or [0.0]
         in_turn = sum(w * f for w, f in zip(weights, found, strict=True)) / total
         fuzzy = sum(w for w, f in zip(weights, found, strict=True) if 0 < f < 0.9) / total
-        phrase = float(" ".join(name) in " ".join(turn))
+        phrase = float(bool(name) and " ".join(name) in " ".join(turn))
         telling = found[int(np.argmax(weights))] if name else 0.0
         share, recency = 0.0, 0.0
         for age, message in enumerate(reversed(history)):

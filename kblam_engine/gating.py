@@ -45,5 +45,5 @@ def decide(log_odds: Floats, threshold: float) -> Gates:
     refused = not opens.any()
     gates = np.where(opens, np.maximum(log_p, OPEN_FLOOR), np.minimum(log_p, SHUT_CEILING))
     null = -0.05 if refused else MIN_LOG_GATE
-    confidence = float(1 / (1 + np.exp(-log_odds[0])))
+    confidence = float(np.exp(-np.logaddexp(0.0, -log_odds[0])))
     return Gates(np.maximum(gates, MIN_LOG_GATE).astype(np.float32), null, refused, confidence)

@@ -74,22 +74,24 @@ class KnowledgeState(KBState):
         self._embedding, self._rows, self._threshold = embedding, rows, threshold
         self.selections: tuple[Selection, ...] | None = None
         self._native: NativeTokenState | None = None
+        self._copies = 1  # sequences per row: beams, or several samples of one prompt
         self.attention: list[Floats] = []
         self.copied: list[Tensor] = []
 
     def on_input_ids(self, input_ids: Tensor) -> None:
-        """Select before the first forward pass, unless the hidden state has a say in it."""
-        if self.selections is None and not self.watch:
+        """Select before the first forward pass, unless the hidden state has a say; later ones bring the answer."""
+        if self._native is not None:
+            self._native.reader.feed(input_ids)
+            return
+        self._copies = max(1, len(input_ids) // len(self._rows))
+        if not self.watch:
             self._select([None] * len(self._rows))
-        factor = len(input_ids) // len(self._rows)
-        if self._native is not None and len(input_ids) != len(self._native.reader.tokens.ids):
-            self._native.repeat(factor)
 
     def observe(self, layer: int, hidden: Tensor) -> None:
         """Select at the retrieval layer, on the prompt's pass only."""
         if self.selections is None:
-            pooled = hidden[: len(self._rows), -HIDDEN_TAIL:].float().mean(1)
-            self._select(list(self._adapter.query_of(pooled.cpu()).numpy()))
+            pooled = hidden[:: self._copies, -HIDDEN_TAIL:].float().mean(1)
+            self._select(list(self._adapter.query_of(pooled).cpu().numpy()))
 
     def _select(self, hidden_queries: Sequence[Floats | None]) -> None:
         selections = []
@@ -119,29 +121,26 @@ class KnowledgeState(KBState):
         self._native = NativeTokenState(
             NativeTokenReader(self._adapter.native, tokens, unit_embeddings(weight, mean, tokens.ids))
         )
+        if self._copies > 1:
+            self._native.repeat(self._copies)
         self.attention = [np.zeros(len(row), np.float32) for row in statements]
-
-    def on_token(self, ids: Tensor) -> None:
-        """Take the token [batch] that the coming forward pass reads."""
-        if self._native is not None:
-            self._native.reader.feed(ids[:, None])
 
     def extend(self, layer: int, hidden: Tensor, prompt_logsumexp: Tensor) -> KBBlock | None:
         """Return the native tokens' block."""
         return None if self._native is None else self._native.extend(layer, hidden, prompt_logsumexp)
 
     def observe_weights(self, layer: int, weights: Tensor) -> None:
-        """Keep which native tokens the newest position attended, at the last KB layer."""
+        """Keep which native tokens the newest position attended, at the last KB layer (first beam of each row)."""
         if self._native is None or layer != max(self.layers):
             return
-        newest = weights[:, :, -1].mean(1)  # [batch, s]
+        newest = weights[:: self._copies, :, -1].mean(1)  # [rows, s]
         tokens = self._native.reader.tokens
         self.copied.append(torch.where(newest.amax(1) > 0.5, newest.argmax(1), -1).cpu())
         for i in range(len(self._rows)):
+            first = i * self._copies
             shares = torch.zeros(len(self.attention[i]), device=newest.device)
-            shares.scatter_add_(
-                0, tokens.slots[i].clamp(max=len(shares) - 1), newest[i].float() * tokens.mask[i]
-            )
+            slots = tokens.slots[first].clamp(max=len(shares) - 1)
+            shares.scatter_add_(0, slots, newest[i].float() * tokens.mask[first])
             self.attention[i] += shares.cpu().numpy()
 
     def value_slots(self, row: int) -> list[int | None]:
@@ -149,11 +148,12 @@ class KnowledgeState(KBState):
         if self._native is None:
             return []
         tokens = self._native.reader.tokens
+        first = row * self._copies
         out: list[int | None] = []
         for step in self.copied:
             at = int(step[row])
-            is_value = at >= 0 and int(tokens.roles[row, at]) in (Role.VALUE_FIRST, Role.VALUE)
-            out.append(int(tokens.slots[row, at]) if is_value else None)
+            is_value = at >= 0 and int(tokens.roles[first, at]) in (Role.VALUE_FIRST, Role.VALUE)
+            out.append(int(tokens.slots[first, at]) if is_value else None)
         return out
 
     def repeat(self, n: int) -> None:

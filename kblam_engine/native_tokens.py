@@ -91,9 +91,9 @@ class NativeTokens:
     mask: Tensor
     cover_length: Tensor
 
-    def repeat(self, n: int) -> NativeTokens:
-        """Repeat every row ``n`` times (beam search)."""
-        return NativeTokens(**{k: v.repeat_interleave(n, 0) for k, v in self.__dict__.items()})
+    def rows(self, indices: Tensor) -> NativeTokens:
+        """Return the batch rows with these indices."""
+        return NativeTokens(**{k: v[indices] for k, v in vars(self).items()})
 
 
 def collate(
@@ -362,13 +362,16 @@ class NativeTokenReader:
 
     def repeat(self, n: int) -> None:
         """Follow the batch when every row becomes ``n`` beams."""
-        self.tokens, self.embeddings = self.tokens.repeat(n), self.embeddings.repeat_interleave(n, 0)
-        self.keys = {}
-        self.progress = Progress(*(x.repeat_interleave(n, 0) for x in vars(self.progress).values()))
+        rows = torch.arange(len(self.tokens.ids), device=self.tokens.ids.device)
+        self.reorder(rows.repeat_interleave(n))
 
     def reorder(self, beams: Tensor) -> None:
         """Follow a beam search that keeps the given rows."""
-        self.progress = Progress(*(x[beams] for x in vars(self.progress).values()))
+        self.tokens, self.embeddings = self.tokens.rows(beams), self.embeddings[beams]
+        self.keys = {i: LayerKeys(k.content[beams], k.values[beams]) for i, k in self.keys.items()}
+        self.progress, self._now = (
+            Progress(*(x[beams] for x in vars(p).values())) for p in (self.progress, self._now)
+        )
 
 
 def _stack(steps: Sequence[Progress]) -> Progress:

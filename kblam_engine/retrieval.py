@@ -83,7 +83,7 @@ class Retrieved:
     @property
     def probabilities(self) -> Floats:
         """[n]."""
-        return (1.0 / (1.0 + np.exp(-self.log_odds))).astype(np.float32)
+        return np.exp(-np.logaddexp(0.0, -self.log_odds)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,12 @@ class Questions:
         """Return the last user message, and the last few user messages as one text."""
         said = [m["content"] for m in messages if m["role"] == "user"] or [messages[-1]["content"]]
         return cls(said[-1], " ".join(said[-CONVERSATION_TURNS:]))
+
+
+def up_to_question(messages: Sequence[Message]) -> Sequence[Message]:
+    """Return the conversation up to the last user message: an assistant's unfinished answer asks nothing."""
+    last = max((i for i, m in enumerate(messages) if m["role"] == "user"), default=len(messages) - 1)
+    return messages[: last + 1]
 
 
 class Retriever:
@@ -149,7 +155,8 @@ class Retriever:
             values=np.asarray(table.value_embeddings()[positions], np.float32),
             all_properties=table.property_embeddings,
         )
-        features = self.examiner.features(messages, candidates, asked, embeddings, self._comparison)
+        asking = up_to_question(messages)
+        features = self.examiner.features(asking, candidates, asked, embeddings, self._comparison)
         return candidates, positions, features
 
     def _asked(self, turn: str, turn_embedding: Floats, candidates: Sequence[Candidate]) -> dict[int, Floats]:

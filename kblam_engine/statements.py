@@ -82,9 +82,10 @@ class StatementTokenizer:
 
 
 def _spans(triple: Triple, text: str) -> list[tuple[int, int, Role, Role]]:
-    property_start = text.find(triple.property)
-    name_start = text.find(triple.name, property_start + len(triple.property))
-    value_start = text.find(triple.value, name_start + len(triple.name))
+    # Counted, not searched for: a part may also be in the words between ("s" in "is") or in another part.
+    property_start = len("The ")
+    name_start = property_start + len(triple.property) + len(" of ")
+    value_start = name_start + len(triple.name) + len(" is ")
     return [
         (property_start, property_start + len(triple.property), Role.PROPERTY_FIRST, Role.PROPERTY),
         (name_start, name_start + len(triple.name), Role.NAME_FIRST, Role.NAME),
