@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import os
 import threading
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
 
 from kblam_engine.adapter import KnowledgeAdapter
-from kblam_engine.answers import Answer, AttendedTriple, Usage
+from kblam_engine.answers import Answer, AttendedTriple
+from kblam_engine.calls import KB, AnswerStream, Call, Question, as_messages
 from kblam_engine.checkpoint import load_adapter, read_config, save_adapter, shipped_adapter
-from kblam_engine.decoding import DecodedStep, DecodingOptions, decode
 from kblam_engine.errors import ConfigurationError, EncoderMismatchError
 from kblam_engine.evidence import Examiner, Rarity
 from kblam_engine.injection import Injection, attach
 from kblam_engine.knowledge_base import KBSnapshot, KnowledgeBase
-from kblam_engine.knowledge_state import KnowledgeState, Row, Selection
+from kblam_engine.knowledge_state import KnowledgeState, Row
 from kblam_engine.models import LoadedModel, load_base_model
 from kblam_engine.retrieval import Message, Retriever
 from kblam_engine.sentence_encoder import SentenceEncoder, load_sentence_encoder
@@ -31,13 +28,9 @@ from kblam_engine.statements import StatementTokenizer, StatementTokens
 from kblam_engine.triples import Triple
 
 if TYPE_CHECKING:
-    from kblam_engine.streamed_text import StreamedText
+    pass
 
 __all__ = ["Answer", "AnswerStream", "AttendedTriple", "KBLaM", "RetrievedTriple"]
-
-Question = str | Sequence[Message]
-KB = KnowledgeBase | KBSnapshot
-_ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +146,7 @@ class KBLaM:
         """Answer several questions in one batch, each from its own KB (or all from one)."""
         if not questions:
             return []
-        call = _Call(self, questions, kbs, cancel, options)
+        call = Call(self, questions, kbs, cancel, options)
         for _ in call.steps():
             pass
         return [call.result(i) for i in range(len(questions))]
@@ -167,7 +160,7 @@ class KBLaM:
         **options: Any,
     ) -> AnswerStream:
         """Answer piece by piece: iterate for text; ``answer`` holds the whole when the iteration is over."""
-        return AnswerStream(_Call(self, [question], [kb], cancel, options))
+        return AnswerStream(Call(self, [question], [kb], cancel, options))
 
     def generate_text(self, messages: Question, max_new_tokens: int = 128) -> Answer:
         """Continue a chat with the base model alone, greedily."""
@@ -175,13 +168,13 @@ class KBLaM:
 
     def retrieve(self, question: Question, kb: KB, k: int = 10) -> list[RetrievedTriple]:
         """Return the ``k`` triples that most probably answer, best first, without generating."""
-        snapshot = self._snapshot(kb)
-        state = self._state([Row(_messages(question), snapshot)], None)
+        snapshot = self.snapshot_of(kb)
+        state = self.new_state([Row(as_messages(question), snapshot)], None)
         if self.adapter.config.retrieval_layer is None:
-            found = self.retriever.retrieve(_messages(question), snapshot)
+            found = self.retriever.retrieve(as_messages(question), snapshot)
         else:
             with torch.no_grad(), self.injection.use(state):
-                ids = torch.tensor([self._prompt_ids(_messages(question))], device=self.lm.device)
+                ids = torch.tensor([self.prompt_ids(as_messages(question))], device=self.lm.device)
                 self.lm.get_decoder()(input_ids=ids, use_cache=False)
             chosen = state.selections[0].retrieved if state.selections else None
             if chosen is None:
@@ -195,7 +188,7 @@ class KBLaM:
 
     def chat_prompt(self, messages: Question) -> str:
         """Return the text that the base model reads for a chat, up to where the assistant speaks."""
-        chat = _messages(messages)
+        chat = as_messages(messages)
         continues = chat[-1]["role"] == "assistant"
         with self._tokenizer_lock:
             text = self.tokenizer.apply_chat_template(
@@ -203,7 +196,8 @@ class KBLaM:
             )
         return str(text)
 
-    def _prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        """Return the token ids of ``chat_prompt``."""
         text = self.chat_prompt(messages)
         with self._tokenizer_lock:
             ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -218,8 +212,17 @@ class KBLaM:
         with self._tokenizer_lock:
             return self._statements(Triple(name, property_name, value))
 
-    def _snapshot(self, kb: KB) -> KBSnapshot:
+    def snapshot_of(self, kb: KB) -> KBSnapshot:
+        """Return the KB as it is now, checked to fit the sentence encoder.
+
+        Raises:
+            EncoderMismatchError: the KB was made with another sentence encoder.
+        """
         snapshot = kb.snapshot() if isinstance(kb, KnowledgeBase) else kb
+        if not isinstance(snapshot, KBSnapshot):
+            raise ConfigurationError(
+                f"expected a KnowledgeBase or its snapshot, got {type(kb).__name__}: open it with KnowledgeBase.open"
+            )
         if snapshot.encoder_fingerprint != self.encoder.fingerprint:
             raise EncoderMismatchError(
                 f"the knowledge base was made with the sentence encoder {snapshot.encoder_fingerprint}, the model "
@@ -227,7 +230,12 @@ class KBLaM:
             )
         return snapshot
 
-    def _state(self, rows: Sequence[Row], threshold: float | None) -> KnowledgeState:
+    def new_state(self, rows: Sequence[Row], threshold: float | None) -> KnowledgeState:
+        """Return the attention state of a new call.
+
+        Raises:
+            ConfigurationError: the threshold is not between 0 and 1.
+        """
         chosen = self.adapter.config.refusal_threshold if threshold is None else threshold
         if not isinstance(chosen, int | float) or not 0.0 < chosen < 1.0:
             raise ConfigurationError(f"refusal_threshold: expected above 0 and below 1, got {chosen!r}")
@@ -245,186 +253,6 @@ class _Statements:
 
     def __call__(self, triple: Triple) -> StatementTokens:
         return self._engine._statement_of(triple.name, triple.property, triple.value)
-
-
-class AnswerStream:
-    """An answer as it is written. Iterate for its text; ``answer`` is there when the iteration is over."""
-
-    def __init__(self, call: _Call) -> None:
-        """Start nothing: the first piece asked for starts the call."""
-        self._call = call
-        self._pieces = self._run()
-        self._answer: Answer | None = None
-
-    def __iter__(self) -> Iterator[str]:
-        """Return the pieces."""
-        return self._pieces
-
-    def __next__(self) -> str:
-        """Return the next piece."""
-        return next(self._pieces)
-
-    def close(self) -> None:
-        """Stop: no further token is computed."""
-        self._pieces.close()  # type: ignore[attr-defined]
-
-    @property
-    def answer(self) -> Answer:
-        """The whole answer; after an early close, what was written so far.
-
-        Raises:
-            ConfigurationError: the iteration has not begun.
-        """
-        if self._answer is None:
-            self._answer = self._call.result(0)
-        return self._answer
-
-    def _run(self) -> Iterator[str]:
-        for step in self._call.steps():
-            if step.pieces[0]:
-                yield step.pieces[0]
-        self._answer = self._call.result(0)
-
-
-class _Call:
-    """One batch on its way: prompts, state, progress and clock."""
-
-    def __init__(
-        self,
-        engine: KBLaM,
-        questions: Sequence[Question],
-        kbs: Sequence[KB | None] | KB | None,
-        cancel: threading.Event | None,
-        options: dict[str, Any],
-    ) -> None:
-        self._begun = time.perf_counter()
-        each = (
-            [kbs] * len(questions)
-            if kbs is None or isinstance(kbs, KnowledgeBase | KBSnapshot)
-            else list(kbs)
-        )
-        if len(each) != len(questions):
-            raise ConfigurationError(
-                f"expected one KB per question, got {len(each)} KBs for {len(questions)} questions"
-            )
-        threshold = options.pop("refusal_threshold", None)
-        try:
-            self._options = DecodingOptions(**options)
-        except TypeError as error:
-            raise ConfigurationError(f"unknown option: {error}") from error
-        self._engine, self._cancel = engine, cancel
-        rows = [
-            Row(_messages(q), None if kb is None else engine._snapshot(kb))
-            for q, kb in zip(questions, each, strict=True)
-        ]
-        self._state = engine._state(rows, threshold) if any(r.snapshot is not None for r in rows) else None
-        self._prompts = [engine._prompt_ids(r.messages) for r in rows]
-        self._texts: tuple[StreamedText, ...] = ()
-        self._first = self._last = self._begun
-        self._n_steps = 0
-
-    def steps(self) -> Iterator[DecodedStep]:
-        state = self._state
-
-        def scope() -> AbstractContextManager[object]:
-            return self._engine.injection.use(state)
-
-        def on_token(ids: Tensor) -> None:
-            if state is not None:
-                state.on_token(ids)
-
-        for step in decode(
-            self._engine.lm,
-            self._engine.tokenizer,
-            self._prompts,
-            self._options,
-            end_ids=self._engine.end_ids,
-            scope=scope,
-            on_token=on_token,
-            cancel=self._cancel,
-        ):
-            self._texts = step.rows
-            self._last = time.perf_counter()
-            self._first = self._last if not self._n_steps else self._first
-            self._n_steps += 1
-            yield step
-
-    def result(self, row: int) -> Answer:
-        if not self._texts:
-            raise ConfigurationError("the answer has not begun: iterate over the stream first")
-        text = self._texts[row]
-        selection = (
-            self._state.selections[row] if self._state is not None and self._state.selections else None
-        )
-        n_triples = len(selection.snapshot) if selection is not None and selection.snapshot is not None else 0
-        return Answer(
-            text=text.text,
-            refused=selection is not None and selection.gates.refused,
-            confidence=selection.gates.confidence if selection is not None else 0.0,
-            attended=self._attended(row, selection, text),
-            usage=Usage(len(self._prompts[row]), len(text.token_ids), n_triples),
-            finish_reason=text.finish_reason or "cancelled",
-            ttft_ms=1000 * (self._first - self._begun),
-            ms_per_token=1000 * (self._last - self._first) / max(1, self._n_steps - 1),
-        )
-
-    def _attended(
-        self, row: int, selection: Selection | None, text: StreamedText
-    ) -> tuple[AttendedTriple, ...]:
-        if (
-            self._state is None
-            or selection is None
-            or selection.retrieved is None
-            or selection.snapshot is None
-        ):
-            return ()
-        mass = self._state.attention[row]
-        total = float(mass.sum()) or 1.0
-        spans = _spans(self._state.value_slots(row), text.token_spans)
-        probabilities = selection.retrieved.probabilities
-        found = []
-        for slot in range(len(selection.gates.triples)):
-            at = int(selection.retrieved.positions[slot])
-            triple = selection.retrieved.triples[slot]
-            weight = min(1.0, float(mass[slot]) / total)
-            attended = AttendedTriple(int(selection.snapshot.ids[at]), triple, weight, spans.get(slot, ()))
-            found.append((round(weight, 2), float(probabilities[slot]), attended))
-        found.sort(key=lambda x: (-x[0], -x[1]))
-        return tuple(x[2] for x in found)
-
-
-def _spans(
-    slots: list[int | None], token_spans: list[tuple[int, int]]
-) -> dict[int, tuple[tuple[int, int], ...]]:
-    """Join the character ranges of neighbouring tokens that were copied from the same triple's value."""
-    spans: dict[int, list[tuple[int, int]]] = {}
-    previous: int | None = None
-    for slot, (start, end) in zip(slots, token_spans, strict=False):
-        if slot is not None and end > start:
-            mine = spans.setdefault(slot, [])
-            if previous == slot and mine and mine[-1][1] == start:
-                mine[-1] = (mine[-1][0], end)
-            else:
-                mine.append((start, end))
-        previous = slot
-    return {slot: tuple(ranges) for slot, ranges in spans.items()}
-
-
-def _messages(question: Question) -> list[Message]:
-    if isinstance(question, str):
-        question = [{"role": "user", "content": question}]
-    messages = [dict(m) for m in question]
-    if not messages:
-        raise ConfigurationError("expected at least one message, got none")
-    for number, message in enumerate(messages):
-        role, content = message.get("role"), message.get("content")
-        if role not in _ROLES or not isinstance(content, str):
-            raise ConfigurationError(
-                f"message {number}: expected {{'role': {' | '.join(_ROLES)}, 'content': text}}, got {message!r}"
-            )
-    if not messages[-1]["content"].strip():
-        raise ConfigurationError("the question is empty")
-    return messages
 
 
 def _end_ids(loaded: LoadedModel) -> frozenset[int]:

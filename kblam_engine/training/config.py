@@ -25,6 +25,7 @@ class TrainConfig:
         n_entities: entities per invented world.
         n_source_entities: entities per real source.
         n_questions: questions examined for the evidence head.
+        n_folds: parts of the lexicon; each part's questions are examined with a comparison trained on the others.
         pool_sizes: KB sizes that those questions are asked of.
         native_steps: optimiser steps of the native tokens.
         batch: examples per step.
@@ -43,6 +44,7 @@ class TrainConfig:
     n_entities: int = 600
     n_source_entities: int = 300
     n_questions: int = 7000
+    n_folds: int = 4
     pool_sizes: tuple[int, ...] = (30, 100, 300, 1000)
     native_steps: int = 800
     batch: int = 8
@@ -78,7 +80,7 @@ class TrainConfig:
 
 RECIPES: dict[str, TrainConfig] = {
     "smoke": TrainConfig(
-        sources=(), n_worlds=1, n_entities=60, n_questions=60, pool_sizes=(30,), native_steps=4, batch=2,
+        sources=(), n_worlds=1, n_entities=60, n_questions=60, n_folds=2, pool_sizes=(30,), native_steps=4, batch=2,
         validate_every=2, n_validation=2,
     ),
     "fast": TrainConfig(n_questions=3000, n_source_entities=150, native_steps=220, validate_every=55, n_validation=16),

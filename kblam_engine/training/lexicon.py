@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -42,6 +43,10 @@ class Lexicon:
 
     properties: tuple[PropertyPhrases, ...]
     names: dict[str, tuple[str, ...]]
+
+    def part(self, keep: Callable[[int], bool]) -> Lexicon:
+        """Return a lexicon with the properties whose number ``keep`` accepts."""
+        return Lexicon(tuple(p for i, p in enumerate(self.properties) if keep(i)), self.names)
 
     def of_kind(self, about: str) -> list[PropertyPhrases]:
         """Return the properties that things of this kind have."""

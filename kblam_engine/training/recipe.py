@@ -18,7 +18,7 @@ from kblam_engine import datasets
 from kblam_engine.adapter import AdapterConfig, KnowledgeAdapter
 from kblam_engine.checkpoint import save_adapter
 from kblam_engine.errors import KBLaMError
-from kblam_engine.evidence import Examiner, Rarity
+from kblam_engine.evidence import EvidenceHead, Examiner, Rarity
 from kblam_engine.injection import Injection, attach
 from kblam_engine.models import LoadedModel, load_base_model
 from kblam_engine.native_tokens import NativeTokenConfig
@@ -28,7 +28,7 @@ from kblam_engine.statements import StatementTokenizer
 from kblam_engine.training.card import render_card
 from kblam_engine.training.comparison import train_comparison
 from kblam_engine.training.config import TrainConfig
-from kblam_engine.training.evidence import make_examined, train_head, validate
+from kblam_engine.training.evidence import Examined, make_examined, train_head, validate
 from kblam_engine.training.lexicon import Lexicon, load_lexicon
 from kblam_engine.training.native import NativeExample, NativeTrainer, examples
 from kblam_engine.training.pools import EncodedWorld
@@ -132,26 +132,29 @@ def _train_evidence(
     real: list[World],
     report: Report,
 ) -> dict[str, float]:
-    train_comparison(adapter.evidence, lexicon, encoder, seed=config.seed)
-    invented = [
-        invented_world(random, lexicon, [], min(350, config.n_entities))
-        for _ in range(min(5, config.n_worlds))
-    ]
-    worlds = [EncodedWorld(w, encoder) for w in (*invented, *real)]
-    weighted = worlds[: len(invented)] * 3 + worlds[len(invented) :]
-
     def token_ids(text: str) -> list[int]:
         ids: list[int] = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids
 
-    retriever = Retriever(
-        encoder, Examiner(Rarity(token_ids, loaded.model.config.vocab_size)), adapter.evidence
-    )
+    examiner = Examiner(Rarity(token_ids, loaded.model.config.vocab_size))
+    encoded_real = [EncodedWorld(w, encoder) for w in real]
+    examined: list[Examined] = []
+    for fold in range(config.n_folds):
+        # The head must see comparison scores as they are for properties that the comparison never saw.
+        head = EvidenceHead(adapter.config.evidence_hidden, encoder.embed_dim)
+        train_comparison(head, lexicon.part(lambda i: i % config.n_folds != fold), encoder, seed=config.seed)
+        own = lexicon.part(lambda i: i % config.n_folds == fold)
+        invented = EncodedWorld(invented_world(random, own, [], min(350, config.n_entities)), encoder)
+        worlds = [*[invented] * max(1, 2 * len(encoded_real)), *encoded_real]
+        share = config.n_questions // config.n_folds
 
-    def progress(done: int) -> None:
-        report("evidence", done, config.n_questions, {})
+        def progress(done: int, before: int = fold * share) -> None:
+            report("evidence", before + done, config.n_questions, {})
 
-    examined = make_examined(random, retriever, weighted, config.n_questions, config.pool_sizes, progress)
+        retriever = Retriever(encoder, examiner, head)
+        examined += make_examined(random, retriever, worlds, share, config.pool_sizes, progress)
+    random.shuffle(examined)
+    train_comparison(adapter.evidence, lexicon, encoder, seed=config.seed)
     held = max(1, len(examined) // 10)
     train_head(adapter.evidence, examined[held:], seed=config.seed)
     return validate(adapter.evidence, examined[:held])
@@ -167,7 +170,7 @@ def _train_native(
     real: list[World],
     report: Report,
 ) -> float:
-    model, tokenizer = loaded.model, loaded.tokenizer
+    tokenizer = loaded.tokenizer
     native = adapter.native.to(loaded.device)
     attention: list[Any] = [injection.layers[i] for i in adapter.config.native.layers]
     strengths = [

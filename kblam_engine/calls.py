@@ -1,0 +1,212 @@
+"""One call of the engine on its way: prompts, state, tokens and clock, and the answers that come of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import TYPE_CHECKING, Any
+
+from kblam_engine.answers import Answer, AttendedTriple, Usage
+from kblam_engine.decoding import DecodedStep, DecodingOptions, decode
+from kblam_engine.errors import ConfigurationError
+from kblam_engine.knowledge_base import KBSnapshot, KnowledgeBase
+from kblam_engine.knowledge_state import Row, Selection
+from kblam_engine.retrieval import Message
+
+if TYPE_CHECKING:
+    from kblam_engine.engine import KBLaM
+    from kblam_engine.streamed_text import StreamedText
+
+Question = str | Sequence[Message]
+"""A text, or chat messages ``{"role", "content"}``."""
+KB = KnowledgeBase | KBSnapshot
+_ROLES = ("system", "user", "assistant")
+
+
+class AnswerStream:
+    """An answer as it is written. Iterate for its text; ``answer`` is there when the iteration is over."""
+
+    def __init__(self, call: Call) -> None:
+        """Start nothing: the first piece asked for starts the call."""
+        self._call = call
+        self._pieces = self._run()
+        self._answer: Answer | None = None
+
+    def __iter__(self) -> Iterator[str]:
+        """Return the pieces."""
+        return self._pieces
+
+    def __next__(self) -> str:
+        """Return the next piece."""
+        return next(self._pieces)
+
+    def close(self) -> None:
+        """Stop: no further token is computed."""
+        self._pieces.close()  # type: ignore[attr-defined]
+
+    @property
+    def answer(self) -> Answer:
+        """The whole answer; after an early close, what was written so far.
+
+        Raises:
+            ConfigurationError: the iteration has not begun.
+        """
+        return self._call.result(0) if self._answer is None else self._answer
+
+    def _run(self) -> Iterator[str]:
+        for step in self._call.steps():
+            if step.pieces[0]:
+                yield step.pieces[0]
+        self._answer = self._call.result(0)
+
+
+class Call:
+    """One batch on its way: prompts, state, progress and clock."""
+
+    def __init__(
+        self,
+        engine: KBLaM,
+        questions: Sequence[Question],
+        kbs: Sequence[KB | None] | KB | None,
+        cancel: threading.Event | None,
+        options: dict[str, Any],
+    ) -> None:
+        self._begun = time.perf_counter()
+        each = (
+            [kbs] * len(questions)
+            if kbs is None or isinstance(kbs, KnowledgeBase | KBSnapshot)
+            else list(kbs)
+        )
+        if len(each) != len(questions):
+            raise ConfigurationError(
+                f"expected one KB per question, got {len(each)} KBs for {len(questions)} questions"
+            )
+        threshold = options.pop("refusal_threshold", None)
+        try:
+            self._options = DecodingOptions(**options)
+        except TypeError as error:
+            raise ConfigurationError(f"unknown option: {error}") from error
+        self._engine, self._cancel = engine, cancel
+        rows = [
+            Row(as_messages(q), None if kb is None else engine.snapshot_of(kb))
+            for q, kb in zip(questions, each, strict=True)
+        ]
+        state = engine.new_state(rows, threshold)  # checks the threshold even where no row has a KB
+        self._state = state if any(r.snapshot is not None for r in rows) else None
+        self._prompts = [engine.prompt_ids(r.messages) for r in rows]
+        self._texts: tuple[StreamedText, ...] = ()
+        self._first = self._last = self._begun
+        self._n_steps = 0
+
+    def steps(self) -> Iterator[DecodedStep]:
+        """Decode; every step is one token for each row."""
+        state = self._state
+
+        def scope() -> AbstractContextManager[object]:
+            return self._engine.injection.use(state)
+
+        for step in decode(
+            self._engine.lm,
+            self._engine.tokenizer,
+            self._prompts,
+            self._options,
+            end_ids=self._engine.end_ids,
+            scope=scope,
+            cancel=self._cancel,
+        ):
+            self._texts = step.rows
+            self._last = time.perf_counter()
+            self._first = self._last if not self._n_steps else self._first
+            self._n_steps += 1
+            yield step
+
+    def result(self, row: int) -> Answer:
+        """Return the answer of a row as far as it has been written.
+
+        Raises:
+            ConfigurationError: nothing has been written.
+        """
+        if not self._texts:
+            raise ConfigurationError("the answer has not begun: iterate over the stream first")
+        text = self._texts[row]
+        selection = (
+            self._state.selections[row] if self._state is not None and self._state.selections else None
+        )
+        n_triples = len(selection.snapshot) if selection is not None and selection.snapshot is not None else 0
+        return Answer(
+            text=text.text,
+            refused=selection is not None and selection.gates.refused,
+            confidence=selection.gates.confidence if selection is not None else 0.0,
+            attended=self._attended(row, selection, text),
+            usage=Usage(len(self._prompts[row]), len(text.token_ids), n_triples),
+            finish_reason=text.finish_reason or "cancelled",
+            ttft_ms=1000 * (self._first - self._begun),
+            ms_per_token=1000 * (self._last - self._first) / max(1, self._n_steps - 1),
+        )
+
+    def _attended(
+        self, row: int, selection: Selection | None, text: StreamedText
+    ) -> tuple[AttendedTriple, ...]:
+        if (
+            self._state is None
+            or selection is None
+            or selection.retrieved is None
+            or selection.snapshot is None
+        ):
+            return ()
+        mass = self._state.attention[row]
+        total = float(mass.sum()) or 1.0
+        spans = _spans(self._state.value_slots(row), text.token_spans)
+        probabilities = selection.retrieved.probabilities
+        found = []
+        for slot in range(len(selection.gates.triples)):
+            at = int(selection.retrieved.positions[slot])
+            triple = selection.retrieved.triples[slot]
+            weight = min(1.0, float(mass[slot]) / total)
+            attended = AttendedTriple(int(selection.snapshot.ids[at]), triple, weight, spans.get(slot, ()))
+            found.append((round(weight, 2), float(probabilities[slot]), attended))
+        found.sort(key=lambda x: (-x[0], -x[1]))
+        return tuple(x[2] for x in found)
+
+
+def _spans(
+    slots: list[int | None], token_spans: list[tuple[int, int]]
+) -> dict[int, tuple[tuple[int, int], ...]]:
+    """Join the character ranges of neighbouring tokens that were copied from the same triple's value."""
+    spans: dict[int, list[tuple[int, int]]] = {}
+    previous: int | None = None
+    for slot, (start, end) in zip(slots, token_spans, strict=False):
+        if slot is not None and end > start:
+            mine = spans.setdefault(slot, [])
+            if previous == slot and mine and mine[-1][1] == start:
+                mine[-1] = (mine[-1][0], end)
+            else:
+                mine.append((start, end))
+        previous = slot
+    return {slot: tuple(ranges) for slot, ranges in spans.items()}
+
+
+def as_messages(question: Question) -> list[Message]:
+    """Return a question as messages, checked.
+
+    Raises:
+        ConfigurationError: there is no message, or one is not a chat message with text.
+    """
+    if isinstance(question, str):
+        question = [{"role": "user", "content": question}]
+    if not isinstance(question, Sequence) or not question:
+        raise ConfigurationError(f"expected a question or at least one message, got {question!r}")
+    given: Sequence[Any] = question
+    messages: list[Message] = []
+    for number, message in enumerate(given):
+        known = isinstance(message, Mapping) and message.get("role") in _ROLES
+        if not known or not isinstance(message.get("content"), str):
+            raise ConfigurationError(
+                f"message {number}: expected {{'role': {' | '.join(_ROLES)}, 'content': text}}, got {message!r}"
+            )
+        messages.append(dict(message))
+    if not messages[-1]["content"].strip():
+        raise ConfigurationError("the question is empty")
+    return messages
