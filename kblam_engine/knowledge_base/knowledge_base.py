@@ -48,6 +48,7 @@ class KnowledgeBase:
         self._snapshot_lock = threading.Lock()
         self._table = SlotTable.empty()
         self._snapshot: KBSnapshot | None = None
+        self._show_progress = False
 
     @classmethod
     def open(
@@ -121,6 +122,11 @@ class KnowledgeBase:
             if not isinstance(triple, Triple):
                 raise TripleError("triple", f"expected a Triple, got {type(triple).__name__}")
         outcomes = self._put(batch, progress=progress)
+        if len(batch) > 1 and any(outcome != "unchanged" for outcome in outcomes):
+            # Now, where it can be watched, and not in the first answer. A single one is quick there as well.
+            self._show_progress = progress
+            self.snapshot().value_embeddings()
+            self._show_progress = False
         return AddResult(*(outcomes.count(outcome) for outcome in ("added", "replaced", "unchanged")))
 
     def set(self, name: str, property: str, value: str, metadata: Mapping[str, Any] | None = None) -> int:
@@ -233,7 +239,7 @@ class KnowledgeBase:
             fingerprint, embed_dim = meta.encoder_fingerprint, meta.embed_dim
 
         def embed_values(ids: NDArray[np.int64]) -> NDArray[np.float16]:
-            return value_embeddings(self._store, self._embedder, ids, embed_dim)
+            return value_embeddings(self._store, self._embedder, ids, embed_dim, progress=self._show_progress)
 
         uid = f"{meta.kb_id}-{self._instance}-{meta.revision}"
         return KBSnapshot(

@@ -1,4 +1,4 @@
-"""Value embeddings, made when something first asks for them (only sentence tokens do) and kept."""
+"""Value embeddings: made after an import or when something first asks for them, and kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from kblam_engine.knowledge_base.segments import Embeddings
 from kblam_engine.knowledge_base.store import Store
 
 
-def value_embeddings(store: Store, embedder: Embedder, ids: NDArray[np.int64], embed_dim: int) -> Embeddings:
+def value_embeddings(
+    store: Store, embedder: Embedder, ids: NDArray[np.int64], embed_dim: int, *, progress: bool = False
+) -> Embeddings:
     """Return f(value) of the triples with these ids, `[len(ids), embed_dim]` float16.
 
     A triple's value is fixed, so this adds rows to the value segment but makes no new revision.
@@ -20,7 +22,7 @@ def value_embeddings(store: Store, embedder: Embedder, ids: NDArray[np.int64], e
     missing = ids[slots < 0]
     if len(missing):
         values = [triple.value for triple in store.triples(missing.tolist())]
-        _keep(store, missing, embedder.encode(meta, values).astype(np.float16))
+        _keep(store, missing, embedder.encode(meta, values, progress=progress).astype(np.float16))
         meta, slots = _slots_of(store, ids)
     return store.segment("values", embed_dim).rows(slots, meta.n_value_slots)
 
