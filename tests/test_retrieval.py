@@ -8,7 +8,7 @@ import torch
 
 from kblam_engine.evidence import EvidenceHead, Examiner, Rarity
 from kblam_engine.knowledge_base import KnowledgeBase
-from kblam_engine.retrieval import N_NEAREST, Questions, Retrieved, Retriever, nearest, up_to_question
+from kblam_engine.retrieval import N_NEAREST, Questions, Retrieved, Retriever, up_to_question
 from kblam_engine.sentence_encoder import HashingEncoder
 from kblam_engine.triples import Triple
 
@@ -140,15 +140,13 @@ def test_other_triples_of_a_good_name_become_candidates(retriever):
     assert len(scores) <= N_NEAREST + 3 * 24
 
 
-def test_hidden_query_joins_the_score(memory_kb):
+def test_hidden_query_joins_the_score(retriever, memory_kb):
     snapshot = memory_kb.snapshot()
-    encoder = HashingEncoder()
-    queries = encoder.encode(["battery life of Orca 2"] * 2)
     key = np.asarray(snapshot.key_embeddings[5], np.float32)
-    positions, scores = nearest(snapshot, queries, 3 * key)
-    assert positions[0] == 5 and scores[0, 2] == pytest.approx(3.0, abs=0.01)
-    positions, scores = nearest(snapshot, queries, None)
-    assert positions[0] == 2 and (scores[:, 2] == 0).all()
+    candidates, positions, _ = retriever.examine(QUESTION, snapshot, 3 * key)
+    assert positions[0] == 5 and candidates[0].cos_hidden == pytest.approx(3.0, abs=0.01)
+    candidates, positions, _ = retriever.examine(QUESTION, snapshot)
+    assert positions[0] == 2 and {c.cos_hidden for c in candidates} == {0.0}
 
 
 def test_the_question_is_the_last_user_message_and_the_conversation_the_last_three():

@@ -112,7 +112,7 @@ def near_name(random: Random, original: str) -> str:
         changed = " ".join(words)
         return changed if changed != original else f"{original} {word(random)}"
     if len(original) > 4 and random.random() < 0.6:
-        return original[: max(3, len(original) - 2)] + random.choice(
-            ("ium", "on", "ar", "eth", "ora", "ix", "ova")
-        )
+        ending = random.choice(("ium", "on", "ar", "eth", "ora", "ix", "ova"))
+        changed = original[: max(3, len(original) - 2)] + ending
+        return changed if changed != original else f"{original}{ending}"
     return f"{original} {random.choice((word(random), random.choice(_KINDS), str(random.randint(2, 9))))}"

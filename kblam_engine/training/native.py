@@ -111,7 +111,7 @@ class NativeTrainer:
         torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), 1.0)
         self.optimizer.step()
         self.schedule.step()
-        return float(loss)
+        return float(loss.detach())
 
     def loss(self, world: World, examples: Sequence[NativeExample]) -> Tensor:
         """Return the cross-entropy of the answers, prompts excluded."""
