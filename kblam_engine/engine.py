@@ -21,7 +21,7 @@ from kblam_engine.evidence import Examiner, Rarity
 from kblam_engine.injection import Injection, attach
 from kblam_engine.knowledge_base import KBSnapshot, KnowledgeBase
 from kblam_engine.knowledge_state import KnowledgeState, Row
-from kblam_engine.models import LoadedModel, load_base_model
+from kblam_engine.models import LoadedModel, load_base_model, resolve_model
 from kblam_engine.retrieval import Message, Retriever
 from kblam_engine.sentence_encoder import SentenceEncoder, load_sentence_encoder
 from kblam_engine.statements import StatementTokenizer, StatementTokens
@@ -94,6 +94,7 @@ class KBLaM:
             CheckpointError: the adapter is for another model, encoder or version.
             SeamError: the model's attention does not take knowledge bases.
         """
+        resolve_model(model)  # an unknown model is told as such, not as one without an adapter
         folder = Path(adapter) if adapter is not None else shipped_adapter(os.fspath(model))
         sentence_encoder = load_sentence_encoder(
             encoder if encoder is not None else read_config(folder).encoder

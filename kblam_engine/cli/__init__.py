@@ -10,7 +10,6 @@ import errno
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from importlib.util import find_spec
 
 import typer
 
@@ -37,10 +36,16 @@ def _root(
 
 def build_app() -> typer.Typer:
     """Assemble the command line from its modules."""
-    app = typer.Typer(name="kblam", callback=_root, add_completion=False, pretty_exceptions_enable=False)
+    # Plain help: boxes leave the longer option names no room for what they mean.
+    app = typer.Typer(
+        name="kblam",
+        callback=_root,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
     for name in _MODULES:
-        if find_spec(f"{__name__}.{name}") is not None:
-            import_module(f"{__name__}.{name}").register(app)
+        import_module(f"{__name__}.{name}").register(app)
     return app
 
 

@@ -43,7 +43,7 @@ def ask(
     seed: SeedOption = None,
     refusal_threshold: ThresholdOption = None,
 ) -> None:
-    """Answer a question from a knowledge base; "I cannot find it" is an answer as well."""
+    """Answer a question from a knowledge base, or refuse."""
     if not question.strip():
         raise typer.BadParameter("expected a question, got nothing", param_hint="QUESTION")
     with model_and_kb(kb, model, adapter, dtype, device) as (loaded, base):

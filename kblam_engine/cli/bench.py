@@ -30,7 +30,7 @@ _JSON = typer.Option(None, "--json", help="Write everything to this file; - for 
 
 def register(app: typer.Typer) -> None:
     """Add the group to the application."""
-    group = typer.Typer(no_args_is_help=True, help="Measure time and memory against the base model alone.")
+    group = typer.Typer(help="Measure time and memory against the base model alone.")
     group.command("latency")(latency)
     group.command("scale")(scale)
     app.add_typer(group, name="bench")

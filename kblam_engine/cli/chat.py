@@ -57,7 +57,10 @@ def chat(
     seed: SeedOption = None,
     refusal_threshold: ThresholdOption = None,
 ) -> None:
-    """Talk with a knowledge base; /help lists what changes it on the way."""
+    """Talk with a knowledge base, and change it on the way.
+
+    A line is a question, or a command such as /add; /help lists them.
+    """
     options = {
         "max_new_tokens": max_new_tokens,
         "temperature": temperature,

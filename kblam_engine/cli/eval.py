@@ -33,7 +33,7 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    more_baselines: list[str] | None = typer.Argument(None, hidden=True),
+    more_baselines: list[str] | None = typer.Argument(None, hidden=True, metavar="BASELINE"),
     kb: Path = typer.Option(..., "--kb", help="Triples the questions are about (.jsonl or .csv)."),
     questions: Path = typer.Option(..., "--questions", help="Questions, one JSON object a line."),
     distractors: Path | None = typer.Option(None, "--distractors", help="Triples to fill the KB with."),
@@ -79,7 +79,10 @@ def evaluate(
     cache: bool = typer.Option(True, "--cache/--no-cache", help="Keep sentence embeddings for the next run."),
     as_json: Path | None = typer.Option(None, "--json", help="Write everything to this file; - for stdout."),
 ) -> None:
-    """Evaluate on your own questions, beside baselines on the same base model."""
+    """Ask your own questions, beside baselines, and score the answers.
+
+    The baselines run on the same base model, with triples in its prompt or without any.
+    """
     names = _baselines(baseline or [], more_baselines or [])
     check_target(as_json)
     from kblam_engine.evaluation import read_questions, run_evaluation

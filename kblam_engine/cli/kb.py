@@ -52,7 +52,7 @@ def add(
     encoder: EncoderOption = None,
     as_json: JSONOption = False,
 ) -> None:
-    """Add a triple; the knowledge base is made if it is missing."""
+    """Add a triple; a missing knowledge base is made."""
     from kblam_engine.triples import Triple
 
     triple = Triple(name, property, value, _metadata(meta))
@@ -131,7 +131,7 @@ def remove(
     value: Annotated[str | None, typer.Argument(help="Only this value.", show_default=False)] = None,
     as_json: JSONOption = False,
 ) -> None:
-    """Remove the triples of a name, or of one property of it, or one value."""
+    """Remove a name, one property of it, or one value."""
     with _open(kb) as base:
         count = base.remove(name, property, value)
         revision = base.revision
@@ -152,7 +152,10 @@ def import_file(
     encoder: EncoderOption = None,
     as_json: JSONOption = False,
 ) -> None:
-    """Add the triples of a file, all or none; the knowledge base is made if it is missing."""
+    """Add the triples of a file, all or none.
+
+    The knowledge base is made if it is missing.
+    """
     from kblam_engine.triples import read_triples
 
     triples = list(read_triples(file))  # before a knowledge base is made for a file that cannot be read

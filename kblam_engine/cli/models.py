@@ -23,7 +23,7 @@ def models(
         False, "--prepare", help="Check and convert the embedded base models now, not on first use."
     ),
 ) -> None:
-    """List the base models and sentence encoders, where they come from and their licence."""
+    """List base models and sentence encoders with their licences."""
     from kblam_engine.models import list_models
 
     if prepare:

@@ -31,7 +31,10 @@ def train(
     ] = None,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
-    """Train an adapter: evidence head, then native tokens; the base model stays frozen."""
+    """Train an adapter; the base model stays frozen.
+
+    First the evidence head, then the native tokens. The best adapter on held-out samples is written.
+    """
     import json
 
     from rich.console import Console
@@ -45,6 +48,7 @@ def train(
     config = named_recipe(
         recipe, model=model, seed=seed, native_steps=steps, batch=batch, exclude_names=names
     )
+    output.mkdir(parents=True, exist_ok=True)  # a place that cannot be written is told now, not after the run
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, TextColumn("{task.fields[numbers]}"), console=console) as progress:
