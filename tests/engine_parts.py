@@ -1,5 +1,6 @@
 """A tiny engine for tests: random Llama, hashing encoder, random adapter strong enough to change every answer."""
 
+import pytest
 import torch
 
 from kblam_engine.adapter import AdapterConfig, KnowledgeAdapter
@@ -9,6 +10,8 @@ from kblam_engine.native_tokens import NativeTokenConfig
 from kblam_engine.sentence_encoder import HashingEncoder
 
 BASE = "tiny-llama:test"
+QUESTION = "What is the battery life of the Orca 2?"
+SHORT = {"max_new_tokens": 12}
 
 
 def adapter_config(encoder=None, *, layers=(1, 3), retrieval_layer=None, **overrides):
@@ -47,3 +50,16 @@ def build_engine(llama, tokenizer, encoder=None, **options):
     encoder = encoder or HashingEncoder()
     loaded = LoadedModel(llama, tokenizer, "tiny-llama", BASE, torch.float32, torch.device("cpu"))
     return KBLaM(loaded, encoder, random_adapter(adapter_config(encoder, **options)))
+
+
+def user(text):
+    return [{"role": "user", "content": text}]
+
+
+def same(a, b):
+    """Whether two answers are equal but for rounding and time."""
+    assert (a.text, a.refused, a.usage, a.finish_reason) == (b.text, b.refused, b.usage, b.finish_reason)
+    assert a.confidence == pytest.approx(b.confidence, abs=1e-4)
+    assert {x.id: x.spans for x in a.attended} == {x.id: x.spans for x in b.attended}
+    weights = {x.id: x.weight for x in b.attended}
+    assert {x.id: x.weight for x in a.attended} == pytest.approx(weights, abs=1e-3)
