@@ -158,7 +158,7 @@ class Call:
             return ()
         mass = self._state.attention[row]
         total = float(mass.sum()) or 1.0
-        spans = _spans(self._state.value_slots(row), text.token_spans)
+        spans = _spans(self._state.value_slots(row), text.token_spans, text.text)
         probabilities = selection.retrieved.probabilities
         found = []
         for slot in range(len(selection.gates.triples)):
@@ -172,9 +172,9 @@ class Call:
 
 
 def _spans(
-    slots: list[int | None], token_spans: list[tuple[int, int]]
+    slots: list[int | None], token_spans: list[tuple[int, int]], text: str
 ) -> dict[int, tuple[tuple[int, int], ...]]:
-    """Join the character ranges of neighbouring tokens that were copied from the same triple's value."""
+    """Join the character ranges of neighbouring tokens copied from one triple's value, white space at the ends cut."""
     spans: dict[int, list[tuple[int, int]]] = {}
     previous: int | None = None
     for slot, (start, end) in zip(slots, token_spans, strict=False):
@@ -185,7 +185,15 @@ def _spans(
             else:
                 mine.append((start, end))
         previous = slot
-    return {slot: tuple(ranges) for slot, ranges in spans.items()}
+    return {
+        slot: tuple(_trimmed(text, *r) for r in ranges if text[slice(*r)].strip())
+        for slot, ranges in spans.items()
+    }
+
+
+def _trimmed(text: str, start: int, end: int) -> tuple[int, int]:
+    part = text[start:end]
+    return end - len(part.lstrip()), start + len(part.rstrip())
 
 
 def as_messages(question: Question) -> list[Message]:

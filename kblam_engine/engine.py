@@ -62,7 +62,7 @@ class KBLaM:
         self.injection.self_test()
         self._tokenizer_lock = threading.Lock()  # fast tokenizers race under threads
         self.end_ids = _end_ids(loaded)
-        self._statements = StatementTokenizer(loaded.tokenizer, min(self.end_ids))
+        self._statements = StatementTokenizer(loaded.tokenizer, _turn_end(loaded, self.end_ids))
         self._statement_of = lru_cache(maxsize=8192)(self._tokenize_statement)
         weight = loaded.model.get_input_embeddings().weight
         self._embedding = (weight, weight.float().mean(0))
@@ -261,3 +261,9 @@ def _end_ids(loaded: LoadedModel) -> frozenset[int]:
     ids = configured if isinstance(configured, list) else [configured]
     known = {int(i) for i in ids if i is not None} or {loaded.tokenizer.eos_token_id}
     return frozenset(i for i in known if i is not None)
+
+
+def _turn_end(loaded: LoadedModel, end_ids: frozenset[int]) -> int:
+    """Return the end that statements are trained with: the tokenizer's own, where several end a turn."""
+    own = loaded.tokenizer.eos_token_id
+    return own if own in end_ids else min(end_ids)

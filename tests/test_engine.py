@@ -236,6 +236,8 @@ def test_beam_search_keeps_the_state_in_step(engine, memory_kb, other_kb):
     for row in (0, 1):
         alone, single = search([row])
         assert torch.equal(both.sequences[row], alone.sequences[0])
+        of_both, of_one = (s.selections[i].retrieved.log_odds for s, i in ((state, row), (single, 0)))
+        assert of_both == pytest.approx(of_one, abs=1e-4)
         torch.testing.assert_close(
             both.sequences_scores[row], alone.sequences_scores[0], rtol=1e-3, atol=1e-3
         )

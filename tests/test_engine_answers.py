@@ -145,7 +145,7 @@ def test_spans_point_at_the_value_that_was_copied(tiny_tokenizer, memory_kb):
     best = answer.attended[0]
     assert best.triple.value == "Lena Hoffmann" and best.weight > 0.9
     ((start, end),) = best.spans
-    assert answer.text[start:end].strip() == "Lena Hoffmann"
+    assert answer.text[start:end] == "Lena Hoffmann"
 
 
 def test_refusal_is_said_and_marked(tiny_tokenizer, memory_kb):
