@@ -73,6 +73,7 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.casefold())
 
 
+@lru_cache(maxsize=65536)
 def stem(word: str) -> str:
     """Return a crude stem, enough to see that "weighs" and "weight" share a beginning."""
     for ending in ("ations", "ation", "ings", "ing", "ies", "ed", "es", "s", "y"):
@@ -81,6 +82,7 @@ def stem(word: str) -> str:
     return word
 
 
+@lru_cache(maxsize=65536)
 def same_word(a: str, b: str) -> float:
     """Return how far two words are the same up to a typing mistake: 1 equal, 0 different."""
     if a == b:

@@ -8,6 +8,7 @@ candidates; the evidence head turns each into a probability, the gate of its nat
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -32,6 +33,11 @@ N_MASKED = 4
 """Names for which the turn is encoded again without the name."""
 CONVERSATION_TURNS = 3
 """User turns that make up the conversation's embedding."""
+
+
+KEPT_KEYS = 100_000
+"""Keys of a KB up to this size are kept in float32 beside it (1.5 KB each); larger ones are read in blocks."""
+KEY_BLOCK = 16_384
 
 
 class KeyTable(Protocol):
@@ -113,6 +119,7 @@ class Retriever:
         """Keep the encoder (the KB's own), the examiner and the trained head."""
         self.encoder, self.examiner, self.head = encoder, examiner, head
         self._comparison = head.comparison()
+        self._kept: weakref.WeakKeyDictionary[KeyTable, Floats] = weakref.WeakKeyDictionary()
 
     def encode(self, messages: Sequence[Message]) -> tuple[Questions, Floats]:
         """Return the texts and their embeddings [2, embed_dim] (turn, conversation)."""
@@ -143,7 +150,7 @@ class Retriever:
     ) -> tuple[list[Candidate], NDArray[np.int64], Floats]:
         """Return candidates, their positions and features, ordered by retrieval score."""
         texts, queries = self.encode(messages)
-        positions, scores = nearest(table, queries, hidden_query)
+        positions, scores = nearest(table, self._score(table, queries, hidden_query))
         names = table.name_index[positions]
         candidates = [
             Candidate(triple, int(name), float(s[0]), float(s[1]), float(s[2]))
@@ -158,6 +165,18 @@ class Retriever:
         asking = up_to_question(messages)
         features = self.examiner.features(asking, candidates, asked, embeddings, self._comparison)
         return candidates, positions, features
+
+    def _score(self, table: KeyTable, queries: Floats, hidden_query: Floats | None) -> Floats:
+        """Return the scores of every key, [n_triples, 3]: turn, conversation, hidden state."""
+        rows = np.vstack([queries, np.zeros_like(queries[:1]) if hidden_query is None else hidden_query[None]]).T
+        keys = table.key_embeddings
+        if len(keys) <= KEPT_KEYS:
+            kept = self._kept.get(table)
+            if kept is None:
+                kept = self._kept[table] = np.asarray(keys, np.float32)
+            return kept @ rows
+        blocks = range(0, len(keys), KEY_BLOCK)
+        return np.concatenate([np.asarray(keys[i : i + KEY_BLOCK], np.float32) @ rows for i in blocks])
 
     def _asked(self, turn: str, turn_embedding: Floats, candidates: Sequence[Candidate]) -> dict[int, Floats]:
         masked: dict[int, str] = {}
@@ -174,13 +193,8 @@ class Retriever:
         return {-1: turn_embedding, **dict(zip(masked, rows, strict=True))}
 
 
-def nearest(
-    table: KeyTable, queries: Floats, hidden_query: Floats | None
-) -> tuple[NDArray[np.int64], Floats]:
-    """Return candidate positions by score, and their three scores [n, 3] (turn, conversation, hidden)."""
-    keys = np.asarray(table.key_embeddings, np.float32)
-    rows = np.vstack([queries, np.zeros_like(queries[:1]) if hidden_query is None else hidden_query[None]])
-    scores = keys @ rows.T
+def nearest(table: KeyTable, scores: Floats) -> tuple[NDArray[np.int64], Floats]:
+    """Return candidate positions, best first, and their scores [n, 3], from the scores of every key."""
     total = np.maximum(scores[:, 0], 0.97 * scores[:, 1]) + scores[:, 2]
     n = min(N_NEAREST, len(total))
     best = np.argpartition(-total, n - 1)[:n]
