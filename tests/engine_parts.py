@@ -14,7 +14,7 @@ QUESTION = "What is the battery life of the Orca 2?"
 SHORT = {"max_new_tokens": 12}
 
 
-def adapter_config(encoder=None, *, layers=(1, 3), retrieval_layer=None, **overrides):
+def adapter_config(encoder=None, *, layers=(2, 3), retrieval_layer=None, **overrides):
     encoder = encoder or HashingEncoder()
     options = {
         "base_model": "tiny-llama",

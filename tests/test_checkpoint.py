@@ -27,7 +27,7 @@ def load(folder, base=BASE, encoder=ENCODER):
     return load_adapter(folder, base_fingerprint=base, encoder_fingerprint=encoder)
 
 
-@pytest.fixture(params=[None, 0], ids=["no retrieval layer", "retrieval layer 0"])
+@pytest.fixture(params=[None, 1], ids=["no retrieval layer", "retrieval layer 1"])
 def adapter(request):
     return random_adapter(adapter_config(retrieval_layer=request.param))
 
@@ -127,7 +127,7 @@ def test_other_evidence_features_are_refused(folder, change):
         {"embed_dim": ...},
         {"embed_dim": "many"},
         {"refusal_threshold": 2.0},
-        {"retrieval_layer": 1},
+        {"retrieval_layer": 2},
     ],
     ids=str,
 )
@@ -206,7 +206,7 @@ def test_no_adapter_ships_for_an_unknown_model():
         {"refusal_threshold": 1.0},
         {"n_select": 0},
         {"embed_dim": 0},
-        {"retrieval_layer": 1},
+        {"retrieval_layer": 2},
         {"retrieval_layer": -1},
     ],
     ids=str,
@@ -217,5 +217,5 @@ def test_configuration_checks_its_ranges(wrong):
 
 
 def test_configuration_survives_json():
-    config = adapter_config(retrieval_layer=0)
+    config = adapter_config(retrieval_layer=1)
     assert AdapterConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config

@@ -20,7 +20,7 @@ from kblam_engine.sentence_encoder import HashingEncoder
 from kblam_engine.triples import Triple
 
 
-@pytest.fixture(scope="module", params=[None, 0], ids=["sentence embeddings", "hidden state too"])
+@pytest.fixture(scope="module", params=[None, 1], ids=["sentence embeddings", "hidden state too"])
 def engine(request, tiny_tokenizer):
     """An engine; its refusal threshold is low, so that answers attend to triples."""
     made = build_engine(build_llama(), tiny_tokenizer, retrieval_layer=request.param, refusal_threshold=1e-6)

@@ -15,7 +15,7 @@ from kblam_engine.models import LoadedModel
 from kblam_engine.sentence_encoder import HashingEncoder
 
 
-@pytest.fixture(scope="module", params=[None, 0], ids=["sentence embeddings", "hidden state too"])
+@pytest.fixture(scope="module", params=[None, 1], ids=["sentence embeddings", "hidden state too"])
 def engine(request, tiny_tokenizer):
     """An engine; its refusal threshold is low, so that answers attend to triples."""
     made = build_engine(build_llama(), tiny_tokenizer, retrieval_layer=request.param, refusal_threshold=1e-6)
@@ -173,7 +173,9 @@ def copying_engine(tokenizer):
     config = adapter_config(n_select=1, refusal_threshold=0.5)
     adapter = random_adapter(config, scale=0.0)
     native = adapter.native
-    native.initialise_from([llama.model.layers[i].self_attn.o_proj.weight for i in (1, 3)], [200.0, 200.0])
+    native.initialise_from(
+        [llama.model.layers[i].self_attn.o_proj.weight for i in config.native.layers], [200.0, 200.0]
+    )
     with torch.no_grad():
         native.role_bias.add_(8.0)
         adapter.evidence.direct.weight.zero_()
