@@ -230,8 +230,8 @@ class Examiner:
         names = {c.name_id: c.triple.name for c in candidates}
         mentions = {i: self._mention(words(n), turn_words, history) for i, n in names.items()}
         asked_rows = np.stack([asked.get(c.name_id, asked[-1]) for c in candidates])
-        by_property = np.stack([table.all_properties @ asked.get(i, asked[-1]) for i in names]).max(1)
-        kb_best = dict(zip(names, by_property.tolist(), strict=True))
+        best_of = {i: float((table.all_properties @ row).max()) for i, row in asked.items()}
+        kb_best = {i: best_of.get(i, best_of[-1]) for i in names}
         own_property = np.einsum("nd,nd->n", table.properties, asked_rows)
         own_value = np.einsum("nd,nd->n", table.values, asked_rows)
         compared = comparison.scores(asked_rows, table.properties, table.values)
@@ -295,7 +295,9 @@ class Examiner:
         in_turn = sum(w * f for w, f in zip(weights, found, strict=True)) / total
         fuzzy = sum(w for w, f in zip(weights, found, strict=True) if 0 < f < 0.9) / total
         phrase = float(bool(name) and " ".join(name) in " ".join(turn))
-        telling = found[int(np.argmax(weights))] if name else 0.0
+        # A number in a name ("ERR-2041 Loss of signal") identifies it; without one, its rarest word does.
+        numbers = [f for w, f in zip(name, found, strict=False) if w.isdigit()]
+        telling = min(numbers) if numbers else found[int(np.argmax(weights))] if name else 0.0
         share, recency = 0.0, 0.0
         for age, message in enumerate(reversed(history)):
             seen = set(message)

@@ -168,15 +168,23 @@ class Retriever:
 
     def _score(self, table: KeyTable, queries: Floats, hidden_query: Floats | None) -> Floats:
         """Return the scores of every key, [n_triples, 3]: turn, conversation, hidden state."""
-        rows = np.vstack([queries, np.zeros_like(queries[:1]) if hidden_query is None else hidden_query[None]]).T
+        rows = [queries[0]]
+        if not np.array_equal(queries[0], queries[1]):  # in a first turn they are the same
+            rows.append(queries[1])
+        if hidden_query is not None:
+            rows.append(hidden_query)
         keys = table.key_embeddings
         if len(keys) <= KEPT_KEYS:
             kept = self._kept.get(table)
             if kept is None:
                 kept = self._kept[table] = np.asarray(keys, np.float32)
-            return kept @ rows
-        blocks = range(0, len(keys), KEY_BLOCK)
-        return np.concatenate([np.asarray(keys[i : i + KEY_BLOCK], np.float32) @ rows for i in blocks])
+            found = [kept @ row for row in rows]  # one product per query: a thin matrix product is slower
+        else:
+            columns = np.stack(rows, 1)
+            blocks = (np.asarray(keys[i : i + KEY_BLOCK], np.float32) for i in range(0, len(keys), KEY_BLOCK))
+            found = list(np.concatenate([block @ columns for block in blocks]).T)
+        hidden = found.pop() if hidden_query is not None else np.zeros_like(found[0])
+        return np.stack([found[0], found[-1], hidden], 1)
 
     def _asked(self, turn: str, turn_embedding: Floats, candidates: Sequence[Candidate]) -> dict[int, Floats]:
         masked: dict[int, str] = {}

@@ -107,7 +107,7 @@ def summary(answer: Answer) -> str:
     if answer.usage.completion_tokens > 1:
         parts.append(f"{answer.ms_per_token:.0f} ms a token")
     parts.append(f"{answer.usage.completion_tokens} tokens")
-    parts.append(f"{answer.usage.n_triples:,} triples")
+    parts.append(f"{answer.usage.n_triples:,} {'triple' if answer.usage.n_triples == 1 else 'triples'}")
     if answer.finish_reason != "stop":
         parts.append("cut at --max-new-tokens" if answer.finish_reason == "length" else "stopped")
     return ", ".join(parts)

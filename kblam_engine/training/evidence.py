@@ -127,8 +127,8 @@ def validate(head: EvidenceHead, examined: Sequence[Examined], threshold: float 
                 top1.append(bool(e.labels[order[0]]))
                 top5.append(e.found and bool(e.labels[order[:5]].sum() == e.labels.sum()))
     yes, no = np.array(best_yes), np.array(best_no)
-    result = {"n": len(examined), "top1": float(np.mean(top1)), "top5": float(np.mean(top5))}
-    if len(no):
+    result = {"n": len(examined), "top1": float(np.mean(top1 or [False])), "top5": float(np.mean(top5 or [False]))}
+    if len(no) and len(yes):
         result["auc"] = float((yes[:, None] > no[None]).mean())
         result["refusal_recall"] = float((no < threshold).mean())
         result["over_refusal"] = float((yes < threshold).mean())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from random import Random
 
 _ONSETS = "b br c ch d dr f fl g gl h j k kl l m n p pr qu r s sh st t th tr v w y z".split()
@@ -16,6 +17,14 @@ _KINDS = (
     "Labs Systems Project Group Studio Institute Foundation Hotel Airlines Press Works Cloud Bank Museum Engine "
     "Valley Bridge Station Festival Act Treaty Clinic Theatre Library Harbour Trail Protocol Toolkit Reactor Garden"
 ).split()
+_TITLE_HEADS = (
+    "Storage of,Late delivery of,Loss of,Repair of,Inspection of,Transfer of,Labelling of,Cleaning of,Calibration of,"
+    "Handling of,Testing for,Insurance of,Cold start with,Reuse of,Disposal of,Numbering of"
+).split(",")
+_TITLE_TAILS = (
+    "seeds,spare parts,signal,wooden bridges,patient records,pressure sensors,cargo,textiles,archives,water wells,"
+    "batteries,flat glass,rental bicycles,school meals,tower cranes,old maps"
+).split(",")
 _UNITS = (
     "kilograms metres days months percent MHz pages litres km/h kW GB ms seats people employees tonnes hectares "
     "minutes years volts euros dollars units"
@@ -41,6 +50,8 @@ def person(random: Random) -> str:
 def name(random: Random) -> str:
     """Return an invented name of a thing, in one of the shapes names have."""
     shape = random.random()
+    if shape < 0.10:
+        return identified(random)
     if shape < 0.22:
         return word(random)
     if shape < 0.48:
@@ -56,6 +67,13 @@ def name(random: Random) -> str:
     if shape < 0.90:
         return person(random)
     return f"{random.choice(('The', 'Lake', 'Mount', 'Saint', 'New', 'Port', 'Fort', 'Project', 'Operation'))} {word(random)}"
+
+
+def identified(random: Random) -> str:
+    """Return an identifier followed by a title, as in catalogues: "ERR-2041 Loss of signal"."""
+    letters = "".join(random.choice("ABCDEFGHJKLMNPRSTVW") for _ in range(random.choice((2, 3, 3, 4))))
+    joint = random.choice("- -")
+    return f"{letters}{joint}{random.randint(2, 4999)} {random.choice(_TITLE_HEADS)} {random.choice(_TITLE_TAILS)}"
 
 
 def number(random: Random) -> str:
@@ -103,6 +121,14 @@ def near_name(random: Random, original: str) -> str:
     """Return a name that is almost ``original`` but is another name (a near miss)."""
     words = original.split()
     last = words[-1]
+    code_at = next((i for i, w in enumerate(words[:2]) if re.fullmatch(r"(?:[A-Za-z]+-)?\d+", w)), None)
+    if code_at is not None and len(words) > 2:
+        digits = re.search(r"\d+", words[code_at])
+        assert digits is not None
+        changed = str(int(digits.group()) + random.choice((1, 2, 7, 10, 100)))
+        words[code_at] = words[code_at].replace(digits.group(), changed)
+        # The title of another catalogue item is another title, and often it is not given at all.
+        return " ".join(words[: code_at + 1] if random.random() < 0.6 else words)
     if last.isdigit():
         other = str(int(last) + random.choice((1, 2, 3, 5, 10)))
         return " ".join((*words[:-1], other))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import resources
 from typing import Any
@@ -68,8 +68,17 @@ def load_lexicon() -> Lexicon:
                 names[item["about"]] = names.get(item["about"], ()) + tuple(item["names"])
             else:
                 fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in item.items()}
-                properties.setdefault(item["property"], PropertyPhrases(**fields))
+                phrases = PropertyPhrases(**fields)
+                known = properties.get(phrases.property)
+                properties[phrases.property] = phrases if known is None else _merged(known, phrases)
     return Lexicon(tuple(properties.values()), names)
+
+
+def _merged(first: PropertyPhrases, second: PropertyPhrases) -> PropertyPhrases:
+    """Return one property that two files describe; the first says of what kind its values are."""
+    texts = ("about", "questions", "follow_ups", "answers", "near", "near_questions")
+    both: dict[str, Any] = {name: tuple(dict.fromkeys(getattr(first, name) + getattr(second, name))) for name in texts}
+    return replace(first, **both)
 
 
 QUESTIONS = (

@@ -51,6 +51,7 @@ def simulate(random: Random, world: World, sample: Sample, prompt: str, n_select
         prompt: the conversation as the LLM reads it.
         n_select: triples in the selection.
     """
+    n_select = min(n_select, len(world.known) - len({*sample.supports, *sample.hidden}))
     chosen = list(sample.supports)
     hidden = {*chosen, *sample.hidden}
     about = chosen or [random.randrange(len(world.known))]

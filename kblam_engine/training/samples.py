@@ -135,6 +135,15 @@ def source_world(random: Random, triples: Sequence[Triple], n_entities: int, max
 
 def _as_typed(random: Random, name: str) -> str:
     """Return a name the way a hurried person may type it."""
+    parts = name.split()
+    if len(parts) >= 3 and random.random() < 0.45:  # people shorten long names, and identifiers stand for theirs
+        code_at = next((i for i, w in enumerate(parts[:2]) if any(c.isdigit() for c in w)), None)
+        if code_at is not None:
+            short = " ".join(parts[: code_at + 1])
+            return short.lower() if random.random() < 0.2 else short
+        if len(parts) >= 4:
+            n = random.choice((2, 3))
+            return " ".join(parts[:n] if random.random() < 0.6 else parts[-n:])
     roll = random.random()
     if roll < 0.14:
         return name.lower()
