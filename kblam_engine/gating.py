@@ -10,7 +10,8 @@ from kblam_engine.evidence import Floats
 from kblam_engine.native_tokens import MIN_LOG_GATE
 
 OPEN_FLOOR, SHUT_CEILING = -0.5, -3.0
-"""Log-gates are pushed apart around the decision, so that an answer is never half a refusal."""
+"""Log-gates are pushed apart around the decision, so that an answer is never half a refusal: an open gate is at least
+the one, a shut gate at most the other. Training draws shut gates up to the ceiling; ``decide`` shuts them for good."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,9 @@ def decide(log_odds: Floats, threshold: float) -> Gates:
     log_p = -np.logaddexp(0.0, -shifted)
     opens = shifted >= 0
     refused = not opens.any()
-    gates = np.where(opens, np.maximum(log_p, OPEN_FLOOR), np.minimum(log_p, SHUT_CEILING))
+    # A triple that is not asked for stays out altogether: siblings share the name, so their statements match the
+    # answer as well as the right one does, and several gates ajar together would outweigh it.
+    gates = np.where(opens, np.maximum(log_p, OPEN_FLOOR), MIN_LOG_GATE)
     null = -0.05 if refused else MIN_LOG_GATE
     confidence = float(np.exp(-np.logaddexp(0.0, -log_odds[0])))
     return Gates(np.maximum(gates, MIN_LOG_GATE).astype(np.float32), null, refused, confidence)
