@@ -156,10 +156,10 @@ def test_the_seed_decides_everything(lexicon):
 
 
 def mentions(text, name):
-    """Whether most words of a name are in a text, give or take a typing mistake."""
+    """Whether most words of a name are in a text, or two of a long one: people shorten; typing mistakes count."""
     said = words(text)
     wanted = words(name)
-    return sum(any(same_word(w, s) > 0 for s in said) for w in wanted) >= len(wanted) / 2
+    return sum(any(same_word(w, s) > 0 for s in said) for w in wanted) >= min(2, len(wanted) / 2)
 
 
 def conversation(sample):
