@@ -196,10 +196,7 @@ class KBLaM:
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Return the token ids of ``chat_prompt``."""
-        text = self.chat_prompt(messages)
-        with self._tokenizer_lock:
-            ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
+        return self._token_ids(self.chat_prompt(messages))
 
     def _token_ids(self, text: str) -> list[int]:
         with self._tokenizer_lock:

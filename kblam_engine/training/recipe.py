@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import logging
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -33,8 +32,6 @@ from kblam_engine.training.lexicon import Lexicon, load_lexicon
 from kblam_engine.training.native import NativeExample, NativeTrainer, examples
 from kblam_engine.training.pools import EncodedWorld
 from kblam_engine.training.samples import World, invented_world, source_world
-
-logger = logging.getLogger(__name__)
 
 Report = Callable[[str, int, int, dict[str, float]], None]
 """Called with stage, steps done, steps in all, and the newest numbers."""
