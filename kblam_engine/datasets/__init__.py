@@ -20,6 +20,7 @@ DATASETS: tuple[str, ...] = (
     "airports",
     "bioregistry",
     "cwe",
+    "edam",
     "elements",
     "factbook",
     "vital",
