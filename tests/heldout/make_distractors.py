@@ -2,9 +2,10 @@
 
     python tests/heldout/make_distractors.py elements OUT.jsonl
     python tests/heldout/make_distractors.py cwe OUT.jsonl
+    python tests/heldout/make_distractors.py edam OUT.jsonl
 
-Left out: the triples of the held-out KB, and free text about its names (a description or background), which
-could answer a question as well as the triple that the question names.
+Left out: the triples of the held-out KB, and free text about its names (a definition, description or
+background), which could answer a question as well as the triple that the question names.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from kblam_engine.datasets import load
 from kblam_engine.triples import Triple, read_jsonl, write_jsonl
 
 FOLDER = Path(__file__).parent
-SOURCES = ("elements", "cwe")
-FREE_TEXT = {"description", "extended description", "background"}
+SOURCES = ("elements", "cwe", "edam")
+FREE_TEXT = {"definition", "description", "extended description", "background"}
 
 
 def distractors(source: str) -> list[Triple]:
