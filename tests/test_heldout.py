@@ -14,7 +14,8 @@ from kblam_engine.evaluation.questions import Question, read_questions
 from kblam_engine.triples import read_jsonl
 
 FOLDER = Path(__file__).parent / "heldout"
-SOURCES = ("elements", "cwe")
+SOURCES = ("elements", "cwe", "edam")
+SETS = ("elements.questions", "cwe.questions", "elements.fresh", "cwe.fresh", "edam.fresh")
 REASONS = {"unknown name", "unknown property", "near-miss name"}
 
 
@@ -22,8 +23,12 @@ def _kb(source: str) -> dict[tuple[str, str], str]:
     return {(t.name, t.property): t.value for t in read_jsonl(FOLDER / f"{source}.kb.jsonl")}
 
 
-def _questions(source: str) -> list[Question]:
-    return read_questions(FOLDER / f"{source}.questions.jsonl")
+def _source(name: str) -> str:
+    return name.split(".")[0]
+
+
+def _questions(name: str) -> list[Question]:
+    return read_questions(FOLDER / f"{name}.jsonl")
 
 
 def _distractors() -> ModuleType:
@@ -35,9 +40,9 @@ def _distractors() -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize("source", SOURCES)
-def test_sizes_and_kinds(source: str) -> None:
-    questions, kb = _questions(source), _kb(source)
+@pytest.mark.parametrize("name", SETS)
+def test_sizes_and_kinds(name: str) -> None:
+    questions, kb = _questions(name), _kb(_source(name))
     kinds = [q.kind for q in questions]
     assert len(kb) >= 100
     assert len(questions) >= 70
@@ -48,10 +53,10 @@ def test_sizes_and_kinds(source: str) -> None:
     assert len({str(q.messages) for q in questions}) == len(questions)
 
 
-@pytest.mark.parametrize("source", SOURCES)
-def test_every_answer_is_in_its_support(source: str) -> None:
-    kb = _kb(source)
-    for question in _questions(source):
+@pytest.mark.parametrize("name", SETS)
+def test_every_answer_is_in_its_support(name: str) -> None:
+    kb = _kb(_source(name))
+    for question in _questions(name):
         if not question.answerable:
             continue
         assert len(question.answers) == len(question.supports) == (2 if question.kind == "two_facts" else 1)
@@ -61,43 +66,43 @@ def test_every_answer_is_in_its_support(source: str) -> None:
             assert len(kb[support].split()) < 40, question
 
 
-@pytest.mark.parametrize("source", SOURCES)
-def test_follow_ups_are_conversations(source: str) -> None:
-    for question in _questions(source):
+@pytest.mark.parametrize("name", SETS)
+def test_follow_ups_are_conversations(name: str) -> None:
+    for question in _questions(name):
         if question.kind == "follow_up":
             roles = [message["role"] for message in question.messages]
             assert roles == ["user", "assistant"] * (len(roles) // 2) + ["user"]
             assert len(roles) >= 3
 
 
-@pytest.mark.parametrize("source", SOURCES)
-def test_names_that_are_asked_about_have_siblings(source: str) -> None:
-    kb = _kb(source)
-    for question in _questions(source):
-        for name, _ in question.supports:
+@pytest.mark.parametrize("name", SETS)
+def test_names_that_are_asked_about_have_siblings(name: str) -> None:
+    kb = _kb(_source(name))
+    for question in _questions(name):
+        for asked, _ in question.supports:
             if question.answerable:
-                assert sum(name == other for other, _ in kb) >= 4
+                assert sum(asked == other for other, _ in kb) >= 4
 
 
-@pytest.mark.parametrize("source", SOURCES)
-def test_unanswerable_questions_are_so_in_the_whole_source(source: str) -> None:
+@pytest.mark.parametrize("name", SETS)
+def test_unanswerable_questions_are_so_in_the_whole_source(name: str) -> None:
     try:
-        distractors = _distractors().distractors(source)
+        distractors = _distractors().distractors(_source(name))
     except MissingDependencyError as error:
         pytest.skip(str(error))
-    kb = _kb(source)
+    kb = _kb(_source(name))
     everywhere = set(kb) | {(t.name, t.property) for t in distractors}
-    names = {name.casefold() for name, _ in everywhere}
+    names = {known.casefold() for known, _ in everywhere}
     assert len(distractors) >= 1000
     assert not set(kb) & {(t.name, t.property) for t in distractors}
-    for question in _questions(source):
+    for question in _questions(name):
         if question.answerable:
             continue
         assert question.answers == ()
         assert question.metadata["reason"] in REASONS
-        for name, property_name in question.supports:
-            assert (name, property_name) not in everywhere
-            known = name.casefold() in names
+        for asked, property_name in question.supports:
+            assert (asked, property_name) not in everywhere
+            known = asked.casefold() in names
             assert known == (question.metadata["reason"] == "unknown property"), question
 
 
@@ -114,12 +119,28 @@ def test_the_knowledge_base_is_what_the_source_says(source: str) -> None:
 
 
 def test_unknown_names_do_not_occur_in_the_text_of_the_source() -> None:
-    for source in SOURCES:
+    for name in SETS:
         try:
-            distractors = _distractors().distractors(source)
+            distractors = _distractors().distractors(_source(name))
         except MissingDependencyError as error:
             pytest.skip(str(error))
-        for question in _questions(source):
+        for question in _questions(name):
             if question.metadata.get("reason") == "unknown name" and question.supports[0][0] != "Bronze":
-                name = re.escape(question.supports[0][0])
-                assert not [t for t in distractors if re.search(rf"\b{name}\b", t.value, re.IGNORECASE)]
+                asked = re.escape(question.supports[0][0])
+                assert not [t for t in distractors if re.search(rf"\b{asked}\b", t.value, re.IGNORECASE)]
+
+
+@pytest.mark.parametrize("source", ["elements", "cwe"])
+def test_fresh_questions_are_new(source: str) -> None:
+    def words(question: Question) -> str:
+        return " ".join(" ".join(re.findall(r"\w+", m["content"].casefold())) for m in question.messages)
+
+    old, fresh = _questions(f"{source}.questions"), _questions(f"{source}.fresh")
+    assert not {words(q) for q in old} & {words(q) for q in fresh}
+
+
+@pytest.mark.parametrize("name", ["elements.fresh", "cwe.fresh", "edam.fresh"])
+def test_fresh_questions_seldom_use_the_words_of_the_property(name: str) -> None:
+    simple = [q for q in _questions(name) if q.kind == "simple"]
+    literal = [q for q in simple if q.supports[0][1].casefold() in q.text.casefold()]
+    assert len(literal) <= len(simple) / 4
