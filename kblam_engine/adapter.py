@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from kblam_engine.errors import CheckpointError, ConfigurationError
-from kblam_engine.evidence import FEATURES, EvidenceHead
+from kblam_engine.evidence import FEATURES
+from kblam_engine.evidence_head import EvidenceHead
 from kblam_engine.native_tokens import NativeTokenAdapter, NativeTokenConfig
 
 FORMAT = 1

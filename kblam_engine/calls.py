@@ -164,7 +164,7 @@ class Call:
         for slot in range(len(selection.gates.triples)):
             at = int(selection.retrieved.positions[slot])
             triple = selection.retrieved.triples[slot]
-            weight = min(1.0, float(mass[slot]) / total)
+            weight = min(1.0, float(mass[slot]) / total) if slot < selection.gates.n_open else 0.0
             attended = AttendedTriple(int(selection.snapshot.ids[at]), triple, weight, spans.get(slot, ()))
             found.append((round(weight, 2), float(probabilities[slot]), attended))
         found.sort(key=lambda x: (-x[0], -x[1]))

@@ -17,7 +17,7 @@ from kblam_engine.answers import Answer, AttendedTriple
 from kblam_engine.calls import KB, AnswerStream, Call, Question, as_messages
 from kblam_engine.checkpoint import load_adapter, read_config, save_adapter, shipped_adapter
 from kblam_engine.errors import ConfigurationError, EncoderMismatchError
-from kblam_engine.evidence import Examiner, Rarity
+from kblam_engine.evidence import Examiner
 from kblam_engine.injection import Injection, attach
 from kblam_engine.knowledge_base import KBSnapshot, KnowledgeBase
 from kblam_engine.knowledge_state import KnowledgeState, Row
@@ -26,6 +26,7 @@ from kblam_engine.retrieval import Message, Retriever
 from kblam_engine.sentence_encoder import SentenceEncoder, load_sentence_encoder
 from kblam_engine.statements import StatementTokenizer, StatementTokens
 from kblam_engine.triples import Triple
+from kblam_engine.wording import Rarity
 
 __all__ = ["Answer", "AnswerStream", "AttendedTriple", "KBLaM", "RetrievedTriple"]
 
@@ -61,8 +62,7 @@ class KBLaM:
         self.end_ids = _end_ids(loaded)
         self._statements = StatementTokenizer(loaded.tokenizer, _turn_end(loaded, self.end_ids))
         self._statement_of = lru_cache(maxsize=8192)(self._tokenize_statement)
-        weight = loaded.model.get_input_embeddings().weight
-        self._embedding = (weight, weight.float().mean(0))
+        self._unembedding = loaded.model.get_output_embeddings().weight
         self.retriever = Retriever(
             encoder, Examiner(Rarity(self._token_ids, loaded.model.config.vocab_size)), self.adapter.evidence
         )
@@ -235,7 +235,7 @@ class KBLaM:
         if not isinstance(chosen, int | float) or not 0.0 < chosen < 1.0:
             raise ConfigurationError(f"refusal_threshold: expected above 0 and below 1, got {chosen!r}")
         return KnowledgeState(
-            self.adapter, self.retriever, _Statements(self), lambda: self._embedding, rows, float(chosen)
+            self.adapter, self.retriever, _Statements(self), lambda: self._unembedding, rows, float(chosen)
         )
 
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from kblam_engine.evidence import Floats
-from kblam_engine.native_tokens import MIN_LOG_GATE
+from kblam_engine.native_layout import MIN_LOG_GATE
 
-OPEN_FLOOR, SHUT_CEILING = -0.5, -3.0
+OPEN_FLOOR = -0.5
 """Log-gates are pushed apart around the decision, so that an answer is never half a refusal: an open gate is at least
-the one, a shut gate at most the other. Training draws shut gates up to the ceiling; ``decide`` shuts them for good."""
+this, a shut one ``MIN_LOG_GATE``, and its triple stays out of the attention."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,11 @@ class Gates:
     null: float
     refused: bool
     confidence: float
+
+    @property
+    def n_open(self) -> int:
+        """How many triples the answer may attend to: the first ones."""
+        return int((self.triples > MIN_LOG_GATE).sum())
 
 
 def decide(log_odds: Floats, threshold: float) -> Gates:

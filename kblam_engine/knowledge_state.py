@@ -15,8 +15,9 @@ from kblam_engine.evidence import Floats
 from kblam_engine.gating import Gates, decide
 from kblam_engine.kb_state import KBState
 from kblam_engine.knowledge_base import KBSnapshot
+from kblam_engine.native_layout import MIN_LOG_GATE, collate
 from kblam_engine.native_state import NativeTokenState
-from kblam_engine.native_tokens import MIN_LOG_GATE, NativeTokenReader, collate, unit_embeddings
+from kblam_engine.native_tokens import NativeTokenReader
 from kblam_engine.retrieval import Message, Retrieved, Retriever
 from kblam_engine.statements import Role, StatementSource
 
@@ -53,7 +54,7 @@ class KnowledgeState(KBState):
         adapter: KnowledgeAdapter,
         retriever: Retriever,
         statements: StatementSource,
-        embedding: Callable[[], tuple[Tensor, Tensor]],
+        unembedding: Callable[[], Tensor],
         rows: Sequence[Row],
         threshold: float,
     ) -> None:
@@ -63,7 +64,7 @@ class KnowledgeState(KBState):
             adapter: the trained tensors.
             retriever: scores and weighs triples.
             statements: turns triples into native tokens.
-            embedding: the LLM's input embedding weight and its mean row.
+            unembedding: the LLM head's weight, [vocab, hidden].
             rows: the batch.
             threshold: probability below which a question is refused.
         """
@@ -71,7 +72,7 @@ class KnowledgeState(KBState):
         layer = adapter.config.retrieval_layer
         self.watch = frozenset() if layer is None else frozenset({layer})
         self._adapter, self._retriever, self._statements = adapter, retriever, statements
-        self._embedding, self._rows, self._threshold = embedding, rows, threshold
+        self._unembedding, self._rows, self._threshold = unembedding, rows, threshold
         self.selections: tuple[Selection, ...] | None = None
         self._native: NativeTokenState | None = None
         self._copies = 1  # sequences per row: beams, or several samples of one prompt
@@ -105,21 +106,21 @@ class KnowledgeState(KBState):
             gates = decide(found.log_odds[: self._adapter.config.n_select], self._threshold)
             selections.append(Selection(row.snapshot, found, gates))
         self.selections = tuple(selections)
-        weight, mean = self._embedding()
+        unembedding = self._unembedding()
         statements = []
         gate_rows = []
         for selection in selections:
-            chosen = (
-                selection.retrieved.triples[: len(selection.gates.triples)] if selection.retrieved else ()
-            )
-            statements.append([*(self._statements(t) for t in chosen), self._statements.null])
-            gate_rows.append([*selection.gates.triples.tolist(), selection.gates.null])
-        tokens = collate(statements, gate_rows, weight.device)
+            # Only open triples are laid out, or the null triple alone: nothing else can leak into the answer.
+            n = selection.gates.n_open
+            chosen = selection.retrieved.triples[:n] if selection.retrieved else ()
+            statements.append([self._statements(t) for t in chosen] or [self._statements.null])
+            gate_rows.append(selection.gates.triples[:n].tolist() or [selection.gates.null])
+        tokens = collate(statements, gate_rows, unembedding.device)
         for i, selection in enumerate(selections):
             if selection.snapshot is None:
                 tokens.mask[i] = False
         self._native = NativeTokenState(
-            NativeTokenReader(self._adapter.native, tokens, unit_embeddings(weight, mean, tokens.ids))
+            NativeTokenReader(self._adapter.native, tokens, unembedding)
         )
         if self._copies > 1:
             self._native.repeat(self._copies)

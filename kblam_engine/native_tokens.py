@@ -2,13 +2,13 @@
 
 A triple squeezed into one sentence vector comes back garbled. Native tokens keep it exact: for every
 token ``y_j`` of the statement "The <property> of <name> is <value>." a KB layer gets one key and one
-value. The value writes the embedding of ``y_j`` into the residual stream; the key says when: the
-answer being written attends to position ``j`` when
+value. The value writes into the residual stream what raises the logit of ``y_j`` above all others; the key
+says when: the answer being written attends to position ``j`` when
 
 * its own hidden state asks for the role of ``y_j`` (a statement begins, the value begins, ...),
 * its hidden state already leans towards ``y_j`` (content match),
 * what has been written so far ends like the statement does before ``j`` (suffix match, the exact
-  form of an induction head), and
+  form of an induction head), and no other position matches longer, and
 * the gate of the triple is open (the log-probability that the triple answers the question).
 
 The keys need no forward pass of the LLM over the statements, so a triple costs nothing until it is
@@ -27,10 +27,15 @@ import torch
 from torch import Tensor, nn
 
 from kblam_engine.errors import ConfigurationError
-from kblam_engine.statements import Role, StatementTokens
-
-MIN_LOG_GATE = -9.0
-"""Gates are clamped here: a triple less likely than e^-9 is as good as absent."""
+from kblam_engine.native_layout import (
+    NativeTokens,
+    Progress,
+    advance,
+    deficits,
+    stack_progress,
+    start_progress,
+)
+from kblam_engine.statements import Role
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,7 @@ class NativeTokenConfig:
         head_dim: width of one head.
         key_dim: width of the content match.
         max_match: longest suffix match told apart from longer ones, in tokens.
+        max_deficit: how far a suffix match may be behind the longest one before it is as good as none.
     """
 
     layers: tuple[int, ...]
@@ -52,6 +58,7 @@ class NativeTokenConfig:
     head_dim: int
     key_dim: int = 64
     max_match: int = 8
+    max_deficit: int = 4
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -59,142 +66,13 @@ class NativeTokenConfig:
         Raises:
             ConfigurationError: a size is not positive or the layers are not ascending.
         """
-        sizes = (self.hidden_size, self.n_heads, self.head_dim, self.key_dim, self.max_match)
+        sizes = (self.hidden_size, self.n_heads, self.head_dim, self.key_dim, self.max_match, self.max_deficit)
         if min(sizes) < 1:
             raise ConfigurationError(f"native tokens: every size must be at least 1, got {self}")
         if not self.layers or list(self.layers) != sorted(set(self.layers)) or self.layers[0] < 0:
             raise ConfigurationError(
                 f"native tokens: layers must be ascending decoder layers, got {self.layers}"
             )
-
-
-@dataclass
-class NativeTokens:
-    """The native tokens of a batch of selections, padded to one length ``s``.
-
-    Attributes:
-        ids: int64 [batch, s], the token each position would copy.
-        previous: int64 [batch, s], the statement token before it, -1 where a statement begins.
-        roles: int64 [batch, s], see ``Role``.
-        slots: int64 [batch, s], index of the triple in its selection; the null triple comes last.
-        gates: float [batch, s], log-probability of the position's triple.
-        mask: bool [batch, s], False on padding.
-        cover_length: int64 [batch, s], at the position after a value its matched length that proves the
-            value was written out, 0 elsewhere.
-    """
-
-    ids: Tensor
-    previous: Tensor
-    roles: Tensor
-    slots: Tensor
-    gates: Tensor
-    mask: Tensor
-    cover_length: Tensor
-
-    def rows(self, indices: Tensor) -> NativeTokens:
-        """Return the batch rows with these indices."""
-        return NativeTokens(**{k: v[indices] for k, v in vars(self).items()})
-
-
-def collate(
-    selections: Sequence[Sequence[StatementTokens]],
-    gates: Sequence[Sequence[float]],
-    device: torch.device | str = "cpu",
-) -> NativeTokens:
-    """Lay out one selection of statements per batch row.
-
-    Args:
-        selections: per row the statements, the null triple's last.
-        gates: per row one log-probability per statement.
-        device: where the tensors go.
-
-    Returns:
-        The padded batch; ``s`` is the longest row.
-
-    Raises:
-        ConfigurationError: a row has not one gate per statement.
-    """
-    for row, (statements, row_gates) in enumerate(zip(selections, gates, strict=True)):
-        if len(statements) != len(row_gates):
-            raise ConfigurationError(f"row {row}: {len(statements)} statements but {len(row_gates)} gates")
-    length = max(sum(len(s.ids) for s in statements) for statements in selections)
-    shape = (len(selections), length)
-    ids, previous, roles, slots, cover = (torch.zeros(shape, dtype=torch.int64) for _ in range(5))
-    gate = torch.zeros(shape)
-    mask = torch.zeros(shape, dtype=torch.bool)
-    for row, (statements, row_gates) in enumerate(zip(selections, gates, strict=True)):
-        at = 0
-        for slot, (statement, value) in enumerate(zip(statements, row_gates, strict=True)):
-            n = len(statement.ids)
-            ids[row, at : at + n] = torch.tensor(statement.ids)
-            before = [-1, *statement.ids[:-1]]
-            if Role.MORE in statement.roles:
-                before[-1] = before[-2]  # the line break and the end are alternatives after the same token
-            previous[row, at : at + n] = torch.tensor(before)
-            roles[row, at : at + n] = torch.tensor(statement.roles)
-            slots[row, at : at + n] = slot
-            gate[row, at : at + n] = value
-            mask[row, at : at + n] = True
-            n_value = sum(r in (Role.VALUE_FIRST, Role.VALUE) for r in statement.roles)
-            if n_value:
-                last = max(j for j, r in enumerate(statement.roles) if r in (Role.VALUE_FIRST, Role.VALUE))
-                cover[row, at + last + 1] = min(n_value, 4)
-            at += n
-    previous = previous.masked_fill(~mask, -1)
-    moved = (x.to(device) for x in (ids, previous, roles, slots, gate, mask, cover))
-    return NativeTokens(*moved)
-
-
-@dataclass
-class Progress:
-    """What the answer so far has in common with the statements (grows with every written token).
-
-    Attributes:
-        match: int64 [batch, s], length of the suffix match before each position.
-        covered: bool [batch, s], the triple of this position has had its value written out.
-    """
-
-    match: Tensor
-    covered: Tensor
-    remaining: Tensor  # float [batch], log-probability of the best triple not yet written out
-    start: (
-        Tensor  # float [batch], 1 where a statement may begin: nothing written yet, or a line break just now
-    )
-
-
-def _remaining(tokens: NativeTokens, covered: Tensor) -> Tensor:
-    usable = tokens.mask & ~covered & (tokens.roles == Role.VALUE_FIRST)
-    return tokens.gates.masked_fill(~usable, MIN_LOG_GATE).amax(1).clamp(min=MIN_LOG_GATE)
-
-
-def start_progress(tokens: NativeTokens) -> Progress:
-    """Return the progress of an answer that has not begun."""
-    covered = torch.zeros_like(tokens.mask)
-    start = torch.ones(len(tokens.ids), device=tokens.ids.device)
-    return Progress(torch.zeros_like(tokens.ids), covered, _remaining(tokens, covered), start)
-
-
-def advance(tokens: NativeTokens, progress: Progress, written: Tensor) -> Progress:
-    """Return the progress after one more token.
-
-    Args:
-        tokens: the native tokens.
-        progress: before the token.
-        written: int64 [batch], the token just written.
-    """
-    shifted = nn.functional.pad(progress.match[:, :-1], (1, 0))
-    # The end-of-turn token sits one further from its predecessor than the others (after MORE).
-    twice = nn.functional.pad(progress.match[:, :-2], (2, 0))
-    after_more = (tokens.roles == Role.END) & (nn.functional.pad(tokens.roles[:, :-1], (1, 0)) == Role.MORE)
-    same = tokens.previous == written[:, None]
-    match = torch.where(same, torch.where(after_more, twice, shifted) + 1, torch.zeros_like(shifted))
-    done = (tokens.cover_length > 0) & (match >= tokens.cover_length)
-    n_slots = int(tokens.slots.max()) + 1
-    per_slot = torch.zeros(len(match), n_slots, dtype=torch.int64, device=match.device)
-    per_slot.scatter_add_(1, tokens.slots, done.long())
-    covered = progress.covered | (per_slot.gather(1, tokens.slots) > 0)
-    start = ((tokens.roles == Role.MORE) & (tokens.ids == written[:, None])).any(1)
-    return Progress(match, covered, _remaining(tokens, covered), start.to(tokens.gates.dtype))
 
 
 @dataclass
@@ -222,8 +100,11 @@ class NativeTokenAdapter(nn.Module):
         self.content_query = nn.Parameter(torch.zeros(n, k, d))
         self.content_key = nn.Parameter(torch.randn(n, k, d) / math.sqrt(k))
         self.match_bias = nn.Parameter(torch.zeros(n, h, config.max_match + 1))
+        self.deficit_bias = nn.Parameter(torch.zeros(n, h, config.max_deficit + 1))
         self.gate_scale = nn.Parameter(torch.ones(n, h))
         self.value = nn.Parameter(torch.zeros(n, h * config.head_dim, d))
+        self.token_mean = nn.Parameter(torch.zeros(d), requires_grad=False)
+        self.token_map = nn.Parameter(torch.eye(d), requires_grad=False)
 
         self._open_as_a_copier()
 
@@ -231,42 +112,68 @@ class NativeTokenAdapter(nn.Module):
     def _open_as_a_copier(self) -> None:
         """Start as the copier by rule that training then refines.
 
-        Nothing matched: shut. A longer match opens wider. A statement may begin where the answer or a line
-        begins; one that is written out does not begin again; a line break follows while a triple remains.
+        Nothing matched: shut. A longer match opens wider; where another is longer still, it wins: long names
+        and texts repeat themselves, but the longest match is the place. A statement may begin where the answer or a line
+        begins; one that is written out is over; a line break follows while a triple remains.
         """
         self.match_bias[..., 0] = -6.0
         self.match_bias[..., 1] = 3.0
         self.match_bias[..., 2:] = (3.0 + torch.arange(1, self.config.max_match)).clamp(max=8.0)
+        self.deficit_bias[..., 1:] = -4.0
         self.start_bias[..., [Role.BEGIN, Role.NULL_BEGIN]] = 10.0
-        self.covered_bias[..., [Role.BEGIN, Role.PROPERTY_FIRST, Role.NAME_FIRST, Role.VALUE_FIRST]] = -6.0
+        said = [r for r in Role if r not in (Role.STOP, Role.MORE, Role.END)]
+        self.covered_bias[..., said] = -8.0
         self.remaining_scale[..., Role.MORE] = 2.0
         self.role_bias.view(len(self.config.layers), self.config.n_heads, len(Role))[..., Role.MORE] = 3.0
 
     @torch.no_grad()
-    def initialise_from(self, output_projections: Sequence[Tensor], strengths: Sequence[float]) -> None:
-        """Start the value maps so that an attended token adds its embedding to the residual stream.
+    def initialise_from(
+        self, unembedding: Tensor, output_projections: Sequence[Tensor], strengths: Sequence[float]
+    ) -> None:
+        """Start in closed form: an attended token adds its direction to the residual stream.
+
+        The rows of the LM head share a few strong directions, those of frequent words: a plain row raises " and"
+        half as much as its own token. Whitened rows do not.
 
         Args:
+            unembedding: ``lm_head.weight`` [vocab, hidden].
             output_projections: per KB layer ``o_proj.weight`` [hidden, n_heads * head_dim]; its ridge
                 pseudo-inverse says which head outputs write a given vector.
             strengths: per KB layer the length of what a fully attended token writes.
         """
+        head = unembedding.float()
+        self.token_mean.copy_(head.mean(0))
+        rows = head - self.token_mean
+        covariance = rows.T @ rows / len(rows)
+        eye = torch.eye(len(covariance), device=head.device)
+        inverse = torch.linalg.inv(covariance + 0.1 * covariance.diagonal().mean() * eye)
+        self.token_map.copy_(inverse / inverse.diagonal().mean())
         for i, (weight, strength) in enumerate(zip(output_projections, strengths, strict=True)):
             w = weight.float()
             gram = w.T @ w
             ridge = 0.05 * gram.diagonal().mean() * torch.eye(len(gram), device=w.device)
             self.value[i] = torch.linalg.solve(gram + ridge, w.T) * strength
 
-    def layer_keys(self, index: int, embeddings: Tensor) -> LayerKeys:
+    def directions(self, unembedding: Tensor, ids: Tensor) -> Tensor:
+        """Return what tokens write, as unit vectors [..., hidden].
+
+        Args:
+            unembedding: ``lm_head.weight`` [vocab, hidden].
+            ids: int64 [...].
+        """
+        rows = unembedding[ids].to(self.token_mean.dtype) - self.token_mean
+        return nn.functional.normalize(rows @ self.token_map, dim=-1)
+
+    def layer_keys(self, index: int, directions: Tensor) -> LayerKeys:
         """Return what KB layer number ``index`` needs of the tokens.
 
         Args:
             index: position of the layer in ``config.layers``.
-            embeddings: float [batch, s, hidden], unit embeddings of the token ids.
+            directions: float [batch, s, hidden], what the tokens write, see ``directions``.
         """
-        batch, s, _ = embeddings.shape
-        values = (embeddings @ self.value[index].T).view(batch, s, self.config.n_heads, self.config.head_dim)
-        return LayerKeys(embeddings @ self.content_key[index].T, values.transpose(1, 2))
+        batch, s, _ = directions.shape
+        values = (directions @ self.value[index].T).view(batch, s, self.config.n_heads, self.config.head_dim)
+        return LayerKeys(directions @ self.content_key[index].T, values.transpose(1, 2))
 
     def logits(
         self, index: int, hidden: Tensor, tokens: NativeTokens, keys: LayerKeys, progress: Progress
@@ -300,9 +207,12 @@ class NativeTokenAdapter(nn.Module):
             logits = logits + by_role[index][:, tokens.roles].transpose(0, 1)[:, :, None] * signal
         content = (hidden @ self.content_query[index].T) @ keys.content.transpose(1, 2)
         logits = logits + content[:, None]
-        logits = logits + self.match_bias[index][
-            :, progress.match.clamp(max=self.config.max_match)
-        ].transpose(0, 1)
+        by_length = (
+            (self.match_bias, progress.match.clamp(max=self.config.max_match)),
+            (self.deficit_bias, deficits(tokens, progress.match, progress.covered).clamp(max=self.config.max_deficit)),
+        )
+        for bias, length in by_length:
+            logits = logits + bias[index][:, length].transpose(0, 1)
         logits = logits + self.gate_scale[index][None, :, None, None] * tokens.gates[:, None, None, :]
         return logits.masked_fill(~tokens.mask[:, None, None, :], -torch.inf)
 
@@ -318,15 +228,17 @@ class NativeTokenReader:
 
     adapter: NativeTokenAdapter
     tokens: NativeTokens
-    embeddings: Tensor  # [batch, s, hidden]
+    unembedding: Tensor  # [vocab, hidden]
+    directions: Tensor = field(init=False)  # [batch, s, hidden]
     progress: Progress = field(init=False)
     keys: dict[int, LayerKeys] = field(init=False, default_factory=dict)
     _now: Progress = field(init=False)
 
     def __post_init__(self) -> None:
         """Start with nothing written: the next forward pass has the last prompt token as its active position."""
+        self.directions = self.adapter.directions(self.unembedding, self.tokens.ids)
         self.progress = start_progress(self.tokens)
-        self._now = _stack([self.progress])
+        self._now = stack_progress([self.progress])
 
     def feed(self, written: Tensor, *, after_prompt: bool = False) -> None:
         """Take the ids [batch, n] of the answer tokens in the coming forward pass, oldest first.
@@ -339,7 +251,7 @@ class NativeTokenReader:
         for column in written.unbind(1):
             self.progress = advance(self.tokens, self.progress, column)
             steps.append(self.progress)
-        self._now = _stack(steps)
+        self._now = stack_progress(steps)
 
     @property
     def n_active(self) -> int:
@@ -355,7 +267,7 @@ class NativeTokenReader:
         """
         index = self.adapter.config.layers.index(layer)
         if layer not in self.keys:
-            self.keys[layer] = self.adapter.layer_keys(index, self.embeddings)
+            self.keys[layer] = self.adapter.layer_keys(index, self.directions)
         keys = self.keys[layer]
         logits = self.adapter.logits(index, hidden, self.tokens, keys, self._now)
         return logits, keys.values
@@ -367,28 +279,8 @@ class NativeTokenReader:
 
     def reorder(self, beams: Tensor) -> None:
         """Follow a beam search that keeps the given rows."""
-        self.tokens, self.embeddings = self.tokens.rows(beams), self.embeddings[beams]
+        self.tokens, self.directions = self.tokens.rows(beams), self.directions[beams]
         self.keys = {i: LayerKeys(k.content[beams], k.values[beams]) for i, k in self.keys.items()}
         self.progress, self._now = (
             Progress(*(x[beams] for x in vars(p).values())) for p in (self.progress, self._now)
         )
-
-
-def _stack(steps: Sequence[Progress]) -> Progress:
-    return Progress(
-        torch.stack([p.match for p in steps], 1),
-        torch.stack([p.covered for p in steps], 1),
-        torch.stack([p.remaining for p in steps], 1),
-        torch.stack([p.start for p in steps], 1),
-    )
-
-
-def unit_embeddings(weight: Tensor, mean: Tensor, ids: Tensor) -> Tensor:
-    """Return unit-length, centred token embeddings [..., hidden].
-
-    Args:
-        weight: [vocab, hidden], the LLM's input embedding.
-        mean: [hidden], the mean of its rows.
-        ids: int64 [...].
-    """
-    return nn.functional.normalize(weight[ids].float() - mean, dim=-1)

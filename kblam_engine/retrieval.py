@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kblam_engine.evidence import Candidate, CandidateEmbeddings, EvidenceHead, Examiner, Floats
+from kblam_engine.evidence import Candidate, CandidateEmbeddings, Examiner, Floats
+from kblam_engine.evidence_head import EvidenceHead
 from kblam_engine.sentence_encoder import SentenceEncoder
 from kblam_engine.triples import Triple
 
@@ -54,6 +55,10 @@ class KeyTable(Protocol):
     @property
     def property_index(self) -> NDArray[np.int32]:
         """[n_triples]."""
+
+    @property
+    def properties(self) -> Sequence[str]:
+        """The distinct properties."""
 
     @property
     def property_embeddings(self) -> Floats:
@@ -161,6 +166,7 @@ class Retriever:
             properties=table.property_embeddings[table.property_index[positions]],
             values=np.asarray(table.value_embeddings()[positions], np.float32),
             all_properties=table.property_embeddings,
+            property_names=table.properties,
         )
         asking = up_to_question(messages)
         features = self.examiner.features(asking, candidates, asked, embeddings, self._comparison)

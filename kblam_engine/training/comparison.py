@@ -12,7 +12,7 @@ from random import Random
 import torch
 from torch.nn.functional import cross_entropy, dropout, normalize
 
-from kblam_engine.evidence import EvidenceHead
+from kblam_engine.evidence_head import EvidenceHead
 from kblam_engine.sentence_encoder import SentenceEncoder
 from kblam_engine.training.lexicon import Lexicon
 

@@ -7,6 +7,18 @@ from typing import Any
 
 from kblam_engine.errors import ConfigurationError
 
+HELD_OUT_PROPERTIES = frozenset(
+    """abundance in sea water; abundance in the earth's crust; atomic weight; boiling point; cas number; common oxidation
+    states; critical pressure; critical temperature; crystal structure; density; discoverer; electron affinity;
+    electronegativity; first ionization energy; heat of fusion; heat of vaporization; largest reserve holders; melting
+    point; most abundant isotope; natural sources; origin of the name; place of discovery; price; recycling rate; relative
+    supply risk; share of the top producing country; symbol; thermal conductivity; top producers; uses; van der waals
+    radius; year of discovery; affected languages; affected resources; affected technologies; alternate terms; consequence;
+    date of submission; description; full title; functional area; likelihood of exploit; observed example; parent weakness;
+    peer weakness; phase of introduction; recommended mitigation""".replace("\n   ", "").split("; ")
+)
+"""Properties of the evaluation sources elements and cwe: training on them would flatter the evaluation."""
+
 SOURCES = ("vital", "factbook", "airports", "bioregistry", "wordnet")
 """Data sets of real triples that training reads; elements and cwe are kept for evaluation."""
 
@@ -21,6 +33,7 @@ class TrainConfig:
         seed: of every draw.
         sources: data sets of real triples beside the invented worlds.
         exclude_names: real triples with these names are left out (names of evaluation KBs).
+        exclude_properties: real and invented triples with these properties are left out (case-folded).
         n_worlds: invented worlds for the native tokens.
         n_entities: entities per invented world.
         n_source_entities: entities per real source.
@@ -40,6 +53,7 @@ class TrainConfig:
     seed: int = 0
     sources: tuple[str, ...] = SOURCES
     exclude_names: frozenset[str] = frozenset()
+    exclude_properties: frozenset[str] = HELD_OUT_PROPERTIES
     n_worlds: int = 16
     n_entities: int = 600
     n_source_entities: int = 300
@@ -51,7 +65,7 @@ class TrainConfig:
     lr: float = 2e-3
     validate_every: int = 100
     n_validation: int = 32
-    write_strength: float = 1.2
+    write_strength: float = 2.0
 
     def __post_init__(self) -> None:
         """Check the ranges.

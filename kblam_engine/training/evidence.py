@@ -11,7 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from kblam_engine.evidence import FEATURES, EvidenceHead, Floats
+from kblam_engine.evidence import FEATURES, Floats
+from kblam_engine.evidence_head import EvidenceHead
 from kblam_engine.retrieval import KeyTable, Message, Retriever
 from kblam_engine.training.pools import EncodedWorld, draw_pool
 from kblam_engine.training.samples import draw

@@ -117,6 +117,17 @@ def code(random: Random) -> str:
     return random.choice(forms)
 
 
+def slip(random: Random, text: str) -> str:
+    """Return the text with one slip of the fingers: two letters swapped, one left out, or one doubled."""
+    at = [i for i in range(1, len(text) - 1) if text[i - 1 : i + 2].isalpha()]
+    if len(text) < 6 or not at:
+        return text
+    i = random.choice(at)
+    return random.choice(
+        (text[:i] + text[i + 1] + text[i] + text[i + 2 :], text[:i] + text[i + 1 :], text[:i] + text[i] + text[i:])
+    )
+
+
 def near_name(random: Random, original: str) -> str:
     """Return a name that is almost ``original`` but is another name (a near miss)."""
     words = original.split()
@@ -137,6 +148,10 @@ def near_name(random: Random, original: str) -> str:
         words[at] = random.choice(_KINDS) if at == len(words) - 1 and random.random() < 0.5 else word(random)
         changed = " ".join(words)
         return changed if changed != original else f"{original} {word(random)}"
+    if len(original) > 5 and random.random() < 0.3:  # one letter makes another name; a slip is something else
+        at = random.randrange(1, len(original) - 1)
+        other = random.choice([c for c in "aeiounrlstm" if c != original[at]])
+        return original[:at] + other + original[at + 1 :]
     if len(original) > 4 and random.random() < 0.6:
         ending = random.choice(("ium", "on", "ar", "eth", "ora", "ix", "ova"))
         changed = original[: max(3, len(original) - 2)] + ending

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import resources
@@ -44,9 +44,15 @@ class Lexicon:
     properties: tuple[PropertyPhrases, ...]
     names: dict[str, tuple[str, ...]]
 
-    def part(self, keep: Callable[[int], bool]) -> Lexicon:
-        """Return a lexicon with the properties whose number ``keep`` accepts."""
-        return Lexicon(tuple(p for i, p in enumerate(self.properties) if keep(i)), self.names)
+    def fold(self, number: int, n_folds: int) -> tuple[Lexicon, Lexicon]:
+        """Return two lexicons: every ``n_folds``-th property from ``number`` on, and the other properties."""
+        own = self.properties[number::n_folds]
+        others = tuple(p for i, p in enumerate(self.properties) if i % n_folds != number)
+        return Lexicon(own, self.names), Lexicon(others, self.names)
+
+    def without(self, properties: Collection[str]) -> Lexicon:
+        """Return a lexicon without these properties (case-folded names)."""
+        return Lexicon(tuple(p for p in self.properties if p.property.casefold() not in properties), self.names)
 
     def of_kind(self, about: str) -> list[PropertyPhrases]:
         """Return the properties that things of this kind have."""

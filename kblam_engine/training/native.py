@@ -1,7 +1,7 @@
 """Stage: teach the native tokens to write answers (DESIGN 3.3), on selections with simulated gates.
 
-The gates are drawn from what the gating rule lets through, so the native tokens do not depend on how good
-the retrieval in front of them is. Only positions of the answer attend to native tokens, so the prompt runs
+The selections hold what the gating rule lets through: the triples that are asked for, or the null triple alone. So
+the native tokens do not depend on how good the retrieval in front of them is. Only positions of the answer attend to native tokens, so the prompt runs
 without gradients.
 """
 
@@ -17,16 +17,11 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from kblam_engine.gating import OPEN_FLOOR, SHUT_CEILING
+from kblam_engine.gating import OPEN_FLOOR
 from kblam_engine.injection import Injection
+from kblam_engine.native_layout import collate
 from kblam_engine.native_state import NativeTokenState
-from kblam_engine.native_tokens import (
-    MIN_LOG_GATE,
-    NativeTokenAdapter,
-    NativeTokenReader,
-    collate,
-    unit_embeddings,
-)
+from kblam_engine.native_tokens import NativeTokenAdapter, NativeTokenReader
 from kblam_engine.statements import REFUSAL_TEXT, StatementTokenizer
 from kblam_engine.training.samples import Sample, World, draw
 
@@ -37,42 +32,26 @@ class NativeExample:
 
     prompt: str
     answer: str
-    selection: tuple[int, ...]  # positions in the world
-    gates: tuple[float, ...]  # one more than ``selection``: the null triple's comes last
+    selection: tuple[int, ...]  # positions in the world; none: the null triple
+    gates: tuple[float, ...]  # one per triple, or the null triple's
 
 
-def simulate(random: Random, world: World, sample: Sample, prompt: str, n_select: int) -> NativeExample:
-    """Return a training example for ``sample`` with distractors and gates like a retrieval layer's.
+def simulate(random: Random, sample: Sample, prompt: str) -> NativeExample:
+    """Return a training example for ``sample``, with gates as ``gating.decide`` leaves them.
 
     Args:
         random: source of the draws.
-        world: where the triples come from.
         sample: the conversation and what it asks for.
         prompt: the conversation as the LLM reads it.
-        n_select: triples in the selection.
     """
-    n_select = min(n_select, len(world.known) - len({*sample.supports, *sample.hidden}))
-    chosen = list(sample.supports)
-    hidden = {*chosen, *sample.hidden}
-    about = chosen or [random.randrange(len(world.known))]
-    siblings = [p for a in about for p in world.entities[world.known[a].entity] if p not in hidden]
-    random.shuffle(siblings)
-    for p in siblings[: random.randint(0, n_select - 1)]:
-        if p not in chosen and len(chosen) < n_select:
-            chosen.append(p)
-    while len(chosen) < n_select:
-        p = random.randrange(len(world.known))
-        if p not in chosen and p not in hidden:
-            chosen.append(p)
-    order = list(range(len(chosen)))
+    # The likelier triple is written first, so that the order of an answer can be told from the gates.
+    gates = sorted((random.uniform(OPEN_FLOOR, 0.0) for _ in sample.supports), reverse=True)
+    order = list(range(len(gates)))
     random.shuffle(order)
-    # As ``gating.decide`` leaves them: apart from each other, whatever the probabilities were.
-    gates = {p: random.uniform(MIN_LOG_GATE, SHUT_CEILING) for p in chosen}
-    gates |= {p: random.uniform(OPEN_FLOOR, 0.0) for p in sample.supports}
-    null = MIN_LOG_GATE if sample.supports else -0.05
-    selection = tuple(chosen[i] for i in order)
+    if not order:
+        return NativeExample(prompt, REFUSAL_TEXT, (), (0.0,))
     answer = sample.answer if sample.answer is not None else REFUSAL_TEXT
-    return NativeExample(prompt, answer, selection, (*(gates[p] for p in selection), null))
+    return NativeExample(prompt, answer, tuple(sample.supports[i] for i in order), tuple(gates[i] for i in order))
 
 
 class NativeTrainer:
@@ -91,11 +70,10 @@ class NativeTrainer:
         """Prepare the optimiser: small vectors learn at ``lr``, the maps at a fifth of it."""
         self.model, self.injection = injection.model, injection
         self.tokenizer, self.adapter, self.statements = tokenizer, adapter, statements
-        weight = self.model.get_input_embeddings().weight
-        self._weight, self._mean = weight.detach(), weight.detach().float().mean(0)
+        self._unembedding = self.model.get_output_embeddings().weight.detach()
         maps = [adapter.value, adapter.content_query, adapter.content_key]
         known = {id(p) for p in maps}
-        rest = [p for p in adapter.parameters() if id(p) not in known]
+        rest = [p for p in adapter.parameters() if p.requires_grad and id(p) not in known]
         self.optimizer = torch.optim.AdamW(
             [{"params": maps, "lr": lr / 5}, {"params": rest, "lr": lr}], weight_decay=0
         )
@@ -118,18 +96,16 @@ class NativeTrainer:
         """Return the cross-entropy of the answers, prompts excluded."""
         selections = [[self.statements(world.known[p].triple) for p in e.selection] for e in examples]
         tokens = collate(
-            [[*row, self.statements.null] for row in selections],
+            [row or [self.statements.null] for row in selections],
             [e.gates for e in examples],
-            self._weight.device,
+            self._unembedding.device,
         )
-        reader = NativeTokenReader(
-            self.adapter, tokens, unit_embeddings(self._weight, self._mean, tokens.ids)
-        )
+        reader = NativeTokenReader(self.adapter, tokens, self._unembedding)
         prompts = [self.tokenizer(e.prompt, add_special_tokens=False)["input_ids"] for e in examples]
         answers = [answer_ids(self.tokenizer, e.answer, self.statements) for e in examples]
         hidden, labels = self._forward(prompts, answers, reader)
         keep = labels >= 0
-        logits = self.model.lm_head(hidden[keep].to(self._weight.dtype)).float()
+        logits = self.model.lm_head(hidden[keep].to(self._unembedding.dtype)).float()
         return torch.nn.functional.cross_entropy(logits, labels[keep])
 
     def _forward(
@@ -200,7 +176,5 @@ def examples(
         rows = []
         for _ in range(batch):
             sample = draw(random, world)
-            rows.append(
-                simulate(random, world, sample, chat_prompt(sample.messages), random.choice((3, 4, 5, 6)))
-            )
+            rows.append(simulate(random, sample, chat_prompt(sample.messages)))
         yield world, rows

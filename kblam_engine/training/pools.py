@@ -24,9 +24,9 @@ class EncodedWorld:
         triples = [k.triple for k in world.known]
         self.keys = encoder.encode([t.key_text for t in triples])
         self.values = encoder.encode([t.value for t in triples])
-        properties = sorted({t.property for t in triples})
-        self.property_embeddings = encoder.encode(properties)
-        number = {p: i for i, p in enumerate(properties)}
+        self.properties = sorted({t.property for t in triples})
+        self.property_embeddings = encoder.encode(self.properties)
+        number = {p: i for i, p in enumerate(self.properties)}
         self.property_index = np.array([number[t.property] for t in triples], np.int32)
         self.name_index = np.array([k.entity for k in world.known], np.int32)
 
@@ -42,6 +42,7 @@ class Pool:
         self.name_index = encoded.name_index[self.members]
         used, self.property_index = _dense(encoded.property_index[self.members])
         self.property_embeddings: Floats = encoded.property_embeddings[used]
+        self.properties = [encoded.properties[i] for i in used]
 
     def value_embeddings(self) -> Floats:
         """Return the members' value embeddings."""
@@ -81,19 +82,14 @@ def draw_pool(random: Random, encoded: EncodedWorld, sample: Sample, size: int) 
     """
     world = encoded.world
     members = set(sample.supports)
+    for entity in sample.entities:
+        members.update(world.entities[entity])
     for support in (*sample.supports, *sample.hidden):
         members |= {p for p in world.entities[world.known[support].entity] if random.random() < 0.85}
-    mentioned = " ".join(m["content"] for m in sample.messages).casefold()
     entities = list(range(len(world.entities)))
     random.shuffle(entities)
     for entity in entities:
         if len(members) >= size:
             break
-        name = world.known[world.entities[entity][0]].triple.name.casefold()
-        if name in mentioned or random.random() < 0.9:
-            members.update(world.entities[entity])
-    if not sample.supports and not sample.hidden:  # an unknown property: the name itself must be there
-        for entity in range(len(world.entities)):
-            if world.known[world.entities[entity][0]].triple.name.casefold() in mentioned:
-                members.update(world.entities[entity])
+        members.update(world.entities[entity])
     return Pool(encoded, sorted(members - set(sample.hidden)))

@@ -17,7 +17,8 @@ from kblam_engine import datasets
 from kblam_engine.adapter import AdapterConfig, KnowledgeAdapter
 from kblam_engine.checkpoint import save_adapter
 from kblam_engine.errors import KBLaMError
-from kblam_engine.evidence import EvidenceHead, Examiner, Rarity
+from kblam_engine.evidence import Examiner
+from kblam_engine.evidence_head import EvidenceHead
 from kblam_engine.injection import Injection, attach
 from kblam_engine.models import LoadedModel, load_base_model
 from kblam_engine.native_tokens import NativeTokenConfig
@@ -28,16 +29,18 @@ from kblam_engine.training.card import render_card
 from kblam_engine.training.comparison import train_comparison
 from kblam_engine.training.config import TrainConfig
 from kblam_engine.training.evidence import Examined, make_examined, train_head, validate
-from kblam_engine.training.lexicon import Lexicon, load_lexicon
-from kblam_engine.training.native import NativeExample, NativeTrainer, examples
+from kblam_engine.training.lexicon import load_lexicon
+from kblam_engine.training.native import NativeTrainer, examples
 from kblam_engine.training.pools import EncodedWorld
-from kblam_engine.training.samples import World, invented_world, source_world
+from kblam_engine.training.samples import World, invented_world, scrambled, source_world
+from kblam_engine.training.stages import StageResult, Stages
+from kblam_engine.wording import Rarity
 
 Report = Callable[[str, int, int, dict[str, float]], None]
 """Called with stage, steps done, steps in all, and the newest numbers."""
 
-MAX_VALUE = 120
-"""Real triples with longer values are not used for the native tokens (characters)."""
+MAX_VALUE = 280
+"""Real triples with longer values are left out (characters)."""
 
 
 class TrainingError(KBLaMError):
@@ -66,7 +69,8 @@ def train(config: TrainConfig, folder: str | Path, report: Report = lambda *_: N
 
     Args:
         config: the run.
-        folder: where the adapter goes; an adapter that is there is replaced.
+        folder: where the adapter goes; an adapter that is there is replaced. Beside it, in ``<folder>.stages``,
+            finished stages are kept: the same run started again goes on after the last of them.
         report: told about progress.
 
     Raises:
@@ -74,25 +78,22 @@ def train(config: TrainConfig, folder: str | Path, report: Report = lambda *_: N
         MissingDependencyError: a data source is not installed.
         TrainingError: the loss became NaN.
     """
-    begun = time.perf_counter()
-    torch.manual_seed(config.seed)
-    random = Random(config.seed)
     loaded = load_base_model(config.model)
     encoder = load_sentence_encoder(config.encoder)
     injection = attach(loaded.model)
     try:
         injection.self_test()
         adapter = KnowledgeAdapter(adapter_config(loaded, encoder))
-        lexicon = load_lexicon()
-        real = list(_real_worlds(random, config, report))
-        evidence = _train_evidence(random, config, loaded, encoder, adapter, lexicon, real, report)
-        loss = _train_native(random, config, loaded, injection, adapter, lexicon, real, report)
+        stages = Stages(Path(f"{folder}.stages"), config, f"{loaded.fingerprint} {encoder.fingerprint}")
+        run = _Run(config, loaded, encoder, adapter, report)
+        evidence = stages.run("evidence", adapter.evidence, run.evidence)
+        native = stages.run("native", adapter.native, lambda: run.native(injection))
     finally:
         injection.detach()
-    seconds = time.perf_counter() - begun
-    card = render_card(adapter.config, config, loss, evidence, seconds)
-    path = save_adapter(adapter, folder, card)
-    return TrainResult(path, loss, evidence, seconds)
+    seconds = evidence.seconds + native.seconds
+    loss = native.numbers["validation"]
+    path = save_adapter(adapter, folder, render_card(adapter.config, config, loss, evidence.numbers, seconds))
+    return TrainResult(path, loss, evidence.numbers, seconds)
 
 
 def adapter_config(loaded: LoadedModel, encoder: SentenceEncoder) -> AdapterConfig:
@@ -107,107 +108,118 @@ def adapter_config(loaded: LoadedModel, encoder: SentenceEncoder) -> AdapterConf
     )
 
 
-def _real_worlds(random: Random, config: TrainConfig, report: Report) -> Iterator[World]:
-    for number, source in enumerate(config.sources):
-        report("data", number, len(config.sources), {})
-        triples = [
-            t
-            for t in datasets.load(source)
-            if len(t.value) <= MAX_VALUE and t.name not in config.exclude_names
+class _Run:
+    """The stages of one run. Each draws from a seed of its own, so that it can be run alone."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        loaded: LoadedModel,
+        encoder: SentenceEncoder,
+        adapter: KnowledgeAdapter,
+        report: Report,
+    ) -> None:
+        self._config, self._loaded, self._encoder = config, loaded, encoder
+        self._adapter, self._report = adapter, report
+        self._lexicon = load_lexicon().without(config.exclude_properties)
+
+    def _real_worlds(self, random: Random) -> Iterator[World]:
+        config = self._config
+        for number, source in enumerate(config.sources):
+            self._report("data", number, len(config.sources), {})
+            triples = [
+                t
+                for t in datasets.load(source)
+                if len(t.value) <= MAX_VALUE
+                and t.name not in config.exclude_names
+                and t.property.casefold() not in config.exclude_properties
+            ]
+            random.shuffle(triples)
+            yield source_world(random, triples[:60000], config.n_source_entities)
+
+    def evidence(self) -> StageResult:
+        """Train the comparison maps and the evidence head."""
+        begun = time.perf_counter()
+        config, encoder, adapter = self._config, self._encoder, self._adapter
+        tokenizer = self._loaded.tokenizer
+
+        def token_ids(text: str) -> list[int]:
+            ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+            return ids
+
+        random = Random(f"{config.seed} evidence")
+        torch.manual_seed(config.seed)
+        examiner = Examiner(Rarity(token_ids, self._loaded.model.config.get_text_config().vocab_size))
+        encoded_real = [EncodedWorld(w, encoder) for w in self._real_worlds(random)]
+        examined: list[Examined] = []
+        for fold in range(config.n_folds):
+            # The head must see comparison scores as they are for properties that the comparison never saw.
+            head = EvidenceHead(adapter.config.evidence_hidden, encoder.embed_dim)
+            own, others = self._lexicon.fold(fold, config.n_folds)
+            train_comparison(head, others, encoder, seed=config.seed)
+            invented = EncodedWorld(invented_world(random, own, [], min(350, config.n_entities)), encoder)
+            worlds = [*[invented] * max(1, 2 * len(encoded_real)), *encoded_real]
+            share = config.n_questions // config.n_folds
+
+            def progress(done: int, before: int = fold * share) -> None:
+                self._report("evidence", before + done, config.n_questions, {})
+
+            retriever = Retriever(encoder, examiner, head)
+            examined += make_examined(random, retriever, worlds, share, config.pool_sizes, progress)
+        random.shuffle(examined)
+        train_comparison(adapter.evidence, self._lexicon, encoder, seed=config.seed)
+        held = max(1, len(examined) // 10)
+        train_head(adapter.evidence, examined[held:], seed=config.seed)
+        return StageResult(validate(adapter.evidence, examined[:held]), time.perf_counter() - begun)
+
+    def native(self, injection: Injection) -> StageResult:
+        """Train the native tokens; the best of the validations is kept."""
+        begun = time.perf_counter()
+        config, loaded = self._config, self._loaded
+        tokenizer = loaded.tokenizer
+        random = Random(f"{config.seed} native")
+        torch.manual_seed(config.seed)
+        native = self._adapter.native.to(loaded.device)
+        layers = self._adapter.config.native.layers
+        attention: list[Any] = [injection.layers[i] for i in layers]
+        strengths = [config.write_strength * n for n in residual_lengths(loaded, injection, layers)]
+        native.initialise_from(
+            loaded.model.get_output_embeddings().weight, [m.o_proj.weight for m in attention], strengths
+        )
+
+        def chat_prompt(messages: Any) -> str:
+            return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
+
+        invented = [
+            invented_world(random, self._lexicon, [], config.n_entities) for _ in range(config.n_worlds)
         ]
-        random.shuffle(triples)
-        yield source_world(random, triples[:60000], config.n_source_entities)
-
-
-def _train_evidence(
-    random: Random,
-    config: TrainConfig,
-    loaded: LoadedModel,
-    encoder: SentenceEncoder,
-    adapter: KnowledgeAdapter,
-    lexicon: Lexicon,
-    real: list[World],
-    report: Report,
-) -> dict[str, float]:
-    def token_ids(text: str) -> list[int]:
-        ids: list[int] = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
-
-    examiner = Examiner(Rarity(token_ids, loaded.model.config.vocab_size))
-    encoded_real = [EncodedWorld(w, encoder) for w in real]
-    examined: list[Examined] = []
-    for fold in range(config.n_folds):
-        # The head must see comparison scores as they are for properties that the comparison never saw.
-        head = EvidenceHead(adapter.config.evidence_hidden, encoder.embed_dim)
-        train_comparison(head, lexicon.part(lambda i: i % config.n_folds != fold), encoder, seed=config.seed)
-        own = lexicon.part(lambda i: i % config.n_folds == fold)
-        invented = EncodedWorld(invented_world(random, own, [], min(350, config.n_entities)), encoder)
-        worlds = [*[invented] * max(1, 2 * len(encoded_real)), *encoded_real]
-        share = config.n_questions // config.n_folds
-
-        def progress(done: int, before: int = fold * share) -> None:
-            report("evidence", before + done, config.n_questions, {})
-
-        retriever = Retriever(encoder, examiner, head)
-        examined += make_examined(random, retriever, worlds, share, config.pool_sizes, progress)
-    random.shuffle(examined)
-    train_comparison(adapter.evidence, lexicon, encoder, seed=config.seed)
-    held = max(1, len(examined) // 10)
-    train_head(adapter.evidence, examined[held:], seed=config.seed)
-    return validate(adapter.evidence, examined[:held])
-
-
-def _train_native(
-    random: Random,
-    config: TrainConfig,
-    loaded: LoadedModel,
-    injection: Injection,
-    adapter: KnowledgeAdapter,
-    lexicon: Lexicon,
-    real: list[World],
-    report: Report,
-) -> float:
-    tokenizer = loaded.tokenizer
-    native = adapter.native.to(loaded.device)
-    attention: list[Any] = [injection.layers[i] for i in adapter.config.native.layers]
-    strengths = [
-        config.write_strength * n for n in residual_lengths(loaded, injection, adapter.config.native.layers)
-    ]
-    native.initialise_from([module.o_proj.weight for module in attention], strengths)
-
-    def chat_prompt(messages: Any) -> str:
-        return str(tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True))
-
-    worlds = [
-        *real,
-        *(invented_world(random, lexicon, [], config.n_entities) for _ in range(config.n_worlds)),
-    ]
-    held_random = Random(config.seed + 1)
-    held_world = invented_world(held_random, lexicon, [], 200)
-    held: list[tuple[World, list[NativeExample]]] = []
-    stream = examples(held_random, [held_world], chat_prompt, config.batch)
-    for _ in range(max(1, config.n_validation // config.batch)):
-        held.append(next(stream))
-    statements = StatementTokenizer(tokenizer, int(tokenizer.eos_token_id))
-    trainer = NativeTrainer(injection, tokenizer, native, statements, steps=config.native_steps, lr=config.lr)
-    best, kept = float("inf"), copy.deepcopy(native.state_dict())
-    for step, (world, batch) in enumerate(examples(random, worlds, chat_prompt, config.batch), start=1):
-        loss = trainer.step(world, batch)
-        if loss != loss:
-            raise TrainingError(
-                f"native tokens: the loss is not a number at step {step}; lower the learning rate"
-            )
-        numbers = {"loss": loss}
-        if step % config.validate_every == 0 or step == config.native_steps:
-            with torch.no_grad():
-                numbers["validation"] = sum(float(trainer.loss(w, b)) for w, b in held) / len(held)
-            if numbers["validation"] < best:
-                best, kept = numbers["validation"], copy.deepcopy(native.state_dict())
-        report("native tokens", step, config.native_steps, numbers)
-        if step == config.native_steps:
-            break
-    native.load_state_dict(kept)
-    return best
+        worlds = [scrambled(random, world) for world in (*self._real_worlds(random), *invented)]
+        held_random = Random(f"{config.seed} validation")
+        held_world = scrambled(held_random, invented_world(held_random, self._lexicon, [], 200))
+        stream = examples(held_random, [held_world], chat_prompt, config.batch)
+        held = [next(stream) for _ in range(max(1, config.n_validation // config.batch))]
+        statements = StatementTokenizer(tokenizer, int(tokenizer.eos_token_id))
+        trainer = NativeTrainer(
+            injection, tokenizer, native, statements, steps=config.native_steps, lr=config.lr
+        )
+        best, kept = float("inf"), copy.deepcopy(native.state_dict())
+        for step, (world, batch) in enumerate(examples(random, worlds, chat_prompt, config.batch), start=1):
+            loss = trainer.step(world, batch)
+            if loss != loss:
+                raise TrainingError(
+                    f"native tokens: the loss is not a number at step {step}; lower the learning rate"
+                )
+            numbers = {"loss": loss}
+            if step % config.validate_every == 0 or step == config.native_steps:
+                with torch.no_grad():
+                    numbers["validation"] = sum(float(trainer.loss(w, b)) for w, b in held) / len(held)
+                if numbers["validation"] < best:
+                    best, kept = numbers["validation"], copy.deepcopy(native.state_dict())
+            self._report("native tokens", step, config.native_steps, numbers)
+            if step == config.native_steps:
+                break
+        native.load_state_dict(kept)
+        return StageResult({"validation": best}, time.perf_counter() - begun)
 
 
 @torch.no_grad()

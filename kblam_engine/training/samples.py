@@ -8,7 +8,7 @@ unanswerable questions (unknown name; known name, unknown property; near-miss na
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 from kblam_engine.training import inventions
@@ -23,6 +23,7 @@ from kblam_engine.training.lexicon import (
     PropertyPhrases,
 )
 from kblam_engine.triples import Triple
+from kblam_engine.wording import words
 
 Message = dict[str, str]
 
@@ -54,6 +55,7 @@ class Sample:
         supports: positions in the world, in the order in which they are asked; empty if unanswerable.
         answer: what the assistant should say; None: the refusal.
         hidden: positions that must be left out of the KB so that the question has no answer there.
+        entities: entities that must be in the KB for the question to be of its kind.
     """
 
     kind: str
@@ -61,6 +63,7 @@ class Sample:
     supports: tuple[int, ...]
     answer: str | None
     hidden: tuple[int, ...] = ()
+    entities: tuple[int, ...] = ()
 
 
 def invented_value(random: Random, phrases: PropertyPhrases, texts: Sequence[str]) -> str:
@@ -94,9 +97,9 @@ def invented_world(random: Random, lexicon: Lexicon, texts: Sequence[str], n_ent
     while len(entities) < n_entities:
         kind = random.choice(kinds)
         shape = random.random()
-        if shape < 0.45:
+        if shape < 0.6:
             name = random.choice(lexicon.names[kind])
-        elif shape < 0.85:
+        elif shape < 0.88:
             name = inventions.name(random)
         else:
             name = inventions.near_name(random, last)
@@ -114,7 +117,7 @@ def invented_world(random: Random, lexicon: Lexicon, texts: Sequence[str], n_ent
     return World(tuple(known), tuple(entities))
 
 
-def source_world(random: Random, triples: Sequence[Triple], n_entities: int, max_value: int = 220) -> World:
+def source_world(random: Random, triples: Sequence[Triple], n_entities: int, max_value: int = 280) -> World:
     """Return a world of real triples, grouped by name (phrasings that fit any property)."""
     by_name: dict[str, list[Triple]] = {}
     for triple in triples:
@@ -133,30 +136,71 @@ def source_world(random: Random, triples: Sequence[Triple], n_entities: int, max
     return World(tuple(known), tuple(entities))
 
 
+def scrambled(random: Random, world: World, share: float = 0.3) -> World:
+    """Return the world with the words of some longer names and values in random order.
+
+    No language model expects the next word of such a text, so nothing but copying can write it. Without
+    them the LLM's own expectation now and then wins over the statement, in the middle of a long text.
+    """
+
+    def scramble(text: str, least: int) -> str:
+        parts = text.split()
+        if len(parts) < least or random.random() >= share:
+            return text
+        random.shuffle(parts)
+        return " ".join(parts)
+
+    names = {k.triple.name: scramble(k.triple.name, 4) for k in world.known}
+    return World(
+        tuple(
+            replace(
+                k, triple=replace(k.triple, name=names[k.triple.name], value=scramble(k.triple.value, 5))
+            )
+            for k in world.known
+        ),
+        world.entities,
+    )
+
+
 def _as_typed(random: Random, name: str) -> str:
     """Return a name the way a hurried person may type it."""
     parts = name.split()
-    if len(parts) >= 3 and random.random() < 0.45:  # people shorten long names, and identifiers stand for theirs
-        code_at = next((i for i, w in enumerate(parts[:2]) if any(c.isdigit() for c in w)), None)
-        if code_at is not None:
-            short = " ".join(parts[: code_at + 1])
-            return short.lower() if random.random() < 0.2 else short
-        if len(parts) >= 4:
-            n = random.choice((2, 3))
-            return " ".join(parts[:n] if random.random() < 0.6 else parts[-n:])
+    if len(parts) >= 3 and random.random() < 0.6:
+        name = _shortened(random, parts)
     roll = random.random()
-    if roll < 0.14:
+    if roll < 0.2:
         return name.lower()
-    if roll < 0.18 and len(name) > 5 and name.isalpha():
-        at = random.randrange(1, len(name) - 2)
-        return name[:at] + name[at + 1] + name[at] + name[at + 2 :]
-    if roll < 0.22 and name.startswith("The "):
+    if roll < 0.28:
+        return inventions.slip(random, name)
+    if roll < 0.32 and name.startswith("The "):
         return name[4:]
     return name
 
 
-def _ask(random: Random, known: Known, name: str | None = None) -> str:
-    typed = _as_typed(random, known.triple.name if name is None else name)
+def _shortened(random: Random, parts: list[str]) -> str:
+    """Return some of a long name: its identifier, a stretch of the title, or the words that tell most."""
+    code_at = next((i for i, w in enumerate(parts[:3]) if any(c.isdigit() for c in w)), None)
+    title = parts if code_at is None else parts[code_at + 1 :]
+    roll = random.random()
+    if code_at is not None and roll < 0.5:
+        code = " ".join(parts[: code_at + 1])
+        return code.replace("-", " ") if random.random() < 0.15 else code
+    if len(title) >= 3:
+        n = random.randint(2, max(2, min(5, len(title) - 1)))
+        if roll < 0.8:
+            at = random.randint(0, len(title) - n)
+            return " ".join(title[at : at + n])
+        kept = sorted(random.sample(range(len(title)), n))
+        telling = [title[i] for i in kept if len(title[i]) > 3] or [title[kept[0]]]
+        return " ".join(telling)
+    return " ".join(title or parts)
+
+
+def _ask(random: Random, known: Known) -> str:
+    return _ask_about(random, known, _as_typed(random, known.triple.name))
+
+
+def _ask_about(random: Random, known: Known, typed: str) -> str:
     if known.phrases is not None and random.random() < 0.75:
         question = random.choice(known.phrases.questions).replace("{n}", typed)
     else:
@@ -166,7 +210,7 @@ def _ask(random: Random, known: Known, name: str | None = None) -> str:
 
 def _say(random: Random, known: Known) -> str:
     triple = known.triple
-    if known.phrases is not None and random.random() < 0.25:
+    if known.phrases is not None and random.random() < 0.15:
         template = random.choice(known.phrases.answers)
         return template.replace("{n}", triple.name).replace("{v}", triple.value)
     return triple.statement
@@ -275,7 +319,10 @@ def unanswerable(random: Random, world: World) -> Sample:
         return _unknown_property(random, world, at)
     if name.casefold() in {n.casefold() for n in names}:
         return unanswerable(random, world)
-    return Sample("unanswerable", (_user(_ask(random, known, name)),), (), None)
+    typed = _as_typed(random, name)
+    if set(words(typed)) <= set(words(known.triple.name)):  # shortened to what it shares with the name that is there
+        typed = name
+    return Sample("unanswerable", (_user(_ask_about(random, known, typed)),), (), None, entities=(known.entity,))
 
 
 def _unknown_property(random: Random, world: World, at: int) -> Sample:
@@ -287,13 +334,15 @@ def _unknown_property(random: Random, world: World, at: int) -> Sample:
         if known.phrases.near[near] not in held:
             question = known.phrases.near_questions[near % len(known.phrases.near_questions)]
             typed = _as_typed(random, name)
-            return Sample("unanswerable", (_user(question.replace("{n}", typed)),), (), None)
+            return Sample(
+                "unanswerable", (_user(question.replace("{n}", typed)),), (), None, entities=(known.entity,)
+            )
     if random.random() < 0.6:  # the very triple that would answer is left out of the KB
         return Sample("unanswerable", (_user(_ask(random, known)),), (), None, hidden=(at,))
     other = world.known[random.randrange(len(world.known))]
     if other.triple.property in held:
         return unanswerable(random, world)
-    return Sample("unanswerable", (_user(_ask(random, other, name)),), (), None)
+    return Sample("unanswerable", (_user(_ask_about(random, other, _as_typed(random, name))),), (), None, entities=(known.entity,))
 
 
 def draw(random: Random, world: World, *, unanswerable_share: float = 0.25) -> Sample:

@@ -1,0 +1,84 @@
+"""Finished stages of a training run on disk: a run that was cut off goes on after the last of them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+from kblam_engine import __version__
+from kblam_engine.training.config import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StageResult:
+    """What a stage leaves beside its tensors.
+
+    Attributes:
+        numbers: its measurements.
+        seconds: how long it took.
+    """
+
+    numbers: dict[str, float]
+    seconds: float
+
+
+class Stages:
+    """Keeps each stage's tensors in a folder, under a key of everything that decides the result."""
+
+    def __init__(self, folder: Path, config: TrainConfig, made_for: str) -> None:
+        """Open the folder (it is made when the first stage is kept).
+
+        Args:
+            folder: where the stages are kept.
+            config: of the run.
+            made_for: fingerprints of base model and encoder.
+        """
+        self._folder = folder
+        told = json.dumps([__version__, made_for, config.to_dict()], sort_keys=True)
+        self._key = hashlib.sha256(told.encode()).hexdigest()
+
+    def run(self, name: str, module: nn.Module, work: Callable[[], StageResult]) -> StageResult:
+        """Return the result of a stage, from the folder if it was finished with the same key.
+
+        Args:
+            name: of the stage, a file name.
+            module: what the stage trains; filled from the folder, or kept there after ``work``.
+            work: trains the module.
+        """
+        path = self._folder / f"{name}.safetensors"
+        kept = self._kept(path, module)
+        if kept is not None:
+            logger.info("stage %s: taken from %s", name, path)
+            return kept
+        result = work()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        metadata = {"key": self._key, "numbers": json.dumps(result.numbers), "seconds": str(result.seconds)}
+        tensors = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
+        unfinished = path.with_suffix(".unfinished")
+        save_file(tensors, unfinished, metadata)
+        unfinished.replace(path)
+        return result
+
+    def _kept(self, path: Path, module: nn.Module) -> StageResult | None:
+        try:
+            with safe_open(path, "pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("key") != self._key:
+                    return None
+                module.load_state_dict({k: file.get_tensor(k) for k in file.keys()})  # noqa: SIM118
+                return StageResult(json.loads(metadata["numbers"]), float(metadata["seconds"]))
+        except FileNotFoundError:
+            return None
+        except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
+            logger.warning("stage file %s cannot be used, the stage runs again (%s)", path, error)
+            return None
