@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import build_llama
 
 from kblam_engine.adapter import AdapterConfig, KnowledgeAdapter
 from kblam_engine.engine import KBLaM
@@ -50,6 +51,46 @@ def build_engine(llama, tokenizer, encoder=None, **options):
     encoder = encoder or HashingEncoder()
     loaded = LoadedModel(llama, tokenizer, "tiny-llama", BASE, torch.float32, torch.device("cpu"))
     return KBLaM(loaded, encoder, random_adapter(adapter_config(encoder, **options)))
+
+
+def copying_engine(tokenizer, n_select=1):
+    """Return an engine whose adapter only copies: the untrained start, its value maps from the model's own weights.
+
+    The model writes nothing of its own: attention and MLP outputs are small, and the KB layer's is large. The more of
+    a key a question says, the more probable its triple; every triple that is selected is open.
+    """
+    llama = build_llama(initializer_range=0.15)
+    with torch.no_grad():
+        for layer in llama.model.layers:
+            layer.mlp.down_proj.weight.mul_(0.0)
+        llama.model.embed_tokens.weight.copy_(
+            torch.linalg.qr(torch.randn(320, 64, generator=torch.Generator().manual_seed(1)))[0] * 4
+        )
+    config = adapter_config(n_select=n_select, refusal_threshold=0.5)
+    adapter = random_adapter(config, scale=0.0)
+    adapter.native.initialise_from(
+        llama.get_output_embeddings().weight,
+        [llama.model.layers[i].self_attn.o_proj.weight for i in config.native.layers],
+        [200.0, 200.0],
+    )
+    with torch.no_grad():
+        adapter.native.role_bias.add_(8.0)
+        adapter.evidence.direct.weight.zero_()
+        adapter.evidence.inner.weight.zero_()
+        adapter.evidence.outer.weight.zero_()
+        adapter.evidence.outer.bias.fill_(2.0)
+        adapter.evidence.direct.weight[0, 0] = 3.0
+    loaded = LoadedModel(llama, tokenizer, "tiny-llama", BASE, torch.float32, torch.device("cpu"))
+    return KBLaM(loaded, HashingEncoder(), adapter)
+
+
+COMMON = "the of is it a in what who and".split()
+
+
+def token_ids(text):
+    """Stand in for a tokenizer: common words are early single tokens, others come in pieces of two letters."""
+    word = text.strip().lower()
+    return [COMMON.index(word)] if word in COMMON else [1000 + i for i in range(0, len(word), 2)]
 
 
 def user(text):

@@ -124,7 +124,7 @@ def test_cached_decode_equals_the_full_forward(engine, memory_kb):
             output = engine.lm(input_ids=torch.tensor([[token]]), past_key_values=output.past_key_values)
             steps.append(output.logits[0, -1])
     used = state._native.reader
-    reader = NativeTokenReader(engine.adapter.native, used.tokens, used.embeddings)
+    reader = NativeTokenReader(engine.adapter.native, used.tokens, used.unembedding)
     reader.feed(torch.tensor([written]), after_prompt=True)
     with torch.no_grad(), engine.injection.use(NativeTokenState(reader)):
         whole = engine.lm(input_ids=torch.tensor([prompt + written])).logits[0, len(prompt) - 1 :]
@@ -244,7 +244,7 @@ def test_beam_search_keeps_the_state_in_step(engine, memory_kb, other_kb):
         written = alone.sequences[0, length:]
         used = single._native.reader
         reader = NativeTokenReader(
-            engine.adapter.native, used.tokens.rows(torch.tensor([0])), used.embeddings[:1]
+            engine.adapter.native, used.tokens.rows(torch.tensor([0])), used.unembedding
         )
         reader.feed(written[None, :-1], after_prompt=True)
         whole = torch.tensor([prompts[row] + written[:-1].tolist()])

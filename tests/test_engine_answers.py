@@ -4,14 +4,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-import torch
 from conftest import build_llama
-from engine_parts import BASE, QUESTION, SHORT, adapter_config, build_engine, random_adapter, same, user
+from engine_parts import QUESTION, SHORT, build_engine, copying_engine, same, user
 
-from kblam_engine.engine import KBLaM
 from kblam_engine.errors import ConfigurationError, EncoderMismatchError, KBLaMError
 from kblam_engine.knowledge_base import KnowledgeBase
-from kblam_engine.models import LoadedModel
 from kblam_engine.sentence_encoder import HashingEncoder
 
 
@@ -148,6 +145,18 @@ def test_spans_point_at_the_value_that_was_copied(tiny_tokenizer, memory_kb):
     assert answer.text[start:end] == "Lena Hoffmann"
 
 
+def test_two_triples_are_written_once_each(tiny_tokenizer, memory_kb, six_triples):
+    engine = copying_engine(tiny_tokenizer, n_select=2)
+    answer = engine.answer("founder and founding date of Acme Robotics", memory_kb, max_new_tokens=120)
+    lines = answer.text.split("\n")
+    assert sorted(lines) == sorted(t.statement for t in six_triples[:2])
+    assert answer.finish_reason == "stop"
+    for attended in answer.attended:
+        ((start, end),) = attended.spans
+        assert answer.text[start:end] == attended.triple.value
+        assert attended.weight == pytest.approx(0.5, abs=0.15)
+
+
 def test_refusal_is_said_and_marked(tiny_tokenizer, memory_kb):
     engine = copying_engine(tiny_tokenizer)
     answer = engine.answer("founder of Acme Robotics", memory_kb, refusal_threshold=1 - 1e-12)
@@ -156,35 +165,6 @@ def test_refusal_is_said_and_marked(tiny_tokenizer, memory_kb):
         answer = engine.answer("founder of Acme Robotics", empty)
     assert answer.refused and answer.confidence == 0.0 and answer.attended == ()
     assert answer.text == "I cannot find that in the knowledge base."
-
-
-def copying_engine(tokenizer):
-    """An engine whose adapter only copies: the untrained start, its value maps from the model's own weights.
-
-    The model writes nothing of its own: attention and MLP outputs are small, and the KB layer's is large.
-    """
-    llama = build_llama(initializer_range=0.15)
-    with torch.no_grad():
-        for layer in llama.model.layers:
-            layer.mlp.down_proj.weight.mul_(0.0)
-        llama.model.embed_tokens.weight.copy_(
-            torch.linalg.qr(torch.randn(320, 64, generator=torch.Generator().manual_seed(1)))[0] * 4
-        )
-    config = adapter_config(n_select=1, refusal_threshold=0.5)
-    adapter = random_adapter(config, scale=0.0)
-    native = adapter.native
-    native.initialise_from(
-        [llama.model.layers[i].self_attn.o_proj.weight for i in config.native.layers], [200.0, 200.0]
-    )
-    with torch.no_grad():
-        native.role_bias.add_(8.0)
-        adapter.evidence.direct.weight.zero_()
-        adapter.evidence.inner.weight.zero_()
-        adapter.evidence.outer.weight.zero_()
-        adapter.evidence.outer.bias.fill_(2.0)
-        adapter.evidence.direct.weight[0, 0] = 3.0
-    loaded = LoadedModel(llama, tokenizer, "tiny-llama", BASE, torch.float32, torch.device("cpu"))
-    return KBLaM(loaded, HashingEncoder(), adapter)
 
 
 def test_retrieve_gives_what_an_answer_selects(engine, memory_kb):

@@ -1,95 +1,26 @@
-"""Evidence: words, near-equal words, masked names, and features that stay finite for odd input."""
+"""Evidence: masked names, what the features say, and that they stay finite for odd input."""
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from engine_parts import token_ids
 
 from kblam_engine.evidence import (
     FEATURES,
     Candidate,
     CandidateEmbeddings,
     Comparison,
-    EvidenceHead,
     Examiner,
-    Rarity,
-    same_word,
-    stem,
-    words,
 )
+from kblam_engine.evidence_head import EvidenceHead
 from kblam_engine.sentence_encoder import HashingEncoder
 from kblam_engine.triples import Triple
-
-COMMON = "the of is it a in what who and".split()
-
-
-def token_ids(text):
-    """Common words are early single tokens, other words come in pieces of two letters."""
-    word = text.strip().lower()
-    return [COMMON.index(word)] if word in COMMON else [1000 + i for i in range(0, len(word), 2)]
+from kblam_engine.wording import Rarity
 
 
 @pytest.fixture(scope="module")
 def examiner():
     return Examiner(Rarity(token_ids, 50_000))
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("Who founded ACME-2?", ["who", "founded", "acme", "2"]),
-        ("e-mail2", ["e", "mail", "2"]),
-        ("größte Höhe", ["grösste", "höhe"]),
-        ("snake_case v1.20", ["snake", "case", "v", "1", "20"]),
-        ("北京 \N{GREEK SMALL LETTER ALPHA}β", ["北京", "αβ"]),
-        ("?! \N{EM DASH} \N{ROCKET}", []),
-        ("", []),
-    ],
-)
-def test_words(text, expected):
-    assert words(text) == expected
-
-
-@pytest.mark.parametrize(
-    ("a", "b"), [("weighs", "weigh"), ("locations", "location"), ("cities", "city"), ("s", "s")]
-)
-def test_stem_joins_forms_of_a_word(a, b):
-    assert stem(a) in (stem(b), stem(b) + "e") or stem(b) == stem(a)
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "expected"),
-    [
-        ("orca", "orca", 1.0),
-        ("hoffmann", "hoffmnan", 0.8),
-        ("orcas", "orca", 0.95),
-        ("hoffmann", "hofmann", 0.7),
-        ("hoffmann", "hoffmans", 0.7),
-        ("orca", "orka", 0.0),  # too short for a mistake
-        ("cat", "act", 0.0),
-        ("2009", "2008", 0.0),
-        ("12345", "12354", 0.0),
-        ("narwhal", "orca", 0.0),
-        ("hoffmann", "hoffmannium", 0.0),
-        ("", "a", 0.0),
-    ],
-)
-def test_same_word(a, b, expected):
-    assert same_word(a, b) == same_word(b, a) == expected
-
-
-@given(st.text("abcs1", max_size=8), st.text("abcs1", max_size=8))
-def test_same_word_is_symmetric_and_in_range(a, b):
-    assert same_word(a, b) == same_word(b, a)
-    assert 0.0 <= same_word(a, b) <= 1.0
-    assert (same_word(a, b) == 1.0) == (a == b)
-
-
-def test_rarity_is_low_for_common_words():
-    rarity = Rarity(token_ids, 50_000)
-    assert rarity("the") < 0.1 < rarity("orca") <= rarity("supercalifragilistic") <= 1.6
-    assert rarity("2009") == 1.0 and rarity("x") == 0.1
 
 
 @pytest.mark.parametrize(
@@ -112,8 +43,11 @@ def test_mask_name(examiner, turn, name, expected):
     assert examiner.mask_name(turn, name) == expected
 
 
-def examine(examiner, messages, triples):
-    """Return features by name, one dictionary per triple, with everything embedded by hashing."""
+def examine(examiner, messages, triples, other_properties=()):
+    """Return features by name, one dictionary per triple, with everything embedded by hashing.
+
+    ``other_properties`` are in the KB as well, of triples that are no candidates.
+    """
     encoder = HashingEncoder()
     if isinstance(messages, str):
         messages = [{"role": "user", "content": messages}]
@@ -127,7 +61,13 @@ def examine(examiner, messages, triples):
         for t, k in zip(triples, keys, strict=True)
     ]
     properties = encoder.encode([t.property for t in triples])
-    table = CandidateEmbeddings(properties, encoder.encode([t.value for t in triples]), properties)
+    names_of_properties = list(dict.fromkeys([*(t.property for t in triples), *other_properties]))
+    table = CandidateEmbeddings(
+        properties,
+        encoder.encode([t.value for t in triples]),
+        encoder.encode(names_of_properties),
+        names_of_properties,
+    )
     identity = np.eye(encoder.embed_dim, dtype=np.float32)
     comparison = Comparison(identity, identity, identity / 2)
     rows = examiner.features(messages, candidates, asked, table, comparison)
@@ -150,6 +90,68 @@ def test_features_tell_name_and_property_apart(examiner, six_triples):
     assert battery["value_number"] > purpose["value_number"]
 
 
+SIGNAL = [
+    Triple("ERR-2041 Loss of signal", "owner", "the radio team"),
+    Triple("ERR-2042 Loss of signal", "owner", "the mast team"),
+]
+
+
+def test_identifier_alone_tells_names_apart(examiner):
+    right, wrong = examine(examiner, "Who looks after ERR-2041?", SIGNAL)
+    assert right["turn_by_name_margin"] > 0 > wrong["turn_by_name_margin"]
+    assert right["turn_by_name"] > wrong["turn_by_name"] > 0, "both explain ERR"
+    assert right["name_identifier_in_turn"] == 1.0 and wrong["name_identifier_in_turn"] == 0.0
+    assert right["unexplained_number"] == 0.0 and wrong["unexplained_number"] == 1.0
+    assert right["names_as_good"] == 0.0 and wrong["names_as_good"] == pytest.approx(np.log(2))
+
+
+def test_title_that_two_names_share_tells_nothing(examiner):
+    for row in examine(examiner, "Who looks after the loss of signal?", SIGNAL):
+        assert row["turn_by_name_margin"] == pytest.approx(0.0)
+        assert row["names_as_good"] == pytest.approx(np.log(2))
+        assert row["turn_by_name"] > 0
+
+
+def test_only_name_explains_the_turn_by_itself(examiner, six_triples):
+    (row,) = examine(examiner, "battery life of the Orca 2", six_triples[2:3])
+    assert row["turn_by_name_margin"] == row["turn_by_name"] > 0 and row["names_as_good"] == 0.0
+
+
+def test_words_of_another_property_of_the_kb_count_against_a_candidate(examiner):
+    orca = [Triple("Orca 2", "battery weight", "3 kg"), Triple("Orca 2", "purpose", "to float")]
+    question = "What is the battery life of the Orca 2?"
+    for row in examine(examiner, question, orca, ["battery life", "colour"]):
+        assert row["property_words_kb_margin"] < 0 and row["property_kb_margin"] < 0
+        assert row["compared_kb_margin"] < 0
+    weight, purpose = examine(examiner, question, orca)
+    assert weight["property_words_kb_margin"] == 0.0, "without it, the candidate's are the best there are"
+    assert purpose["property_words_kb_margin"] < 0
+
+
+def test_the_property_that_is_asked_for_is_behind_no_other(examiner, six_triples):
+    others = [f"aspect {n} of the hull" for n in range(60)]
+    rows = examine(examiner, "What is the battery life of the Orca 2?", six_triples, others)
+    battery = rows.pop(2)
+    for margin in ("property_kb_margin", "property_words_kb_margin", "compared_kb_margin"):
+        assert battery[margin] == pytest.approx(0.0, abs=1e-5), margin
+        assert all(row[margin] < 0 for row in rows), margin
+
+
+@pytest.mark.parametrize(
+    ("turn", "capital", "beside"),
+    [
+        ("How long is the Orca?", 0.0, 0.0),
+        ("How long is the Orca Pro?", 1.0, 1.0),
+        ("How long is the Orca 3?", 1.0, 1.0),
+        ("How long is the Orca b?", 0.0, 1.0),
+        ("How long is the Orca in Varnholm?", 1.0, 0.0),
+    ],
+)
+def test_what_a_name_leaves_of_another_name(examiner, turn, capital, beside):
+    (row,) = examine(examiner, turn, [Triple("Orca", "length", "3 m")])
+    assert row["unexplained_capital"] == capital and row["unexplained_beside_name"] == beside
+
+
 def test_name_in_an_earlier_turn(examiner, six_triples):
     messages = [
         {"role": "system", "content": "Port of Varnholm"},
@@ -161,37 +163,6 @@ def test_name_in_an_earlier_turn(examiner, six_triples):
     assert rows[1]["name_in_history"] == pytest.approx(1.0) and rows[1]["name_recency"] == pytest.approx(0.5)
     assert rows[1]["name_in_turn"] == 0.0 and rows[1]["is_first_turn"] == 0.0
     assert rows[4]["name_in_history"] < 0.5, "a system message is not part of the conversation"
-
-
-@pytest.mark.parametrize(
-    ("turn", "kind"),
-    [
-        ("Who leads it?", "who"),
-        ("When was it?", "when"),
-        ("Where is it?", "where"),
-        ("How many are there?", "many"),
-        ("What does it cost?", "cost"),
-        ("Which e-mail address?", "mail"),
-        ("Why?", "why"),
-        ("Is it open?", "yes"),
-    ],
-)
-def test_kind_of_question(examiner, six_triples, turn, kind):
-    assert examine(examiner, turn, six_triples[:1])[0][f"asks_{kind}"] == 1.0
-
-
-@pytest.mark.parametrize(
-    ("value", "kind"),
-    [
-        ("12 March 2009", "date"),
-        ("40 euros", "money"),
-        ("Dr. Lena van Hoffmann", "person"),
-        ("a.b@c.example", "address"),
-        ("Berlin", "capital"),
-    ],
-)
-def test_kind_of_value(examiner, value, kind):
-    assert examine(examiner, "What?", [Triple("a", "b", value)])[0][f"value_{kind}"] == 1.0
 
 
 @pytest.mark.parametrize(
@@ -255,6 +226,16 @@ def test_comparison_is_a_cosine_of_mapped_embeddings():
         a, b = q[i] @ maps[0], p[i] @ maps[1] + v[i] @ maps[2]
         assert scores[i] == pytest.approx(a @ b / (np.linalg.norm(a) * np.linalg.norm(b)), abs=1e-5)
     assert (np.abs(scores) <= 1.0).all()
+
+
+def test_comparison_with_properties_leaves_values_out():
+    generator = np.random.default_rng(1)
+    maps = [generator.standard_normal((8, 8)).astype(np.float32) for _ in range(3)]
+    q, p = (generator.standard_normal((5, 8)).astype(np.float32) for _ in range(2))
+    comparison = Comparison(*maps)
+    np.testing.assert_allclose(
+        comparison.property_scores(q, p), comparison.scores(q, p, np.zeros_like(p)), rtol=1e-5
+    )
 
 
 def test_comparison_of_nothing_is_zero():

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kblam_engine.gating import OPEN_FLOOR, SHUT_CEILING, decide
-from kblam_engine.native_tokens import MIN_LOG_GATE
+from kblam_engine.gating import OPEN_FLOOR, decide
+from kblam_engine.native_layout import MIN_LOG_GATE
 
 
 def log_odds(*probabilities):
@@ -21,20 +21,23 @@ def test_probable_triples_open_and_the_others_shut():
     assert not gates.refused
     assert gates.null == MIN_LOG_GATE
     assert gates.confidence == pytest.approx(0.97, abs=1e-4)
-    assert (gates.triples[:2] >= OPEN_FLOOR).all() and gates.triples[2] <= SHUT_CEILING
+    assert (gates.triples[:2] >= OPEN_FLOOR).all() and gates.triples[2] == MIN_LOG_GATE
+    assert gates.n_open == 2
     assert gates.triples.dtype == np.float32
 
 
 def test_without_a_probable_triple_it_refuses():
     gates = decide(log_odds(0.4, 0.3), 0.5)
     assert gates.refused
-    assert (gates.triples <= SHUT_CEILING).all() and gates.null > OPEN_FLOOR
+    assert (gates.triples == MIN_LOG_GATE).all() and gates.null > OPEN_FLOOR
+    assert gates.n_open == 0
     assert gates.confidence == pytest.approx(0.4, abs=1e-4)
 
 
 def test_without_triples_it_refuses():
     gates = decide(np.zeros(0, np.float32), 0.5)
-    assert gates.refused and gates.confidence == 0.0 and len(gates.triples) == 0 and gates.null == 0.0
+    assert gates.refused and gates.confidence == 0.0 and gates.null == 0.0
+    assert len(gates.triples) == gates.n_open == 0
 
 
 @pytest.mark.parametrize("p", [0.1, 0.49, 0.51, 0.9])
@@ -56,6 +59,7 @@ def test_gates_are_in_range_and_in_order_for_any_evidence(odds, threshold):
     assert np.isfinite(gates.triples).all()
     assert (gates.triples <= 0).all() and (gates.triples >= MIN_LOG_GATE).all()
     assert (np.diff(gates.triples) <= 0).all()
-    assert not ((gates.triples > SHUT_CEILING) & (gates.triples < OPEN_FLOOR)).any()
-    assert gates.refused == bool((gates.triples <= SHUT_CEILING).all())
+    assert not ((gates.triples > MIN_LOG_GATE) & (gates.triples < OPEN_FLOOR)).any(), "ajar"
+    assert gates.refused == (gates.n_open == 0)
+    assert (gates.triples[: gates.n_open] >= OPEN_FLOOR).all(), "open triples come first"
     assert 0.0 <= gates.confidence <= 1.0

@@ -1,208 +1,21 @@
-"""Native tokens: roles of statement tokens, suffix match, what is written and what remains, logits."""
+"""Native tokens: logits, what attended tokens write, the closed-form start, beams."""
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from kblam_engine.errors import ConfigurationError
-from kblam_engine.native_tokens import (
-    MIN_LOG_GATE,
-    NativeTokenAdapter,
-    NativeTokenConfig,
-    NativeTokenReader,
-    advance,
-    collate,
-    start_progress,
-    unit_embeddings,
-)
-from kblam_engine.statements import REFUSAL_TEXT, Role, StatementTokenizer, StatementTokens
+from kblam_engine.native_layout import collate
+from kblam_engine.native_tokens import NativeTokenAdapter, NativeTokenConfig, NativeTokenReader
+from kblam_engine.statements import Role, StatementTokenizer
 from kblam_engine.triples import Triple
 
 END = 2
 CONFIG = NativeTokenConfig((1, 3), hidden_size=64, n_heads=4, head_dim=16, key_dim=8)
-PARTS = {
-    "property": (Role.PROPERTY_FIRST, Role.PROPERTY),
-    "name": (Role.NAME_FIRST, Role.NAME),
-    "value": (Role.VALUE_FIRST, Role.VALUE),
-}
 
 
 @pytest.fixture(scope="module")
 def statements(tiny_tokenizer):
     return StatementTokenizer(tiny_tokenizer, END)
-
-
-def said(tokenizer, statement, part):
-    """Return the text of the tokens that play a part, the space before it left out."""
-    ids = [i for i, r in zip(statement.ids, statement.roles, strict=True) if r in PARTS[part]]
-    return tokenizer.decode(ids, clean_up_tokenization_spaces=False).removeprefix(" ")
-
-
-@pytest.mark.parametrize(
-    "triple",
-    [
-        Triple("Acme Robotics", "founder", "Lena Hoffmann"),
-        Triple("Orca 2", "battery life", "7.5 hours"),
-        Triple("Orca 2", "purpose", "to inspect the hulls of ships. It floats."),
-        Triple("Orca", "battery of Orca", "Orca 12"),
-        Triple("7", "7", "7 7"),
-        Triple("is", "of", "is"),
-        Triple("s", "e", "s"),
-        Triple("f", "h", "i"),
-        Triple("a  b", "c  d", "e  f"),
-        Triple("Ærø 5", "größte Höhe", "68 m über \N{WATER WAVE}"),
-        Triple("the of is", "The The", "The the of the is The."),
-    ],
-    ids=str,
-)
-def test_tokens_of_each_part_spell_it(statements, tiny_tokenizer, triple):
-    statement = statements(triple)
-    assert len(statement.ids) == len(statement.roles)
-    assert said(tiny_tokenizer, statement, "property") == triple.property
-    assert said(tiny_tokenizer, statement, "name") == triple.name
-    assert said(tiny_tokenizer, statement, "value") == triple.value
-    for first, _ in PARTS.values():
-        assert statement.roles.count(first) == 1
-    assert statement.roles[0] == Role.BEGIN
-    assert Role.PAD not in statement.roles
-    text = tiny_tokenizer.decode(statement.ids[:-2], clean_up_tokenization_spaces=False)
-    assert text == triple.statement
-
-
-def test_order_of_roles(statements):
-    roles = statements(Triple("Orca", "purpose", "to float")).roles
-    kept = [Role(r) for i, r in enumerate(roles) if i == 0 or r != roles[i - 1]]
-    g, parts = Role.GLUE, [r for pair in PARTS.values() for r in pair]
-    assert kept == [Role.BEGIN, g, *parts[:2], g, *parts[2:4], g, *parts[4:], Role.STOP, Role.MORE, Role.END]
-
-
-def test_full_stop_of_the_value_belongs_to_it(statements):
-    roles = statements(Triple("Orca", "purpose", "to float.")).roles
-    assert Role.STOP not in roles
-    assert roles[-3:] == (Role.VALUE, Role.MORE, Role.END)
-
-
-def test_line_break_and_end_are_alternatives(statements, tiny_tokenizer):
-    statement = statements(Triple("Orca", "purpose", "to float"))
-    assert statement.ids[-2:] == (tiny_tokenizer("\n")["input_ids"][-1], END)
-    tokens = collate([[statement]], [[0.0]])
-    assert tokens.previous[0, -1] == tokens.previous[0, -2] == statement.ids[-3]
-
-
-def test_null_statement_only_ends(statements, tiny_tokenizer):
-    assert tiny_tokenizer.decode(statements.null.ids[:-1]) == REFUSAL_TEXT
-    assert statements.null.roles[0] == Role.NULL_BEGIN
-    assert set(statements.null.roles[1:-1]) == {Role.NULL}
-    assert statements.null.ids[-1] == END and statements.null.roles[-1] == Role.END
-
-
-def test_the_embedded_tokenizer_marks_whole_parts(default_model):
-    tokenizer = default_model.tokenizer
-    statements = StatementTokenizer(tokenizer, tokenizer.eos_token_id)
-    for triple in (
-        Triple("Acme Robotics", "founding date", "12 March 2009"),
-        Triple("4471-Main", "limit 2", "12,500.75 EUR"),
-        Triple("s", "e", "s"),
-        Triple("C++", "e-mail", "a.b@c.example"),
-        Triple("Orca", "purpose", "It floats."),
-    ):
-        statement = statements(triple)
-        for part, text in (("property", triple.property), ("name", triple.name), ("value", triple.value)):
-            assert said(tokenizer, statement, part).removesuffix(".") == text.removesuffix(".")
-
-
-def made(rows):
-    """Return native tokens of plain statements (lists of ids without ends), several to a row."""
-    made_rows = []
-    for row in rows:
-        made_rows.append(
-            [
-                StatementTokens(
-                    (*ids, 90, 91),
-                    (Role.BEGIN, *[Role.GLUE] * (len(ids) - 2), Role.VALUE_FIRST, Role.MORE, Role.END),
-                )
-                for ids in row
-            ]
-        )
-    return collate(made_rows, [[-0.1 - i for i in range(len(row))] for row in made_rows])
-
-
-def test_collate_lays_rows_out_and_pads():
-    tokens = made([[[1, 2, 3]], [[4, 5], [6, 7, 8]]])
-    assert tokens.ids.tolist() == [[1, 2, 3, 90, 91, 0, 0, 0, 0], [4, 5, 90, 91, 6, 7, 8, 90, 91]]
-    assert tokens.previous.tolist()[0] == [-1, 1, 2, 3, 3, -1, -1, -1, -1]
-    assert tokens.previous.tolist()[1] == [-1, 4, 5, 5, -1, 6, 7, 8, 8]
-    assert tokens.slots.tolist()[1] == [0, 0, 0, 0, 1, 1, 1, 1, 1]
-    assert tokens.mask.sum(1).tolist() == [5, 9]
-    assert tokens.roles[0, 5:].eq(Role.PAD).all()
-    assert tokens.cover_length.tolist() == [[0, 0, 0, 1, 0, 0, 0, 0, 0], [0, 0, 1, 0, 0, 0, 0, 1, 0]]
-    assert tokens.gates[1, 4:].allclose(torch.tensor(-1.1))
-
-
-def test_collate_wants_a_gate_for_each_statement(statements):
-    with pytest.raises(ConfigurationError, match="row 0: 1 statements but 2 gates"):
-        collate([[statements.null]], [[0.0, 0.0]])
-
-
-def naive_match(statement, position, written):
-    """Return the length of the longest end of ``written`` that precedes a position of the statement."""
-    before = statement[:position]
-    return max(
-        n
-        for n in range(min(len(before), len(written)) + 1)
-        if before[len(before) - n :] == written[len(written) - n :]
-    )
-
-
-ids = st.integers(1, 3)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.lists(ids, min_size=2, max_size=6), min_size=1, max_size=3),
-    st.lists(st.one_of(ids, st.just(90)), max_size=10),
-)
-def test_suffix_match_equals_the_naive_one(row, written):
-    tokens = made([row])
-    progress = start_progress(tokens)
-    for token in written:
-        progress = advance(tokens, progress, torch.tensor([token]))
-    expected = []
-    for statement in row:
-        expected += [naive_match(statement, j, written) for j in range(len(statement) + 1)]
-        expected.append(expected[-1])  # the end is an alternative to the line break
-    assert progress.match[0].tolist() == expected
-
-
-def feed_text(tokenizer, tokens, text):
-    progress = start_progress(tokens)
-    for token in tokenizer(text, add_special_tokens=False)["input_ids"]:
-        progress = advance(tokens, progress, torch.tensor([token]))
-    return progress
-
-
-def test_written_value_covers_its_triple_only(statements, tiny_tokenizer, six_triples):
-    tokens = collate([[*map(statements, six_triples[:2]), statements.null]], [[-0.2, -0.4, -8.0]])
-    before = start_progress(tokens)
-    assert not before.covered.any()
-    assert before.remaining[0] == pytest.approx(-0.2)
-    half = feed_text(tiny_tokenizer, tokens, "The founder of Acme Robotics is Lena Hoff")
-    assert not half.covered.any()
-    whole = feed_text(tiny_tokenizer, tokens, "The founder of Acme Robotics is Lena Hoffmann")
-    assert whole.covered[0].eq(tokens.slots[0] == 0).all()
-    assert whole.remaining[0] == pytest.approx(-0.4)
-    again = feed_text(tiny_tokenizer, tokens, "Lena Hoffmann since 12 March 2009.\n")
-    assert again.covered[0].eq(tokens.slots[0] < 2).all()
-    assert again.remaining[0] == MIN_LOG_GATE
-
-
-def test_a_statement_may_start_first_and_after_a_line_break(statements, tiny_tokenizer, six_triples):
-    tokens = collate([[statements(six_triples[0]), statements.null]], [[-0.2, -8.0]])
-    assert start_progress(tokens).start.tolist() == [1.0]
-    assert feed_text(tiny_tokenizer, tokens, "The").start.tolist() == [0.0]
-    assert feed_text(tiny_tokenizer, tokens, "x\n").start.tolist() == [1.0]
-    assert feed_text(tiny_tokenizer, tokens, "x\ny").start.tolist() == [0.0]
 
 
 def random_adapter(seed=0):
@@ -219,8 +32,12 @@ def random_embedding(seed=3):
 
 
 def read(adapter, tokens):
-    weight = random_embedding()
-    return NativeTokenReader(adapter, tokens, unit_embeddings(weight, weight.mean(0), tokens.ids))
+    return NativeTokenReader(adapter, tokens, random_embedding())
+
+
+def before_the_end(logits):
+    """Return the logits of one position for one head, [s]."""
+    return logits[0, 0, -1].detach()
 
 
 @pytest.fixture
@@ -305,10 +122,12 @@ def test_gradients_reach_every_parameter(two_rows):
     total.backward()
     expected = {
         "role_query", "role_bias", "covered_bias", "remaining_scale", "start_bias", "content_query",
-        "content_key", "match_bias", "gate_scale", "value",
+        "content_key", "match_bias", "deficit_bias", "gate_scale", "value",
     }  # fmt: skip
-    assert {name for name, _ in adapter.named_parameters()} == expected
-    for name, parameter in adapter.named_parameters():
+    trained = {name: p for name, p in adapter.named_parameters() if p.requires_grad}
+    assert trained.keys() == expected
+    assert {name for name, _ in adapter.named_parameters()} == expected | {"token_mean", "token_map"}
+    for name, parameter in trained.items():
         per_layer = parameter.grad.flatten(1).abs().sum(1)
         assert parameter.grad.isfinite().all() and (per_layer > 0).all(), name
 
@@ -331,13 +150,159 @@ def test_value_maps_start_as_the_inverse_of_the_output_projection():
     adapter = NativeTokenAdapter(CONFIG)
     generator = torch.Generator().manual_seed(0)
     projections = [torch.linalg.qr(torch.randn(64, 64, generator=generator))[0] for _ in CONFIG.layers]
-    adapter.initialise_from(projections, [2.0, 3.0])
+    adapter.initialise_from(random_embedding(), projections, [2.0, 3.0])
     embedding = torch.nn.functional.normalize(torch.randn(1, 1, 64, generator=generator), dim=-1)
     for i, (projection, strength) in enumerate(zip(projections, (2.0, 3.0), strict=True)):
         heads = adapter.layer_keys(i, embedding).values[0, :, 0].reshape(-1)
         torch.testing.assert_close(
             projection @ heads, embedding[0, 0] * strength / 1.05, rtol=1e-4, atol=1e-5
         )
+
+
+# --- what tokens write ------------------------------------------------------------------------------------
+
+
+N_FREQUENT = 60
+
+
+def correlated_embedding(seed=0):
+    """Return an LM head of 320 rows like those of real models: a few strong directions that all rows share.
+
+    The first rows, of frequent words, are long and lie almost wholly in those directions.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    shared = torch.randn(4, 64, generator=generator)
+    parts = torch.randn(320, 4, generator=generator)
+    parts[:N_FREQUENT] *= 2.0
+    own = 0.5 * torch.randn(320, 64, generator=generator)
+    return 0.5 * torch.randn(64, generator=generator) + parts @ shared + own
+
+
+def whitened(head):
+    adapter = NativeTokenAdapter(CONFIG)
+    adapter.initialise_from(head, [torch.eye(64)] * 2, [1.0, 1.0])
+    return adapter
+
+
+def share_that_wins(head, directions):
+    """Return how many of the rarer tokens raise their own logit above that of every frequent token."""
+    logits = directions @ head.T
+    own = logits.diagonal()[N_FREQUENT:]
+    return float((own > logits[N_FREQUENT:, :N_FREQUENT].amax(1)).float().mean())
+
+
+def test_directions_are_unit_vectors_of_the_asked_shape():
+    head = correlated_embedding()
+    ids = torch.tensor([[3, 200, 3], [0, 319, 7]])
+    directions = whitened(head).directions(head, ids)
+    assert directions.shape == (2, 3, 64)
+    torch.testing.assert_close(directions.norm(dim=-1), torch.ones(2, 3))
+    assert torch.equal(directions[0, 0], directions[0, 2])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_direction_raises_its_own_token_above_every_frequent_one(seed):
+    head = correlated_embedding(seed)
+    every = torch.arange(320)
+    assert share_that_wins(head, whitened(head).directions(head, every)) == 1.0
+    plain = torch.nn.functional.normalize(head - head.mean(0), dim=-1)
+    assert share_that_wins(head, plain) < 0.5, "plain rows raise frequent tokens as well"
+
+
+def test_directions_need_no_more_than_half_precision_of_the_head():
+    head = correlated_embedding()
+    adapter = whitened(head.bfloat16())
+    every = torch.arange(320)
+    found = adapter.directions(head.bfloat16(), every)
+    assert found.dtype == torch.float32
+    assert (found * whitened(head).directions(head, every)).sum(-1).min() > 0.99
+
+
+def test_whitening_is_computed_once_and_not_trained():
+    adapter = whitened(correlated_embedding())
+    assert not adapter.token_mean.requires_grad and not adapter.token_map.requires_grad
+    torch.testing.assert_close(adapter.token_mean, correlated_embedding().mean(0))
+    torch.testing.assert_close(adapter.token_map, adapter.token_map.T, rtol=1e-3, atol=1e-4)
+
+
+# --- the longest match, and what is written out -----------------------------------------------------------
+
+PHRASE = "the old light of the northern harbour "
+
+
+@pytest.fixture
+def repeating(statements, tiny_tokenizer):
+    """A name that says a phrase twice; what is written ends after the second time.
+
+    Returns the tokens, the ids written, and the positions that the phrase ends before: first and second time.
+    """
+    triple = Triple(f"{PHRASE}and {PHRASE}tower", "height", "68 m")
+    tokens = collate([[statements(triple)]], [[-0.1]])
+    text = triple.statement[: triple.statement.index("tower") - 1]
+    written = tiny_tokenizer(text, add_special_tokens=False)["input_ids"]
+    until_first = triple.statement[: triple.statement.index(" and ")]
+    first = len(tiny_tokenizer(until_first, add_special_tokens=False)["input_ids"])
+    return tokens, torch.tensor([written]), first, len(written)
+
+
+def after(adapter, tokens, written):
+    reader = read(adapter, tokens)
+    reader.feed(written)
+    return before_the_end(reader.block(1, torch.zeros(1, written.shape[1], 64))[0])
+
+
+def test_longest_match_wins_in_a_name_that_repeats_itself(repeating):
+    tokens, written, first, second = repeating
+    adapter = NativeTokenAdapter(CONFIG)
+    logits = after(adapter, tokens, written)
+    assert logits.argmax() == second
+    assert logits[second] - logits[first] == pytest.approx(4.0)
+    assert logits.softmax(-1)[second] > 0.9
+    with torch.no_grad():
+        adapter.deficit_bias.zero_()
+    tied = after(adapter, tokens, written)
+    assert tied[first] == tied[second], "both matches are longer than max_match: only the deficit tells them apart"
+
+
+def test_one_of_two_triples_is_not_left_for_the_other(statements, tiny_tokenizer):
+    """Two open triples whose names end alike: the answer goes on in the one that it began."""
+    triples = [Triple(f"{city}, port of the northern isles", "master", who) for city, who in (("Varn", "Al"), ("Ost", "Bo"))]
+    tokens = collate([[statements(t) for t in triples]], [[-0.1, -0.1]])
+    for slot, triple in enumerate(triples):
+        written = tiny_tokenizer(triple.statement[: -len("Al.") - 1], add_special_tokens=False)["input_ids"]
+        logits = after(NativeTokenAdapter(CONFIG), tokens, torch.tensor([written]))
+        assert logits.argmax() == (tokens.slots[0] == slot).nonzero()[len(written)]
+        assert logits.softmax(-1)[tokens.slots[0] == slot].sum() > 0.9
+
+
+def test_a_triple_that_is_written_out_does_not_begin_again(statements, tiny_tokenizer, six_triples):
+    """After its statement and a line break the other one begins; before, the likelier one does."""
+    tokens = collate([[*map(statements, six_triples[:2])]], [[-0.1, -0.3]])
+    begins = (tokens.roles[0] == Role.BEGIN).nonzero()[:, 0].tolist()
+    adapter = NativeTokenAdapter(CONFIG)
+    start = before_the_end(read(adapter, tokens).block(1, torch.zeros(1, 1, 64))[0])
+    assert start.argmax() == begins[0] and start[begins[0]] > 0
+    written = tiny_tokenizer(six_triples[0].statement + "\n", add_special_tokens=False)["input_ids"]
+    logits = after(adapter, tokens, torch.tensor([written]))
+    assert logits.argmax() == begins[1]
+    assert logits[begins[1]] - logits[begins[0]] > 7.0
+    assert logits.softmax(-1)[begins[0]] < 0.01
+
+
+def test_written_out_triples_are_shut_but_for_their_ends(statements, six_triples):
+    tokens = collate([[*map(statements, six_triples[:2])]], [[-0.1, -0.3]])
+    reader = read(NativeTokenAdapter(CONFIG), tokens)
+    first = tokens.slots[0] == 0
+
+    def logits(covered):
+        reader._now.covered = covered.expand_as(reader._now.covered)
+        return before_the_end(reader.block(1, torch.zeros(1, 1, 64))[0])
+
+    open_, shut = logits(torch.zeros_like(first)), logits(first)
+    ends = torch.isin(tokens.roles[0], torch.tensor([Role.STOP, Role.MORE, Role.END]))
+    torch.testing.assert_close(shut[first & ~ends], open_[first & ~ends] - 8.0)
+    torch.testing.assert_close(shut[first & ends], open_[first & ends])
+    torch.testing.assert_close(shut[~first], open_[~first])
 
 
 @pytest.mark.parametrize(
@@ -349,6 +314,8 @@ def test_value_maps_start_as_the_inverse_of_the_output_projection():
         {"layers": (-1,)},
         {"key_dim": 0},
         {"n_heads": 0},
+        {"max_match": 0},
+        {"max_deficit": 0},
     ],
 )
 def test_config_checks_its_ranges(wrong):

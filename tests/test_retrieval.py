@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from kblam_engine.evidence import EvidenceHead, Examiner, Rarity
+from kblam_engine.evidence import Examiner
+from kblam_engine.evidence_head import EvidenceHead
 from kblam_engine.knowledge_base import KnowledgeBase
 from kblam_engine.retrieval import N_NEAREST, Questions, Retrieved, Retriever, up_to_question
 from kblam_engine.sentence_encoder import HashingEncoder
 from kblam_engine.triples import Triple
+from kblam_engine.wording import Rarity
 
 QUESTION = [{"role": "user", "content": "What is the battery life of the Orca 2?"}]
 

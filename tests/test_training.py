@@ -12,16 +12,16 @@ from engine_parts import adapter_config
 from kblam_engine.adapter import KnowledgeAdapter
 from kblam_engine.checkpoint import load_adapter
 from kblam_engine.errors import ConfigurationError
-from kblam_engine.evidence import FEATURES, EvidenceHead, Examiner, Rarity
-from kblam_engine.gating import OPEN_FLOOR, SHUT_CEILING
+from kblam_engine.evidence import FEATURES, Examiner
+from kblam_engine.evidence_head import EvidenceHead
+from kblam_engine.gating import OPEN_FLOOR
 from kblam_engine.injection import attach
 from kblam_engine.models import load_base_model
-from kblam_engine.native_tokens import MIN_LOG_GATE
 from kblam_engine.retrieval import Retriever
 from kblam_engine.sentence_encoder import HashingEncoder
 from kblam_engine.statements import REFUSAL_TEXT, StatementTokenizer
 from kblam_engine.training.comparison import train_comparison
-from kblam_engine.training.config import recipe
+from kblam_engine.training.config import HELD_OUT_PROPERTIES, recipe
 from kblam_engine.training.evidence import Examined, make_examined, train_head, validate
 from kblam_engine.training.lexicon import Lexicon, load_lexicon
 from kblam_engine.training.native import NativeTrainer, answer_ids, examples, simulate
@@ -29,6 +29,7 @@ from kblam_engine.training.pools import EncodedWorld
 from kblam_engine.training.recipe import train
 from kblam_engine.training.samples import draw, invented_world, source_world
 from kblam_engine.triples import Triple
+from kblam_engine.wording import Rarity
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +106,7 @@ def toy_examined(seed, n=200):
 
 def trained_on_toy():
     torch.manual_seed(0)
-    return train_head(EvidenceHead(8, 64), toy_examined(0), epochs=20, lr=1e-2, seed=1)
+    return train_head(EvidenceHead(8, 64), toy_examined(0), epochs=40, lr=1e-2, seed=1)
 
 
 def test_head_learns_what_separates():
@@ -154,21 +155,23 @@ def chat_prompt_of(tokenizer):
     )
 
 
-def test_simulated_gates_are_what_the_gating_rule_lets_through(world):
+def test_simulated_selections_are_what_the_gating_rule_lets_through(world):
     random = Random(9)
-    for sample in drawn(world, 100, seed=9):
-        example = simulate(random, world, sample, "prompt", 5)
-        assert len(set(example.selection)) == len(example.selection) == 5
-        assert set(sample.supports) <= set(example.selection)
-        assert not set(sample.hidden) & set(example.selection)
-        gates = dict(zip(example.selection, example.gates[:-1], strict=True))
-        for position, gate in gates.items():
-            if position in sample.supports:
-                assert OPEN_FLOOR <= gate <= 0
-            else:
-                assert MIN_LOG_GATE <= gate <= SHUT_CEILING
-        assert example.gates[-1] == (MIN_LOG_GATE if sample.supports else -0.05)
+    orders = set()
+    for sample in drawn(world, 200, seed=9):
+        example = simulate(random, sample, "prompt")
+        assert example.prompt == "prompt"
+        assert sorted(example.selection) == sorted(sample.supports), "nothing but what is asked for"
         assert example.answer == (sample.answer or REFUSAL_TEXT)
+        if not sample.supports:
+            assert len(example.gates) == 1 and example.gates[0] > OPEN_FLOOR, "the null triple alone"
+            continue
+        gates = dict(zip(example.selection, example.gates, strict=True))
+        assert all(OPEN_FLOOR <= gate <= 0 for gate in gates.values())
+        ordered = [gates[p] for p in sample.supports]
+        assert ordered == sorted(ordered, reverse=True), "what is written first is the likeliest"
+        orders.add(example.selection == sample.supports)
+    assert orders == {True, False}, "the place in the selection says nothing"
 
 
 def test_answers_are_written_in_the_tokens_of_their_statements(world, tiny_tokenizer):
@@ -186,7 +189,9 @@ def trainer_of(llama, tokenizer, steps=12, seed=0):
     torch.manual_seed(seed)
     native = KnowledgeAdapter(adapter_config()).native
     native.initialise_from(
-        [llama.model.layers[i].self_attn.o_proj.weight for i in native.config.layers], [8.0, 8.0]
+        llama.get_output_embeddings().weight,
+        [llama.model.layers[i].self_attn.o_proj.weight for i in native.config.layers],
+        [8.0, 8.0],
     )
     injection = attach(llama)
     return NativeTrainer(injection, tokenizer, native, StatementTokenizer(tokenizer, 2), steps=steps, lr=2e-2)
@@ -212,12 +217,12 @@ def test_native_training_lowers_the_loss_and_leaves_the_base_alone(tiny_llama, t
     (batch,) = small_batches(short_world, tiny_tokenizer, 1)
     start = {name: p.detach().clone() for name, p in trainer.adapter.named_parameters()}
     losses = [trainer.step(*batch) for _ in range(60)]
-    assert np.isfinite(losses).all() and losses[-1] < 0.7 * losses[0]
+    assert np.isfinite(losses).all() and losses[-1] < 0.8 * losses[0]
     for name, tensor in tiny_llama.state_dict().items():
         assert torch.equal(tensor, base[name]), name
         assert tiny_llama.get_parameter(name).grad is None, name
     moved = {name for name, p in trainer.adapter.named_parameters() if not torch.equal(p, start[name])}
-    assert moved == start.keys()
+    assert moved == start.keys() - {"token_mean", "token_map"}
 
 
 def test_native_training_is_reproducible(tiny_tokenizer, short_world):
@@ -247,8 +252,17 @@ def test_loss_of_a_batch_is_that_of_its_examples(tiny_llama, tiny_tokenizer, sho
 # --- the whole recipe -------------------------------------------------------------------------------------
 
 
-def test_the_smoke_recipe_trains_and_saves_an_adapter(tiny_model_folder, tmp_path):
+def test_the_smoke_recipe_trains_and_saves_an_adapter(tiny_model_folder, tmp_path, monkeypatch):
+    worlds = []
+
+    def keeping(*args):
+        worlds.append(invented_world(*args))
+        return worlds[-1]
+
+    monkeypatch.setattr("kblam_engine.training.recipe.invented_world", keeping)
+
     def run(name):
+        torch.manual_seed(len(name))  # what was drawn before must not matter
         seen = []
         config = recipe(
             "smoke", model=str(tiny_model_folder), encoder="hashing", n_questions=20, native_steps=2
@@ -258,6 +272,8 @@ def test_the_smoke_recipe_trains_and_saves_an_adapter(tiny_model_folder, tmp_pat
 
     result, seen = run("one")
     assert {stage for stage, _, _ in seen} >= {"evidence", "native tokens"}
+    used = {k.triple.property.casefold() for world in worlds for k in world.known}
+    assert len(used) > 100 and not used & HELD_OUT_PROPERTIES
     assert all(done <= n for _, done, n in seen)
     assert {f.name for f in result.folder.iterdir()} == {
         "README.md",
@@ -267,7 +283,7 @@ def test_the_smoke_recipe_trains_and_saves_an_adapter(tiny_model_folder, tmp_pat
     fingerprint = load_base_model(tiny_model_folder, dtype="float32", device="cpu").fingerprint
     load_adapter(result.folder, base_fingerprint=fingerprint, encoder_fingerprint="hashing-64:v1")
     assert np.isfinite(result.validation_loss)
-    again, _ = run("two")
+    again, _ = run("other")
     for name in ("adapter.safetensors", "adapter_config.json"):
         assert (result.folder / name).read_bytes() == (again.folder / name).read_bytes(), name
 

