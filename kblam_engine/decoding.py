@@ -41,7 +41,7 @@ class DecodingOptions:
         ConfigurationError: an option is out of its range.
     """
 
-    max_new_tokens: int = 128
+    max_new_tokens: int = 256
     temperature: float = 0.0
     top_k: int = 0
     top_p: float = 1.0

@@ -52,6 +52,6 @@ def decide(log_odds: Floats, threshold: float) -> Gates:
     # A triple that is not asked for stays out altogether: siblings share the name, so their statements match the
     # answer as well as the right one does, and several gates ajar together would outweigh it.
     gates = np.where(opens, np.maximum(log_p, OPEN_FLOOR), MIN_LOG_GATE)
-    null = -0.05 if refused else MIN_LOG_GATE
+    null = 0.0 if refused else MIN_LOG_GATE
     confidence = float(np.exp(-np.logaddexp(0.0, -log_odds[0])))
     return Gates(np.maximum(gates, MIN_LOG_GATE).astype(np.float32), null, refused, confidence)

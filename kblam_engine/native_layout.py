@@ -140,7 +140,9 @@ def advance(tokens: NativeTokens, progress: Progress, written: Tensor) -> Progre
     after_more = (tokens.roles == Role.END) & (nn.functional.pad(tokens.roles[:, :-1], (1, 0)) == Role.MORE)
     same = tokens.previous == written[:, None]
     match = torch.where(same, torch.where(after_more, twice, shifted) + 1, torch.zeros_like(shifted))
-    done = (tokens.cover_length > 0) & (match >= tokens.cover_length)
+    # Only where nothing matches longer: "2009" ends the dates of two triples, but one of them was being written.
+    longest = match.amax(1, keepdim=True)
+    done = (tokens.cover_length > 0) & (match >= tokens.cover_length) & (match == longest)
     n_slots = int(tokens.slots.max()) + 1
     per_slot = torch.zeros(len(match), n_slots, dtype=torch.int64, device=match.device)
     per_slot.scatter_add_(1, tokens.slots, done.long())

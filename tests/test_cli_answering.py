@@ -201,7 +201,7 @@ def test_chat_streams_answers_and_keeps_the_history(kblam, kb, stub):
     assert [message["role"] for message in stub.asked[1][0]] == ["user", "assistant", "user"]
     assert stub.asked[1][0][1]["content"] == "It is Lena [b]Hoffmann[/b]."
     assert stub.asked[1][1] == {
-        "max_new_tokens": 128,
+        "max_new_tokens": 256,
         "temperature": 0.0,
         "seed": None,
         "refusal_threshold": None,

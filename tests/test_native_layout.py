@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.native_layout import MIN_LOG_GATE, advance, collate, deficits, start_progress
 from kblam_engine.statements import Role, StatementTokenizer, StatementTokens
+from kblam_engine.triples import Triple
 
 END = 2
 
@@ -100,6 +101,19 @@ def test_written_value_covers_its_triple_only(statements, tiny_tokenizer, six_tr
     again = feed_text(tiny_tokenizer, tokens, "Lena Hoffmann since 12 March 2009.\n")
     assert again.covered[0].eq(tokens.slots[0] < 2).all()
     assert again.remaining[0] == MIN_LOG_GATE
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("red", "red"), ("12 March 2009", "3 May 2009"), ("12,500 EUR", "8,500 EUR"), ("7.5 hours", "7.5")],
+)
+def test_written_value_covers_no_other_triple_that_ends_like_it(statements, tiny_tokenizer, first, second):
+    """The second fact of an answer would be lost: its value counts as written before it is."""
+    triples = [Triple("Acme", "mark", first), Triple("Orca", "mark", second)]
+    tokens = collate([[*map(statements, triples)]], [[-0.1, -0.2]])
+    progress = feed_text(tiny_tokenizer, tokens, triples[0].statement.removesuffix("."))
+    assert progress.covered[0].eq(tokens.slots[0] == 0).all()
+    assert progress.remaining[0] == pytest.approx(-0.2)
 
 
 def test_a_statement_may_start_first_and_after_a_line_break(statements, tiny_tokenizer, six_triples):

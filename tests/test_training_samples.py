@@ -147,6 +147,7 @@ def test_near_misses_are_no_names_of_the_world(near_misses, world):
     names = {k.triple.name.casefold() for k in world.known}
     random = Random(3)
     for sample, typed in islice(near_misses(random, world), 500):
+        assert not any(set(words(typed)) <= set(words(name)) for name in names)
         assert sample.supports == () and sample.answer is None
         assert typed.casefold() not in names
 

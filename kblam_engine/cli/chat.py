@@ -52,7 +52,7 @@ def chat(
     adapter: AdapterOption = None,
     dtype: DtypeOption = None,
     device: DeviceOption = None,
-    max_new_tokens: MaxNewTokensOption = 128,
+    max_new_tokens: MaxNewTokensOption = 256,
     temperature: TemperatureOption = 0.0,
     seed: SeedOption = None,
     refusal_threshold: ThresholdOption = None,

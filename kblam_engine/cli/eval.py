@@ -62,7 +62,7 @@ def evaluate(
         None, "--limit", min=1, help="Ask only a sample of this many questions."
     ),
     max_new_tokens: int = typer.Option(
-        64, "--max-new-tokens", min=1, help="Longest answer, for every system."
+        128, "--max-new-tokens", min=1, help="Longest answer, for every system."
     ),
     top_k: int = typer.Option(5, "--top-k", min=1, help="Statements that bm25 and dense put in the prompt."),
     context_tokens: int | None = typer.Option(

@@ -54,7 +54,7 @@ class PromptOptions:
     """
     context_tokens: int | None = None
     """Room of the in-context baseline; None: all the base model has."""
-    max_new_tokens: int = 64
+    max_new_tokens: int = 128
     """Room the answer needs."""
     seed: int = 0
 

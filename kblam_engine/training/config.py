@@ -20,7 +20,7 @@ HELD_OUT_PROPERTIES = frozenset(
 """Properties of the evaluation sources elements and cwe: training on them would flatter the evaluation."""
 
 SOURCES = ("vital", "factbook", "airports", "bioregistry", "wordnet")
-"""Data sets of real triples that training reads; elements and cwe are kept for evaluation."""
+"""Data sets of real triples that training reads; elements, cwe and edam are kept for evaluation."""
 
 
 @dataclass(frozen=True)

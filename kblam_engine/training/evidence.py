@@ -94,22 +94,22 @@ def train_head(
 
 def head_loss(head: EvidenceHead, batch: Sequence[Examined]) -> torch.Tensor:
     """Return the loss: every candidate's own log-loss, and the best candidate against "none of them"."""
-    features = torch.from_numpy(np.concatenate([e.features for e in batch]))
-    labels = torch.from_numpy(np.concatenate([e.labels for e in batch])).float()
-    log_odds = head(features)
-    own = binary_cross_entropy_with_logits(log_odds, labels, reduction="none")
-    total: torch.Tensor = log_odds.new_zeros(())
-    at = 0
-    for e in batch:
-        n = len(e.labels)
-        mine = log_odds[at : at + n]
-        total = total + own[at : at + n].sum()
-        # Softmax over candidates and none (log-odds 0), as the null triple competes when the answer begins.
-        scores = torch.cat([mine, mine.new_zeros(1)]).log_softmax(0)
-        wanted = scores[:-1][torch.from_numpy(e.labels)] if e.labels.any() else scores[-1:]
-        total = total - wanted.mean()
-        at += n
-    return total / len(batch)
+    log_odds = head(torch.from_numpy(np.concatenate([e.features for e in batch])))
+    labels = torch.from_numpy(np.concatenate([e.labels for e in batch]))
+    own = binary_cross_entropy_with_logits(log_odds, labels.float(), reduction="sum")
+    # Softmax over candidates and none (log-odds 0, the last column), as the null triple competes when the answer begins.
+    lengths = [len(e.labels) for e in batch]
+    row = torch.repeat_interleave(torch.arange(len(batch)), torch.tensor(lengths))
+    column = torch.cat([torch.arange(n) for n in lengths])
+    scores = log_odds.new_full((len(batch), max(lengths) + 1), -1e4)
+    scores[row, column] = log_odds
+    scores[:, -1] = 0.0
+    wanted = torch.zeros_like(scores)
+    wanted[row, column] = labels.float()
+    wanted[:, -1] = (wanted.sum(1) == 0).float()
+    chosen = (scores.log_softmax(1) * wanted).sum(1) / wanted.sum(1)
+    total: torch.Tensor = (own - chosen.sum()) / len(batch)
+    return total
 
 
 def validate(head: EvidenceHead, examined: Sequence[Examined], threshold: float = 0.5) -> dict[str, float]:

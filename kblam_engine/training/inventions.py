@@ -118,20 +118,31 @@ def code(random: Random) -> str:
 
 
 def slip(random: Random, text: str) -> str:
-    """Return the text with one slip of the fingers: two letters swapped, one left out, or one doubled."""
-    at = [i for i in range(1, len(text) - 1) if text[i - 1 : i + 2].isalpha()]
-    if len(text) < 6 or not at:
+    """Return the text with one slip of the fingers in a longer word: letters swapped, one left out, or one doubled."""
+    inner = [i for m in re.finditer(r"[^\W\d_]{5,}", text) for i in range(m.start() + 1, m.end() - 1)]
+    if not inner:
         return text
-    i = random.choice(at)
-    return random.choice(
-        (text[:i] + text[i + 1] + text[i] + text[i + 2 :], text[:i] + text[i + 1 :], text[:i] + text[i] + text[i:])
-    )
+    i = random.choice(inner)
+    left_out, doubled = text[:i] + text[i + 1 :], text[:i] + text[i] + text[i:]
+    swapped = text[:i] + text[i + 1] + text[i] + text[i + 2 :]
+    return random.choice((left_out, doubled) if swapped == text else (swapped, left_out, doubled))
 
 
-def near_name(random: Random, original: str) -> str:
-    """Return a name that is almost ``original`` but is another name (a near miss)."""
+def near_name(random: Random, original: str, other: str = "") -> str:
+    """Return a name that is almost ``original`` but is another name (a near miss).
+
+    Args:
+        random: source of the draws.
+        original: a name.
+        other: another name, whose words a title without a number may borrow.
+    """
     words = original.split()
     last = words[-1]
+    borrowed = [w for w in other.split() if len(w) > 3 and w not in words]
+    telling = [i for i, w in enumerate(words) if len(w) > 3]
+    if len(words) > 3 and borrowed and telling and not any(c.isdigit() for c in original):
+        words[random.choice(telling)] = random.choice(borrowed)
+        return " ".join(words)
     code_at = next((i for i, w in enumerate(words[:2]) if re.fullmatch(r"(?:[A-Za-z]+-)?\d+", w)), None)
     if code_at is not None and len(words) > 2:
         digits = re.search(r"\d+", words[code_at])
@@ -145,11 +156,13 @@ def near_name(random: Random, original: str) -> str:
         return " ".join((*words[:-1], other))
     if len(words) > 1 and random.random() < 0.7:
         at = random.randrange(len(words))
-        words[at] = random.choice(_KINDS) if at == len(words) - 1 and random.random() < 0.5 else word(random)
+        kinds = [k for k in _KINDS if k not in words]
+        words[at] = random.choice(kinds) if at == len(words) - 1 and random.random() < 0.5 else word(random)
         changed = " ".join(words)
         return changed if changed != original else f"{original} {word(random)}"
-    if len(original) > 5 and random.random() < 0.3:  # one letter makes another name; a slip is something else
-        at = random.randrange(1, len(original) - 1)
+    inner = [i for i, c in enumerate(original) if 0 < i < len(original) - 1 and c.isalpha()]
+    if len(inner) > 3 and random.random() < 0.3:  # one letter makes another name; a slip is something else
+        at = random.choice(inner)
         other = random.choice([c for c in "aeiounrlstm" if c != original[at]])
         return original[:at] + other + original[at + 1 :]
     if len(original) > 4 and random.random() < 0.6:

@@ -83,6 +83,7 @@ def train(config: TrainConfig, folder: str | Path, report: Report = lambda *_: N
     injection = attach(loaded.model)
     try:
         injection.self_test()
+        torch.manual_seed(config.seed)  # the adapter begins with random tensors
         adapter = KnowledgeAdapter(adapter_config(loaded, encoder))
         stages = Stages(Path(f"{folder}.stages"), config, f"{loaded.fingerprint} {encoder.fingerprint}")
         run = _Run(config, loaded, encoder, adapter, report)
@@ -157,8 +158,10 @@ class _Run:
             head = EvidenceHead(adapter.config.evidence_hidden, encoder.embed_dim)
             own, others = self._lexicon.fold(fold, config.n_folds)
             train_comparison(head, others, encoder, seed=config.seed)
-            invented = EncodedWorld(invented_world(random, own, [], min(350, config.n_entities)), encoder)
-            worlds = [*[invented] * max(1, 2 * len(encoded_real)), *encoded_real]
+            n = min(350, config.n_entities)
+            invented = EncodedWorld(invented_world(random, own, [], n), encoder)
+            titled = EncodedWorld(invented_world(random, own, [], n, titles=True), encoder)
+            worlds = [*encoded_real, *[invented] * 7, *[titled] * 4]
             share = config.n_questions // config.n_folds
 
             def progress(done: int, before: int = fold * share) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from random import Random
+from statistics import mean
 
 from kblam_engine.training import inventions
 from kblam_engine.training.lexicon import (
@@ -27,6 +29,9 @@ from kblam_engine.wording import words
 
 Message = dict[str, str]
 
+TITLE_WORDS = 3.5
+"""Words that the names of a kind have on average if they are titles."""
+
 
 @dataclass(frozen=True)
 class Known:
@@ -43,6 +48,11 @@ class World:
 
     known: tuple[Known, ...]
     entities: tuple[tuple[int, ...], ...]
+
+    @cached_property
+    def name_words(self) -> frozenset[frozenset[str]]:
+        """The words of each name."""
+        return frozenset(frozenset(words(k.triple.name)) for k in self.known)
 
 
 @dataclass(frozen=True)
@@ -86,9 +96,21 @@ def invented_value(random: Random, phrases: PropertyPhrases, texts: Sequence[str
     return random.choice(phrases.values)
 
 
-def invented_world(random: Random, lexicon: Lexicon, texts: Sequence[str], n_entities: int) -> World:
-    """Return entities with two to eight properties each, names invented, some of them near-misses."""
+def invented_world(
+    random: Random, lexicon: Lexicon, texts: Sequence[str], n_entities: int, *, titles: bool = False
+) -> World:
+    """Return entities with two to eight properties each, names invented, some of them near-misses.
+
+    Args:
+        random: source of the draws.
+        lexicon: properties, and names by kind of thing.
+        texts: more values for properties with long values.
+        n_entities: how many.
+        titles: only kinds of things with long names, as in catalogues and rule books.
+    """
     kinds = [k for k in sorted(lexicon.names) if len(lexicon.of_kind(k)) >= 2]
+    if titles:
+        kinds = [k for k in kinds if mean(len(n.split()) for n in lexicon.names[k]) >= TITLE_WORDS]
     by_kind = {k: lexicon.of_kind(k) for k in kinds}
     known: list[Known] = []
     entities: list[tuple[int, ...]] = []
@@ -100,9 +122,9 @@ def invented_world(random: Random, lexicon: Lexicon, texts: Sequence[str], n_ent
         if shape < 0.6:
             name = random.choice(lexicon.names[kind])
         elif shape < 0.88:
-            name = inventions.name(random)
+            name = inventions.identified(random) if titles else inventions.name(random)
         else:
-            name = inventions.near_name(random, last)
+            name = inventions.near_name(random, last, random.choice(lexicon.names[kind]) if titles else "")
         if name in used:
             continue
         used.add(name)
@@ -310,18 +332,18 @@ def unanswerable(random: Random, world: World) -> Sample:
     roll = random.random()
     at = random.randrange(len(world.known))
     known = world.known[at]
-    names = {k.triple.name for k in world.known}
     if roll < 0.25:
-        name = inventions.name(random)
+        title = len(known.triple.name.split()) > 3  # among titles, another title
+        name = inventions.identified(random) if title else inventions.name(random)
     elif roll < 0.55:
-        name = inventions.near_name(random, known.triple.name)
+        name = inventions.near_name(random, known.triple.name, random.choice(world.known).triple.name)
     else:
         return _unknown_property(random, world, at)
-    if name.casefold() in {n.casefold() for n in names}:
-        return unanswerable(random, world)
     typed = _as_typed(random, name)
-    if set(words(typed)) <= set(words(known.triple.name)):  # shortened to what it shares with the name that is there
-        typed = name
+    # Shortened, a new name may come down to words of a name that is there: then it would be that name.
+    typed = next((t for t in (typed, name) if not any(set(words(t)) <= held for held in world.name_words)), None)
+    if typed is None:
+        return unanswerable(random, world)
     return Sample("unanswerable", (_user(_ask_about(random, known, typed)),), (), None, entities=(known.entity,))
 
 

@@ -1,0 +1,55 @@
+"""What the tests of the knowledge base share."""
+
+import numpy as np
+
+from kblam_engine import KnowledgeBase, Triple
+from kblam_engine.sentence_encoder import HashingEncoder
+
+ACME = [
+    Triple("Acme", "founder", "Lena Hoffmann"),
+    Triple("Acme", "seat", "Berlin", {"source": "register"}),
+    Triple("Borealis", "founder", "Tomás Rivera"),
+]
+
+
+class CountingEncoder(HashingEncoder):
+    """Remembers what it was asked to embed."""
+
+    def __init__(self, embed_dim=64):
+        super().__init__(embed_dim)
+        self.texts = []
+
+    def encode(self, texts, *, progress=False):
+        self.texts.extend(texts)
+        return super().encode(texts, progress=progress)
+
+
+def open_kb(path, **options):
+    return KnowledgeBase.open(path, encoder=HashingEncoder(), **options)
+
+
+def contents(snapshot):
+    return sorted(snapshot.triples(range(len(snapshot))), key=lambda t: (t.name, t.property, t.value))
+
+
+def assert_consistent(snapshot, encoder):
+    """Every array of a snapshot says the same as its triples."""
+    triples = snapshot.triples(range(len(snapshot)))
+    n, d = len(triples), encoder.embed_dim
+    assert snapshot.ids.shape == (n,) and len(set(snapshot.ids.tolist())) == n
+    assert snapshot.key_embeddings.shape == (n, d) and snapshot.key_embeddings.dtype == np.float16
+    assert snapshot.value_embeddings().shape == (n, d)
+    assert [snapshot.names[i] for i in snapshot.name_index] == [t.name for t in triples]
+    assert [snapshot.properties[i] for i in snapshot.property_index] == [t.property for t in triples]
+    assert sorted(snapshot.names) == sorted({t.name for t in triples})
+    assert sorted(snapshot.properties) == sorted({t.property for t in triples})
+    assert snapshot.property_embeddings.shape == (len(snapshot.properties), d)
+    for i, name in enumerate(snapshot.names):
+        assert snapshot.positions_of_name(i).tolist() == [p for p, t in enumerate(triples) if t.name == name]
+    if n:
+        keys = encoder.encode([t.key_text for t in triples])
+        np.testing.assert_array_equal(snapshot.key_embeddings, keys.astype(np.float16))
+        np.testing.assert_array_equal(
+            snapshot.value_embeddings(), encoder.encode([t.value for t in triples]).astype(np.float16)
+        )
+        np.testing.assert_array_equal(snapshot.property_embeddings, encoder.encode(snapshot.properties))
