@@ -83,7 +83,7 @@ class Call:
             raise ConfigurationError(
                 f"expected one KB per question, got {len(each)} KBs for {len(questions)} questions"
             )
-        threshold = options.pop("refusal_threshold", None)
+        threshold, max_hops = options.pop("refusal_threshold", None), options.pop("max_hops", 1)
         try:
             self._options = DecodingOptions(**options)
         except TypeError as error:
@@ -93,7 +93,7 @@ class Call:
             Row(as_messages(q), None if kb is None else engine.snapshot_of(kb))
             for q, kb in zip(questions, each, strict=True)
         ]
-        state = engine.new_state(rows, threshold)  # checks the threshold even where no row has a KB
+        state = engine.new_state(rows, threshold, max_hops)  # checks them even where no row has a KB
         self._state = state if any(r.snapshot is not None for r in rows) else None
         self._prompts = [engine.prompt_ids(r.messages) for r in rows]
         self._texts: tuple[StreamedText, ...] = ()
@@ -120,6 +120,10 @@ class Call:
             self._last = time.perf_counter()
             self._first = self._last if not self._n_steps else self._first
             self._n_steps += 1
+            if state is not None:
+                for row, text in enumerate(step.rows):
+                    if text.finish_reason is not None:
+                        state.end(row)
             yield step
 
     def result(self, row: int) -> Answer:

@@ -121,7 +121,8 @@ class KBLaM:
             kb: the knowledge base; None runs the base model alone.
             cancel: set it to stop within one token.
             options: ``max_new_tokens``, ``temperature``, ``top_k``, ``top_p``, ``seed``, ``stop`` (see
-                ``DecodingOptions``) and ``refusal_threshold`` (0 to 1; the adapter's own by default).
+                ``DecodingOptions``), ``refusal_threshold`` (0 to 1; the adapter's own by default) and ``max_hops``
+                (1: triples are selected once per turn; more: again when the answer moves on to what a value names).
 
         Raises:
             ConfigurationError: an option or message is not valid.
@@ -225,17 +226,27 @@ class KBLaM:
             )
         return snapshot
 
-    def new_state(self, rows: Sequence[Row], threshold: float | None) -> KnowledgeState:
+    def new_state(
+        self, rows: Sequence[Row], threshold: float | None, max_hops: int = 1
+    ) -> KnowledgeState:
         """Return the attention state of a new call.
 
         Raises:
-            ConfigurationError: the threshold is not between 0 and 1.
+            ConfigurationError: the threshold is not between 0 and 1, or there is less than one hop.
         """
         chosen = self.adapter.config.refusal_threshold if threshold is None else threshold
         if not isinstance(chosen, int | float) or not 0.0 < chosen < 1.0:
             raise ConfigurationError(f"refusal_threshold: expected above 0 and below 1, got {chosen!r}")
+        if not isinstance(max_hops, int) or isinstance(max_hops, bool) or max_hops < 1:
+            raise ConfigurationError(f"max_hops: expected an integer above 0, got {max_hops!r}")
         return KnowledgeState(
-            self.adapter, self.retriever, _Statements(self), lambda: self._unembedding, rows, float(chosen)
+            self.adapter,
+            self.retriever,
+            _Statements(self),
+            lambda: self._unembedding,
+            rows,
+            float(chosen),
+            max_hops,
         )
 
 

@@ -129,8 +129,8 @@ class Examiner:
         """Keep the rarity of words."""
         self.rarity = rarity
 
-    def mask_name(self, turn: str, name: str) -> str:
-        """Return the turn with the words of ``name`` replaced by "it", for comparison with properties."""
+    def mask_name(self, turn: str, name: str, by: str = "it") -> str:
+        """Return the turn with the words of ``name`` replaced by "it" (or another word), to compare what is left."""
         name_words = [w for w in words(name) if self.rarity(w) > 0.25 or w.isdigit()]
         masked, last_end, previous_masked = [], 0, False
         for found in WORD.finditer(turn):
@@ -139,7 +139,7 @@ class Examiner:
             between = turn[last_end : found.start()]
             if not (hit and previous_masked and not between.strip(" -'’.&")):
                 masked.append(between)
-                masked.append("it" if hit else found.group())
+                masked.append(by if hit else found.group())
             last_end, previous_masked = found.end(), hit
         return "".join((*masked, turn[last_end:]))
 

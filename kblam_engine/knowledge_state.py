@@ -13,6 +13,7 @@ from kblam_engine.adapter import KnowledgeAdapter
 from kblam_engine.attention import KBBlock
 from kblam_engine.evidence import Floats
 from kblam_engine.gating import Gates, decide
+from kblam_engine.hops import following, joined, next_question
 from kblam_engine.kb_state import KBState
 from kblam_engine.knowledge_base import KBSnapshot
 from kblam_engine.native_layout import MIN_LOG_GATE, collate
@@ -57,6 +58,7 @@ class KnowledgeState(KBState):
         unembedding: Callable[[], Tensor],
         rows: Sequence[Row],
         threshold: float,
+        max_hops: int = 1,
     ) -> None:
         """Prepare the call; nothing is computed before the prompt's forward pass.
 
@@ -67,6 +69,7 @@ class KnowledgeState(KBState):
             unembedding: the LLM head's weight, [vocab, hidden].
             rows: the batch.
             threshold: probability below which a question is refused.
+            max_hops: how often triples are selected for one answer: 1 is once per turn.
         """
         self.layers = frozenset(adapter.config.native.layers)
         layer = adapter.config.retrieval_layer
@@ -76,6 +79,9 @@ class KnowledgeState(KBState):
         self.selections: tuple[Selection, ...] | None = None
         self._native: NativeTokenState | None = None
         self._copies = 1  # sequences per row: beams, or several samples of one prompt
+        self._hops_left = [max_hops - 1] * len(rows)
+        self._written: list[Tensor] = []
+        self._ended: set[int] = set()
         self.attention: list[Floats] = []
         self.copied: list[Tensor] = []
 
@@ -83,6 +89,9 @@ class KnowledgeState(KBState):
         """Select before the first forward pass, unless the hidden state has a say; later ones bring the answer."""
         if self._native is not None:
             self._native.reader.feed(input_ids)
+            if any(self._hops_left) and self._copies == 1:  # beams keep their first selection
+                self._written += input_ids.unbind(1)
+                self._move_on()
             return
         self._copies = max(1, len(input_ids) // len(self._rows))
         if not self.watch:
@@ -106,11 +115,16 @@ class KnowledgeState(KBState):
             gates = decide(found.log_odds[: self._adapter.config.n_select], self._threshold)
             selections.append(Selection(row.snapshot, found, gates))
         self.selections = tuple(selections)
+        self._native = self._lay_out(self.selections)
+        if self._copies > 1:
+            self._native.repeat(self._copies)
+
+    def _lay_out(self, selections: Sequence[Selection]) -> NativeTokenState:
+        """Return the native tokens of the open triples, or of the null triple: nothing else can leak into the answer."""
         unembedding = self._unembedding()
         statements = []
         gate_rows = []
         for selection in selections:
-            # Only open triples are laid out, or the null triple alone: nothing else can leak into the answer.
             n = selection.gates.n_open
             chosen = selection.retrieved.triples[:n] if selection.retrieved else ()
             statements.append([self._statements(t) for t in chosen] or [self._statements.null])
@@ -119,12 +133,47 @@ class KnowledgeState(KBState):
         for i, selection in enumerate(selections):
             if selection.snapshot is None:
                 tokens.mask[i] = False
-        self._native = NativeTokenState(
-            NativeTokenReader(self._adapter.native, tokens, unembedding)
-        )
-        if self._copies > 1:
-            self._native.repeat(self._copies)
-        self.attention = [np.zeros(len(row), np.float32) for row in statements]
+        before = self.attention or [np.zeros(0, np.float32)] * len(statements)
+        self.attention = [
+            np.pad(old, (0, len(row) - len(old))) for old, row in zip(before, statements, strict=True)
+        ]
+        return NativeTokenState(NativeTokenReader(self._adapter.native, tokens, unembedding))
+
+    def _move_on(self) -> None:
+        """Select again for every row whose open triples have all been written out."""
+        assert self._native is not None and self.selections is not None
+        done = (self._native.reader.progress.remaining <= MIN_LOG_GATE).tolist()
+        selections = [
+            self._next_selection(row) if done[row] and self._hops_left[row] and row not in self._ended else selection
+            for row, selection in enumerate(self.selections)
+        ]
+        if all(new is old for new, old in zip(selections, self.selections, strict=True)):
+            return
+        self.selections = tuple(selections)
+        self._native = self._lay_out(self.selections)
+        written = torch.stack(self._written, 1)
+        if written.shape[1] > 1:
+            self._native.reader.feed(written[:, :-1])
+        self._native.reader.feed(written[:, -1:])
+
+    def _next_selection(self, row: int) -> Selection:
+        """Return a row's selection with the triples that go on from the last one written, or as it was."""
+        assert self.selections is not None
+        selection, messages = self.selections[row], list(self._rows[row].messages)
+        self._hops_left[row] -= 1
+        if selection.snapshot is None or selection.retrieved is None or not selection.gates.n_open:
+            self._hops_left[row] = 0
+            return selection
+        last = selection.retrieved.triples[selection.gates.n_open - 1]
+        asked = next_question(self._retriever.examiner, messages[-1]["content"], last)
+        messages[-1] = {"role": "user", "content": asked}
+        found = self._retriever.retrieve(messages, selection.snapshot)
+        more, gates = following(found, last, self._threshold, self._adapter.config.n_select)
+        if gates.refused:
+            self._hops_left[row] = 0
+            return selection
+        merged, merged_gates = joined(selection.retrieved, selection.gates, more, gates)
+        return Selection(selection.snapshot, merged, merged_gates)
 
     def extend(self, layer: int, hidden: Tensor, prompt_logsumexp: Tensor) -> KBBlock | None:
         """Return the native tokens' block."""
@@ -138,11 +187,17 @@ class KnowledgeState(KBState):
         tokens = self._native.reader.tokens
         self.copied.append(torch.where(newest.amax(1) > 0.5, newest.argmax(1), -1).cpu())
         for i in range(len(self._rows)):
+            if i in self._ended:
+                continue
             first = i * self._copies
             shares = torch.zeros(len(self.attention[i]), device=newest.device)
             slots = tokens.slots[first].clamp(max=len(shares) - 1)
             shares.scatter_add_(0, slots, newest[i].float() * tokens.mask[first])
             self.attention[i] += shares.cpu().numpy()
+
+    def end(self, row: int) -> None:
+        """Take it that a row's answer is over: what its batch still computes for it is no part of the answer."""
+        self._ended.add(row)
 
     def value_slots(self, row: int) -> list[int | None]:
         """Return for each written token the slot whose value it was copied from, or None."""

@@ -152,10 +152,11 @@ def test_explain_shows_triples_bars_confidence_and_time(kblam, kb):
 
 def test_options_reach_the_model(kblam, kb, stub):
     options = "--model m --adapter a --dtype bfloat16 --device cpu --max-new-tokens 7 --temperature 0.5 --seed 3"
-    code, *_ = kblam("ask", "--kb", kb, *options.split(), "--refusal-threshold", "0.2", "founder?")
+    options += " --refusal-threshold 0.2 --max-hops 2"
+    code, *_ = kblam("ask", "--kb", kb, *options.split(), "founder?")
     assert code == 0
     assert stub.loaded == [("m", {"adapter": "a", "dtype": "bfloat16", "device": "cpu"})]
-    expected = {"max_new_tokens": 7, "temperature": 0.5, "seed": 3, "refusal_threshold": 0.2}
+    expected = {"max_new_tokens": 7, "temperature": 0.5, "seed": 3, "refusal_threshold": 0.2, "max_hops": 2}
     assert stub.asked == [("founder?", expected)]
 
 
@@ -205,6 +206,7 @@ def test_chat_streams_answers_and_keeps_the_history(kblam, kb, stub):
         "temperature": 0.0,
         "seed": None,
         "refusal_threshold": None,
+        "max_hops": 1,
     }
 
 

@@ -48,6 +48,9 @@ ThresholdOption = Annotated[
         show_default=False,
     ),
 ]
+HopsOption = Annotated[
+    int, typer.Option("--max-hops", min=1, help="How often triples are selected for one answer.")
+]
 
 _BAR_WIDTH = 20
 

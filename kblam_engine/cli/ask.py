@@ -11,6 +11,7 @@ from kblam_engine.cli._answering import (
     AdapterOption,
     DeviceOption,
     DtypeOption,
+    HopsOption,
     KBOption,
     MaxNewTokensOption,
     ModelOption,
@@ -42,6 +43,7 @@ def ask(
     temperature: TemperatureOption = 0.0,
     seed: SeedOption = None,
     refusal_threshold: ThresholdOption = None,
+    max_hops: HopsOption = 1,
 ) -> None:
     """Answer a question from a knowledge base, or refuse."""
     if not question.strip():
@@ -54,6 +56,7 @@ def ask(
             temperature=temperature,
             seed=seed,
             refusal_threshold=refusal_threshold,
+            max_hops=max_hops,
         )
     if as_json:
         typer.echo(json.dumps(answer.to_dict(), ensure_ascii=False, indent=2))

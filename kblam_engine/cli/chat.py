@@ -15,6 +15,7 @@ from kblam_engine.cli._answering import (
     AdapterOption,
     DeviceOption,
     DtypeOption,
+    HopsOption,
     KBOption,
     MaxNewTokensOption,
     ModelOption,
@@ -56,6 +57,7 @@ def chat(
     temperature: TemperatureOption = 0.0,
     seed: SeedOption = None,
     refusal_threshold: ThresholdOption = None,
+    max_hops: HopsOption = 1,
 ) -> None:
     """Talk with a knowledge base, and change it on the way.
 
@@ -66,6 +68,7 @@ def chat(
         "temperature": temperature,
         "seed": seed,
         "refusal_threshold": refusal_threshold,
+        "max_hops": max_hops,
     }
     with model_and_kb(kb, model, adapter, dtype, device) as (loaded, base):
         conversation = Conversation(loaded, base, options)

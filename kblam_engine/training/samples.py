@@ -341,9 +341,10 @@ def unanswerable(random: Random, world: World) -> Sample:
         return _unknown_property(random, world, at)
     typed = _as_typed(random, name)
     # Shortened, a new name may come down to words of a name that is there: then it would be that name.
-    typed = next((t for t in (typed, name) if not any(set(words(t)) <= held for held in world.name_words)), None)
-    if typed is None:
+    said = [t for t in (typed, name) if not any(set(words(t)) <= held for held in world.name_words)]
+    if not said:
         return unanswerable(random, world)
+    typed = said[0]
     return Sample("unanswerable", (_user(_ask_about(random, known, typed)),), (), None, entities=(known.entity,))
 
 
