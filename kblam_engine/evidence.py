@@ -28,6 +28,8 @@ from kblam_engine.wording import (
     Rarity,
     asks,
     same_word,
+    short_name,
+    spans_of,
     stem,
     value_shape,
     words,
@@ -40,8 +42,7 @@ FEATURES = (
     "name_in_turn", "name_phrase_in_turn", "name_identifier_in_turn", "name_in_history", "name_recency",
     "other_name_margin", "any_name_in_turn", "fuzzy_name",
     "turn_by_name", "turn_by_name_margin", "names_as_good",
-    "unexplained_sum", "unexplained_max", "unexplained_share", "unexplained_number",
-    "unexplained_capital", "unexplained_beside_name",
+    "unexplained_number", "unexplained_capital", "unexplained_beside_name",
     "property_cos", "property_sibling_margin", "property_kb_margin", "property_words", "property_words_margin",
     "property_words_kb_margin", "compared_kb_margin",
     "value_cos", "value_sibling_margin", "compared", "compared_sibling_margin", "compared_margin",
@@ -164,6 +165,7 @@ class Examiner:
         turn_words = words(turn)
         history = [words(m["content"]) for m in messages[:-1] if m["role"] != "system"]
         names = {c.name_id: c.triple.name for c in candidates}
+        spans = {i: spans_of(words(n), turn_words) or spans_of(short_name(n), turn_words) for i, n in names.items()}
         mentions = {i: self._mention(words(n), turn_words, history) for i, n in names.items()}
         asked_rows = np.stack([asked.get(c.name_id, asked[-1]) for c in candidates])
         stems = {stem(w) for w in turn_words if self.rarity(w) > 0.2}
@@ -178,7 +180,7 @@ class Examiner:
         kinds = asks(turn)
         best_turn = max((m[0] for m in mentions.values()), default=0.0)
         best_score = max((c.score for c in candidates), default=0.0)
-        left_over = {i: self._left_over(turn, n) for i, n in names.items()}
+        left_over = {i: self._left_over(turn, n, _apart(i, spans)) for i, n in names.items()}
         by_name = {i: self._explained(turn_words, words(n)) for i, n in names.items()}
         rows = np.zeros((len(candidates), len(FEATURES)), np.float32)
         for at, c in enumerate(candidates):
@@ -190,10 +192,10 @@ class Examiner:
             siblings[at] = False
             rows[at] = (
                 c.cos_turn, c.cos_conversation, c.cos_hidden, c.score - best_score,
-                mine[0], mine[1], mine[2], mine[3], mine[4],
-                mine[0] - others, best_turn, mine[5],
+                mine[0], bool(spans[c.name_id]), mine[1], mine[2], mine[3],
+                mine[0] - others, best_turn, mine[4],
                 explained, explained - max(rest, default=0.0), np.log1p(sum(x >= explained - 0.2 for x in rest)),
-                *self._unexplained(turn_words, c.triple), *left_over[c.name_id],
+                _unexplained_numbers(turn_words, c.triple), *left_over[c.name_id],
                 own_property[at], _lead(own_property, at, siblings), own_property[at] - rival.cosine,
                 overlap[at], _lead(overlap, at, siblings),
                 overlap[at] - rival.words, by_property[at] - rival.compared,
@@ -204,15 +206,21 @@ class Examiner:
             )  # fmt: skip
         return rows
 
-    def _left_over(self, turn: str, name: str) -> tuple[float, float]:
-        """Return what the name leaves of other names in the turn: capitalised words, telling words beside it."""
+    def _left_over(self, turn: str, name: str, elsewhere: set[int]) -> tuple[float, float]:
+        """Return what the name leaves of other names in the turn: capitalised words, telling words beside it.
+
+        Words at the places ``elsewhere`` are other names of the KB: "How severe are NX-104 and NX-118?"
+        """
         found = list(WORD.finditer(turn))
         name_words = words(name)
-        hits = [any(same_word(f.group().casefold(), n) > 0 for n in name_words) for f in found]
+        hits = [
+            at not in elsewhere and any(same_word(f.group().casefold(), n) > 0 for n in name_words)
+            for at, f in enumerate(found)
+        ]
         capitals = beside = 0.0
         for at, f in enumerate(found):
             word = f.group()
-            if hits[at] or word.casefold() in FUNCTION_WORDS:
+            if hits[at] or at in elsewhere or word.casefold() in FUNCTION_WORDS:
                 continue
             starts = at == 0 or turn[: f.start()].rstrip()[-1:] in (".", "?", "!", ":", "")
             marked = word.isdigit() or (word[0].isupper() and not starts)
@@ -225,18 +233,17 @@ class Examiner:
 
     def _mention(
         self, name: list[str], turn: list[str], history: list[list[str]]
-    ) -> tuple[float, float, float, float, float, float]:
+    ) -> tuple[float, float, float, float, float]:
         """Return how the turn and the history mention a name.
 
-        (weighted share of its words in the turn, whole phrase in the turn, its most telling word in the
-        turn, share in the history, how recently, share in the turn that is only nearly the same word)
+        (weighted share of its words in the turn, its most telling word in the turn, share in the history,
+        how recently, share in the turn that is only nearly the same word)
         """
         weights = [0.15 + self.rarity(w) for w in name] or [1.0]
         total = sum(weights)
         found = [max((same_word(w, t) for t in turn), default=0.0) for w in name] or [0.0]
         in_turn = sum(w * f for w, f in zip(weights, found, strict=True)) / total
         fuzzy = sum(w for w, f in zip(weights, found, strict=True) if 0 < f < 0.9) / total
-        phrase = float(bool(name) and " ".join(name) in " ".join(turn))
         # A number in a name ("ERR-2041 Loss of signal") identifies it; without one, its rarest word does.
         numbers = [f for w, f in zip(name, found, strict=False) if w.isdigit()]
         telling = min(numbers) if numbers else found[int(np.argmax(weights))] if name else 0.0
@@ -246,23 +253,7 @@ class Examiner:
             covered = sum(w for w, n in zip(weights, name, strict=False) if n in seen) / total
             if covered > share + 0.05:
                 share, recency = covered, 1.0 / (1 + age)
-        return in_turn, phrase, telling, share, recency, fuzzy
-
-    def _unexplained(self, turn: list[str], triple: Triple) -> tuple[float, float, float, float]:
-        """Return what telling words of the turn are in neither name nor property: sum, maximum, share, numbers."""
-        name, prop = words(triple.name), {stem(w) for w in words(triple.property)}
-        value = set(words(triple.value))
-        total = left = most = numbers = 0.0
-        for word in set(turn):
-            weight = max(0.0, self.rarity(word) - 0.3)
-            total += weight
-            if stem(word) in prop or any(same_word(word, n) > 0 for n in name):
-                continue
-            if word.isdigit():
-                numbers += 0.0 if word in value else 1.0
-            left += weight
-            most = max(most, weight)
-        return left, most, left / total if total else 0.0, numbers
+        return in_turn, telling, share, recency, fuzzy
 
     def _explained(self, turn: list[str], name: list[str]) -> float:
         """Return how much of the turn a name explains: the rarity of the turn's words that are in the name."""
@@ -290,6 +281,21 @@ class _Rivals:
     cosine: float
     words: float
     compared: float
+
+
+def _apart(name_id: int, spans: dict[int, list[range]]) -> set[int]:
+    """Return the places of the turn that belong to other names than this one, which stands somewhere else."""
+    own = {at for span in spans[name_id] for at in span}
+    if not own:
+        return set()
+    others = [span for i, each in spans.items() if i != name_id for span in each]
+    return {at for span in others if own.isdisjoint(span) for at in span}
+
+
+def _unexplained_numbers(turn: list[str], triple: Triple) -> float:
+    """Return how many numbers of the turn are in neither name nor property nor value."""
+    said = {*words(triple.name), *words(triple.property), *words(triple.value)}
+    return float(sum(word.isdigit() and word not in said for word in set(turn)))
 
 
 def _overlap(property_name: str, stems: set[str]) -> float:

@@ -7,7 +7,7 @@ answer a question asks for and what kind a value is.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -46,6 +46,24 @@ VALUE_KINDS = ("number", "date", "money", "person", "address", "long", "capital"
 def words(text: str) -> list[str]:
     """Return the case-folded words and numbers of a text; "e-mail2" is "e", "mail", "2"."""
     return WORD.findall(text.casefold())
+
+
+@lru_cache(maxsize=65536)
+def short_name(name: str) -> tuple[str, ...]:
+    """Return the words that a name is called by: of a numbered title ("NX-117 Hot surface near solvents") the number."""
+    parts = name.split()
+    numbered = next((i for i, part in enumerate(parts[:3]) if any(c.isdigit() for c in part)), None)
+    if numbered is not None and len(parts) >= max(4, numbered + 3):
+        parts = parts[: numbered + 1]
+    return tuple(words(" ".join(parts)))
+
+
+def spans_of(phrase: Sequence[str], text: Sequence[str]) -> list[range]:
+    """Return where the words of a phrase stand in a row."""
+    n = len(phrase)
+    return [
+        range(i, i + n) for i in range(len(text) - n + 1) if n and all(text[i + j] == phrase[j] for j in range(n))
+    ]
 
 
 @lru_cache(maxsize=65536)

@@ -85,7 +85,6 @@ def test_features_tell_name_and_property_apart(examiner, six_triples):
     assert battery["property_words"] == 1.0 and purpose["property_words"] == 0.0
     assert battery["property_cos"] > purpose["property_cos"]
     assert battery["property_sibling_margin"] > 0 > purpose["property_sibling_margin"]
-    assert battery["unexplained_sum"] < purpose["unexplained_sum"]
     assert battery["n_siblings"] == pytest.approx(np.log(2))
     assert battery["value_number"] > purpose["value_number"]
 
@@ -103,6 +102,32 @@ def test_identifier_alone_tells_names_apart(examiner):
     assert right["name_identifier_in_turn"] == 1.0 and wrong["name_identifier_in_turn"] == 0.0
     assert right["unexplained_number"] == 0.0 and wrong["unexplained_number"] == 1.0
     assert right["names_as_good"] == 0.0 and wrong["names_as_good"] == pytest.approx(np.log(2))
+
+
+def test_a_numbered_title_is_called_by_its_number(examiner):
+    right, wrong = examine(examiner, "Who looks after ERR-2041?", SIGNAL)
+    assert right["name_phrase_in_turn"] == 1.0 and wrong["name_phrase_in_turn"] == 0.0
+    for row in examine(examiner, "Who looks after ERR-204?", SIGNAL):
+        assert row["name_phrase_in_turn"] == 0.0
+
+
+@pytest.mark.parametrize(
+    ("turn", "first", "second"),
+    [
+        ("How bad are ERR-2041 and ERR-2042?", 0.0, 0.0),
+        ("How bad are ERR-2041 and ERR-2043?", 1.0, 1.0),
+        ("How bad is ERR-2042?", 1.0, 0.0),
+    ],
+)
+def test_another_name_of_the_kb_is_no_rest_of_this_one(examiner, turn, first, second):
+    rows = examine(examiner, turn, SIGNAL)
+    assert [row["unexplained_beside_name"] for row in rows] == [first, second]
+
+
+def test_a_name_inside_a_longer_one_leaves_a_rest(examiner):
+    triples = [Triple("Orca", "price", "90"), Triple("Orca 3", "price", "120")]
+    short, long = examine(examiner, "What is the price of the Orca 3?", triples)
+    assert short["unexplained_beside_name"] == 1.0 and long["unexplained_beside_name"] == 0.0
 
 
 def test_title_that_two_names_share_tells_nothing(examiner):

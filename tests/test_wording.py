@@ -5,7 +5,18 @@ from engine_parts import token_ids
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kblam_engine.wording import ASKS, VALUE_KINDS, Rarity, asks, same_word, stem, value_shape, words
+from kblam_engine.wording import (
+    ASKS,
+    VALUE_KINDS,
+    Rarity,
+    asks,
+    same_word,
+    short_name,
+    spans_of,
+    stem,
+    value_shape,
+    words,
+)
 
 
 @pytest.mark.parametrize(
@@ -22,6 +33,28 @@ from kblam_engine.wording import ASKS, VALUE_KINDS, Rarity, asks, same_word, ste
 )
 def test_words(text, expected):
     assert words(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("NX-117 Unattended hot surface", "nx 117"),
+        ("Rule 14b Late filing of a plan", "rule 14 b"),
+        ("Chapter 5 § 3 Sound insulation", "chapter 5"),
+        ("Orca 2", "orca 2"),
+        ("Orca 3 Cold", "orca 3 cold"),
+        ("Museum of Small Rivers", "museum of small rivers"),
+        ("Late return of 12 tower cranes", "late return of 12 tower cranes"),
+    ],
+)
+def test_what_a_name_is_called_by(name, expected):
+    assert " ".join(short_name(name)) == expected
+
+
+def test_spans():
+    text = words("Orca 2, Orca 25 and the orca 2")
+    assert spans_of(words("Orca 2"), text) == [range(0, 2), range(6, 8)]
+    assert spans_of(words("Orca 3"), text) == spans_of([], text) == spans_of(text * 2, text) == []
 
 
 @pytest.mark.parametrize(

@@ -161,7 +161,7 @@ class _Run:
             n = min(350, config.n_entities)
             invented = EncodedWorld(invented_world(random, own, [], n), encoder)
             titled = EncodedWorld(invented_world(random, own, [], n, titles=True), encoder)
-            worlds = [*encoded_real, *[invented] * 7, *[titled] * 4]
+            worlds = [*encoded_real, *[invented] * 14, *[titled] * 8]
             share = config.n_questions // config.n_folds
 
             def progress(done: int, before: int = fold * share) -> None:

@@ -223,7 +223,7 @@ def _ask(random: Random, known: Known) -> str:
 
 
 def _ask_about(random: Random, known: Known, typed: str) -> str:
-    if known.phrases is not None and random.random() < 0.75:
+    if known.phrases is not None and random.random() < 0.85:
         question = random.choice(known.phrases.questions).replace("{n}", typed)
     else:
         question = random.choice(QUESTIONS).format(p=known.triple.property, n=typed)
