@@ -40,7 +40,7 @@ class AdapterConfig:
     encoder_fingerprint: str
     embed_dim: int
     native: NativeTokenConfig
-    evidence_hidden: int = 32
+    evidence_hidden: int = 64
     refusal_threshold: float = 0.3
     n_select: int = 6
     retrieval_layer: int | None = None

@@ -24,6 +24,8 @@ def render_card(
         seconds: duration of the run.
     """
     numbers = "\n".join(f"| {k} | {v:.3f} |" for k, v in evidence.items())
+    # Hundreds of names that training left out say less than how many they are.
+    settings = {k: f"{len(v)} left out" if k.startswith("exclude_") else v for k, v in config.to_dict().items()}
     return f"""# KBLaM adapter for {adapter.base_model}
 
 Lets the frozen base model `{adapter.base_model}` (`{adapter.base_fingerprint}`) answer from triples through its
@@ -43,7 +45,7 @@ print(model.answer("Who founded Acme Robotics?", kb=KnowledgeBase.open("company.
 lexicon of this package, and real triples from {", ".join(config.sources) or "no other source"}.
 
 ```json
-{json.dumps(config.to_dict(), indent=2)}
+{json.dumps(settings, indent=2)}
 ```
 
 ## Measured while training, on samples that it did not train on

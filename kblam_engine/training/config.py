@@ -57,7 +57,7 @@ class TrainConfig:
     n_worlds: int = 16
     n_entities: int = 600
     n_source_entities: int = 300
-    n_questions: int = 7000
+    n_questions: int = 6000
     n_folds: int = 4
     pool_sizes: tuple[int, ...] = (30, 100, 300, 1000)
     native_steps: int = 800

@@ -66,7 +66,7 @@ def make_examined(
 
 
 def train_head(
-    head: EvidenceHead, examined: Sequence[Examined], *, epochs: int = 25, lr: float = 3e-3, seed: int = 0
+    head: EvidenceHead, examined: Sequence[Examined], *, epochs: int = 50, lr: float = 3e-3, seed: int = 0
 ) -> EvidenceHead:
     """Fit the head: per candidate, the probability that it is asked for. Its comparison stays as it is."""
     torch.manual_seed(seed)
