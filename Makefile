@@ -13,7 +13,7 @@ demo: models
 	$(BIN)/python examples/demo.py
 
 test: lint typecheck models
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: install
 	$(BIN)/ruff check .
