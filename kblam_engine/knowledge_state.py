@@ -19,7 +19,7 @@ from kblam_engine.knowledge_base import KBSnapshot
 from kblam_engine.native_layout import MIN_LOG_GATE, collate
 from kblam_engine.native_state import NativeTokenState
 from kblam_engine.native_tokens import NativeTokenReader
-from kblam_engine.retrieval import Message, Retrieved, Retriever
+from kblam_engine.retrieval import Message, Retrieved, Retriever, up_to_question
 from kblam_engine.statements import Role, StatementSource
 
 HIDDEN_TAIL = 12
@@ -157,23 +157,24 @@ class KnowledgeState(KBState):
         self._native.reader.feed(written[:, -1:])
 
     def _next_selection(self, row: int) -> Selection:
-        """Return a row's selection with the triples that go on from the last one written, or as it was."""
+        """Return a row's selection with the triples that go on from a written one, or as it was."""
         assert self.selections is not None
-        selection, messages = self.selections[row], list(self._rows[row].messages)
+        selection, messages = self.selections[row], list(up_to_question(self._rows[row].messages))
         self._hops_left[row] -= 1
         if selection.snapshot is None or selection.retrieved is None or not selection.gates.n_open:
             self._hops_left[row] = 0
             return selection
-        last = selection.retrieved.triples[selection.gates.n_open - 1]
-        asked = next_question(self._retriever.examiner, messages[-1]["content"], last)
-        messages[-1] = {"role": "user", "content": asked}
-        found = self._retriever.retrieve(messages, selection.snapshot)
-        more, gates = following(found, last, self._threshold, self._adapter.config.n_select)
-        if gates.refused:
-            self._hops_left[row] = 0
-            return selection
-        merged, merged_gates = joined(selection.retrieved, selection.gates, more, gates)
-        return Selection(selection.snapshot, merged, merged_gates)
+        question = messages[-1]["content"]
+        for written in selection.retrieved.triples[: selection.gates.n_open]:
+            asked = next_question(self._retriever.examiner, question, written)
+            messages[-1] = {"role": "user", "content": asked}
+            found = self._retriever.retrieve(messages, selection.snapshot)
+            more, gates = following(found, written, self._threshold, self._adapter.config.n_select)
+            merged, merged_gates = joined(selection.retrieved, selection.gates, more, gates)
+            if merged_gates.n_open > selection.gates.n_open:
+                return Selection(selection.snapshot, merged, merged_gates)
+        self._hops_left[row] = 0
+        return selection
 
     def extend(self, layer: int, hidden: Tensor, prompt_logsumexp: Tensor) -> KBBlock | None:
         """Return the native tokens' block."""

@@ -92,6 +92,17 @@ def test_an_answer_moves_on_to_what_its_value_names(engine, kb):
     assert quoted == {MAKER: ["Acme"], BOSS: ["Lena Hoffmann"]}
 
 
+def test_any_of_the_written_triples_may_lead_on(tiny_tokenizer, kb):
+    engine = copying_engine(tiny_tokenizer, n_select=2)
+    try:
+        answer = engine.answer("What is the price and the maker of Orca 2?", kb, max_new_tokens=150, max_hops=2)
+    finally:
+        engine.injection.detach()
+    first, second, third, *rest = answer.text.split("\n")
+    assert {first, second} == {MAKER.statement, OTHERS[1].statement}
+    assert {third, *rest} <= {t.statement for t in (BOSS, OTHERS[2])}
+
+
 def test_an_answer_that_leads_nowhere_is_the_same(engine, kb):
     kb.set("Orca 2", "maker", "Zephyr")
     same(
