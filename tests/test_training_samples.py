@@ -176,6 +176,16 @@ def test_entities_of_a_pool_come_whole_but_for_the_hidden(world):
     assert members == {*first[1:], *world.entities[5]}
 
 
+def test_tiny_pools_are_tiny_and_hold_what_is_asked_for(world):
+    encoded = EncodedWorld(world, HashingEncoder())
+    random = Random(5)
+    for _ in range(200):
+        sample = samples.draw(random, world)
+        pool = set(draw_pool(random, encoded, sample, 2).members.tolist())
+        assert set(sample.supports) <= pool and not pool & set(sample.hidden)
+        assert 1 <= len(pool) <= max(2, len(sample.supports))
+
+
 # --- what training must not see ---------------------------------------------------------------------------
 
 

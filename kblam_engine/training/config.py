@@ -59,7 +59,7 @@ class TrainConfig:
     n_source_entities: int = 300
     n_questions: int = 6000
     n_folds: int = 4
-    pool_sizes: tuple[int, ...] = (30, 100, 300, 1000)
+    pool_sizes: tuple[int, ...] = (2, 10, 30, 100, 300, 1000)
     native_steps: int = 800
     batch: int = 8
     lr: float = 2e-3
@@ -97,7 +97,7 @@ RECIPES: dict[str, TrainConfig] = {
         sources=(), n_worlds=1, n_entities=60, n_questions=60, n_folds=2, pool_sizes=(30,), native_steps=4, batch=2,
         validate_every=2, n_validation=2,
     ),
-    "fast": TrainConfig(n_questions=3000, n_source_entities=150, native_steps=220, validate_every=55, n_validation=16),
+    "fast": TrainConfig(n_questions=3000, n_source_entities=150, native_steps=200, validate_every=50, n_validation=16),
     "full": TrainConfig(),
 }  # fmt: skip
 """``fast`` gives a usable adapter in under half an hour on two cores, ``full`` the one that ships; ``smoke`` only

@@ -14,6 +14,9 @@ from kblam_engine.sentence_encoder import SentenceEncoder
 from kblam_engine.training.samples import Sample, World
 from kblam_engine.triples import Triple
 
+TINY = 5
+"""Pools of a smaller size hold parts of entities."""
+
 
 class EncodedWorld:
     """A world with the embeddings of its keys and properties."""
@@ -92,4 +95,9 @@ def draw_pool(random: Random, encoded: EncodedWorld, sample: Sample, size: int) 
         if len(members) >= size:
             break
         members.update(world.entities[entity])
-    return Pool(encoded, sorted(members - set(sample.hidden)))
+    members -= set(sample.hidden)
+    spare = sorted(members - set(sample.supports))
+    if size < TINY:  # what people try first holds a triple or two
+        random.shuffle(spare)
+        spare = spare[: max(size - len(sample.supports), 0 if sample.supports else 1)]
+    return Pool(encoded, sorted({*sample.supports, *spare}))

@@ -127,7 +127,7 @@ class _Run:
     def _real_worlds(self, random: Random) -> Iterator[World]:
         config = self._config
         for number, source in enumerate(config.sources):
-            self._report("data", number, len(config.sources), {})
+            self._report("data", number + 1, len(config.sources), {})
             triples = [
                 t
                 for t in datasets.load(source)
