@@ -255,8 +255,8 @@ def test_loss_of_a_batch_is_that_of_its_examples(tiny_llama, tiny_tokenizer, sho
 def test_the_smoke_recipe_trains_and_saves_an_adapter(tiny_model_folder, tmp_path, monkeypatch):
     worlds = []
 
-    def keeping(*args):
-        worlds.append(invented_world(*args))
+    def keeping(*args, **options):
+        worlds.append(invented_world(*args, **options))
         return worlds[-1]
 
     monkeypatch.setattr("kblam_engine.training.recipe.invented_world", keeping)
