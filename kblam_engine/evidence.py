@@ -259,7 +259,7 @@ class Examiner:
         """Return how much of the turn a name explains: the rarity of the turn's words that are in the name."""
         return sum(
             max(0.0, self.rarity(w) - 0.15) * max((same_word(w, n) for n in name), default=0.0)
-            for w in set(turn)
+            for w in dict.fromkeys(turn)  # in order: a set's would change the last digit from process to process
         )
 
     def _rivals(
