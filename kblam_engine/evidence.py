@@ -165,8 +165,11 @@ class Examiner:
         turn_words = words(turn)
         history = [words(m["content"]) for m in messages[:-1] if m["role"] != "system"]
         names = {c.name_id: c.triple.name for c in candidates}
-        spans = {i: spans_of(words(n), turn_words) or spans_of(short_name(n), turn_words) for i, n in names.items()}
-        mentions = {i: self._mention(words(n), turn_words, history) for i, n in names.items()}
+        name_words = {i: words(n) for i, n in names.items()}
+        spans = {
+            i: spans_of(name_words[i], turn_words) or spans_of(short_name(n), turn_words) for i, n in names.items()
+        }
+        mentions = {i: self._mention(n, turn_words, history) for i, n in name_words.items()}
         asked_rows = np.stack([asked.get(c.name_id, asked[-1]) for c in candidates])
         stems = {stem(w) for w in turn_words if self.rarity(w) > 0.2}
         rivals = {i: self._rivals(row, stems, table, comparison) for i, row in asked.items()}
@@ -180,8 +183,8 @@ class Examiner:
         kinds = asks(turn)
         best_turn = max((m[0] for m in mentions.values()), default=0.0)
         best_score = max((c.score for c in candidates), default=0.0)
-        left_over = {i: self._left_over(turn, n, _apart(i, spans)) for i, n in names.items()}
-        by_name = {i: self._explained(turn_words, words(n)) for i, n in names.items()}
+        left_over = {i: self._left_over(turn, n, _apart(i, spans)) for i, n in name_words.items()}
+        by_name = {i: self._explained(turn_words, n) for i, n in name_words.items()}
         rows = np.zeros((len(candidates), len(FEATURES)), np.float32)
         for at, c in enumerate(candidates):
             mine, rival = mentions[c.name_id], beaten[at]
@@ -206,15 +209,14 @@ class Examiner:
             )  # fmt: skip
         return rows
 
-    def _left_over(self, turn: str, name: str, elsewhere: set[int]) -> tuple[float, float]:
+    def _left_over(self, turn: str, name: list[str], elsewhere: set[int]) -> tuple[float, float]:
         """Return what the name leaves of other names in the turn: capitalised words, telling words beside it.
 
         Words at the places ``elsewhere`` are other names of the KB: "How severe are NX-104 and NX-118?"
         """
         found = list(WORD.finditer(turn))
-        name_words = words(name)
         hits = [
-            at not in elsewhere and any(same_word(f.group().casefold(), n) > 0 for n in name_words)
+            at not in elsewhere and any(same_word(f.group().casefold(), n) > 0 for n in name)
             for at, f in enumerate(found)
         ]
         capitals = beside = 0.0

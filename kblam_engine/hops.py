@@ -14,7 +14,7 @@ from kblam_engine.evidence import Examiner
 from kblam_engine.gating import Gates, decide
 from kblam_engine.retrieval import Retrieved
 from kblam_engine.triples import Triple
-from kblam_engine.wording import words
+from kblam_engine.wording import spans_of, words
 
 
 def next_question(examiner: Examiner, turn: str, written: Triple) -> str:
@@ -38,12 +38,11 @@ def following(found: Retrieved, written: Triple, threshold: float, n: int) -> tu
         threshold: probability below which a triple does not answer.
         n: how many triples to keep at most.
     """
-    said = f" {' '.join(words(written.value))} "
-    own = words(written.name)
+    said, own = words(written.value), words(written.name)
     keep = [
         i
         for i, triple in enumerate(found.triples)
-        if words(triple.name) != own and f" {' '.join(words(triple.name))} " in said
+        if words(triple.name) != own and spans_of(words(triple.name), said)
     ][:n]
     kept = Retrieved(found.positions[keep], tuple(found.triples[i] for i in keep), found.log_odds[keep])
     return kept, decide(kept.log_odds, threshold)

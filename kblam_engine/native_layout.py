@@ -28,7 +28,7 @@ class NativeTokens:
         ids: int64 [batch, s], the token each position would copy.
         previous: int64 [batch, s], the statement token before it, -1 where a statement begins.
         roles: int64 [batch, s], see ``Role``.
-        slots: int64 [batch, s], index of the triple in its selection; the null triple comes last.
+        slots: int64 [batch, s], index of the triple in its selection.
         gates: float [batch, s], log-probability of the position's triple.
         mask: bool [batch, s], False on padding.
         cover_length: int64 [batch, s], at the position after a value its matched length that proves the
@@ -56,7 +56,7 @@ def collate(
     """Lay out one selection of statements per batch row.
 
     Args:
-        selections: per row the statements, the null triple's last.
+        selections: per row the statements: those of triples, or the null triple's alone.
         gates: per row one log-probability per statement.
         device: where the tensors go.
 

@@ -1,8 +1,8 @@
 """Stage: teach the native tokens to write answers (DESIGN 3.3), on selections with simulated gates.
 
 The selections hold what the gating rule lets through: the triples that are asked for, or the null triple alone. So
-the native tokens do not depend on how good the retrieval in front of them is. Only positions of the answer attend to native tokens, so the prompt runs
-without gradients.
+the native tokens do not depend on how good the retrieval in front of them is. Only positions of the answer attend to
+native tokens, so the prompt runs without gradients.
 """
 
 from __future__ import annotations
@@ -48,10 +48,9 @@ def simulate(random: Random, sample: Sample, prompt: str) -> NativeExample:
     gates = sorted((random.uniform(OPEN_FLOOR, 0.0) for _ in sample.supports), reverse=True)
     order = list(range(len(gates)))
     random.shuffle(order)
-    if not order:
+    if sample.answer is None:
         return NativeExample(prompt, REFUSAL_TEXT, (), (0.0,))
-    answer = sample.answer if sample.answer is not None else REFUSAL_TEXT
-    return NativeExample(prompt, answer, tuple(sample.supports[i] for i in order), tuple(gates[i] for i in order))
+    return NativeExample(prompt, sample.answer, tuple(sample.supports[i] for i in order), tuple(gates[i] for i in order))
 
 
 class NativeTrainer:
