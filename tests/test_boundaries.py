@@ -28,7 +28,7 @@ ONLY = {
 }
 # What must load fast, and what of it must not come along.
 LIGHT = ["kblam_engine", "kblam_engine.cli", "kblam_engine.errors", "kblam_engine.triples"]
-HEAVY = ["torch", "transformers", "sentence_transformers", "numpy", "safetensors", "sklearn", "gguf"]
+HEAVY = ["torch", "transformers", "sentence_transformers", "numpy", "safetensors", "sklearn", "gguf", "matplotlib"]
 NO_TORCH = ["kblam_engine.knowledge_base", "kblam_engine.sentence_encoder"]
 
 

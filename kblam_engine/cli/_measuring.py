@@ -1,4 +1,4 @@
-"""What `kblam eval` and `kblam bench` share: a model, a progress bar on stderr, a JSON file."""
+"""What `kblam eval`, `kblam bench` and `kblam report` share: a model, a progress bar on stderr, files to write."""
 
 from __future__ import annotations
 
@@ -52,12 +52,17 @@ def write_json(target: Path | None, data: dict[str, Any]) -> None:
     if target == STDOUT:
         typer.echo(text)
         return
+    write_text(target, text + "\n")
+
+
+def write_text(target: Path, text: str) -> None:
+    """Write a file that is replaced whole, so that nobody reads half of it."""
     if target.exists() and not target.is_file():  # a pipe or /dev/null takes no rename
-        target.write_text(text + "\n", encoding="utf-8")
+        target.write_text(text, encoding="utf-8")
         return
     draft = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        draft.write_text(text + "\n", encoding="utf-8")
+        draft.write_text(text, encoding="utf-8")
         draft.replace(target)
     finally:
         draft.unlink(missing_ok=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import statistics
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -39,6 +40,8 @@ _REFUSALS = tuple(
     """.replace("\n", "|").split("|")
     if phrase.strip()
 )
+# Student's t, 97.5 %, for one to ten degrees of freedom; an expansion serves for more.
+_T975 = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 _CONTRACTIONS = {"can't": "cannot", "won't": "will not"}
 
 
@@ -140,9 +143,27 @@ def wilson(hits: int, n: int, z: float = 1.96) -> tuple[float, float] | None:
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
+def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Return the 95 % interval of the mean of `values` (Student's t); None for fewer than two."""
+    n = len(values)
+    if n < 2:
+        return None
+    spread = statistics.stdev(values) / math.sqrt(n) * _student(n - 1)
+    centre = statistics.fmean(values)
+    return centre - spread, centre + spread
+
+
 def ratio(hits: int, n: int) -> float | None:
     """Return hits / n; None when n is 0, because nothing was measured."""
     return hits / n if n else None
+
+
+def _student(freedom: int) -> float:
+    """Return the 97.5 % quantile of Student's t, right to three digits."""
+    if freedom <= len(_T975):
+        return _T975[freedom - 1]
+    z = 1.959964
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
 
 
 def _f1(got: Sequence[str], wanted: Sequence[str]) -> float:

@@ -1,0 +1,288 @@
+"""From runs of `kblam eval` and `kblam bench` to the Markdown of `kblam report`: text only, nothing is drawn.
+
+`overview` and `by_kind` are also the tables of docs/results.md.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from kblam_engine.evaluation.results import Metrics
+from kblam_engine.evaluation.runner import SYSTEM
+from kblam_engine.evaluation.runs import BenchRun, Estimate, EvaluationRun, estimate, series_of
+
+REPORT = "report.md"
+NOTHING = "–"
+_SHARES = {
+    "exact": "exact",
+    "token_f1": "token F1",
+    "retrieval_top1": "top-1",
+    "retrieval_top5": "top-5",
+    "refusal_precision": "refusal precision",
+    "refusal_recall": "refusal recall",
+    "over_refusal": "over-refusal",
+}
+_ANSWERS = ("exact", "token_f1", "retrieval_top1", "retrieval_top5")
+_REFUSALS = ("refusal_precision", "refusal_recall", "over_refusal")
+_BY_KIND = ("retrieval_top1", "retrieval_top5", "refusal_recall", "over_refusal")
+# Top-level parts of a file that have their own place in the report, or none.
+_PLACED = frozenset(
+    "format created command seed versions hardware commit n_triples n_from_kb n_distractors method results "
+    "n_skipped_distractors options warnings definitions system baselines answers".split()
+)
+_PLOTS = {
+    "accuracy": "Exact answers and retrieval against the size of the KB; bars are 95 % intervals.",
+    "refusal": "Refusal recall against over-refusal; the larger the marker, the larger the KB.",
+    "systems": "The system beside its baselines; bars are 95 % intervals.",
+    "cost": "Times as multiples of the base model's, and peak memory, against the size of the KB; "
+    "bars are quartiles.",
+}
+
+
+def build_report(
+    evaluations: Sequence[EvaluationRun], benches: Sequence[BenchRun], plots: Mapping[str, str]
+) -> str:
+    """Return the report as Markdown.
+
+    Args:
+        evaluations: runs of `kblam eval`.
+        benches: runs of `kblam bench`.
+        plots: what was drawn, "accuracy", "refusal", "systems", "cost", and the file it is in.
+    """
+    pictures = {name: ["", f"![{_PLOTS[name]}]({file})"] for name, file in plots.items()}
+    lines = ["# Report"]
+    if evaluations:
+        lines += ["", "## Runs", "", *overview(evaluations), *pictures.get("accuracy", [])]
+        lines += _section("Several runs with the same settings", repeated(evaluations))
+        lines += ["", "## Answers", "", *_shares(evaluations, _ANSWERS), *pictures.get("systems", [])]
+        lines += ["", "## Refusals", "", *_shares(evaluations, _REFUSALS), *pictures.get("refusal", [])]
+        lines += ["", "## By kind of question", "", *by_kind(evaluations)]
+        lines += ["", "## Time and memory of the answers", "", *_costs(evaluations)]
+    if benches:
+        lines += ["", "## Time and memory against the size of the KB", "", *_scale(benches)]
+        lines += pictures.get("cost", [])
+    runs: list[EvaluationRun | BenchRun] = [*evaluations, *benches]
+    lines += _section("What the columns mean", _definitions(runs))
+    lines += ["", "## Settings and commands"]
+    for run in runs:
+        lines += ["", f"### {_plain(run.name)}", "", *_settings(run)]
+    return "\n".join(lines) + "\n"
+
+
+def overview(runs: Sequence[EvaluationRun]) -> list[str]:
+    """Return a table with a line for each run, and a column for the exact answers of each baseline."""
+    names = _baselines(runs)
+    shown = ("token_f1", "retrieval_top1", "retrieval_top5", "refusal_recall", "over_refusal")
+    lines = header(
+        "run", "triples", "n", "exact", *(f"{name} exact" for name in names), *(_SHARES[key] for key in shown)
+    )
+    for run in runs:
+        found = run.system.overall
+        theirs = [number(_of(run.baselines, name, "exact")) for name in names]
+        rest = [number(getattr(found, key)) for key in shown]
+        lines.append(row(run.name, f"{run.n_triples:,}", found.n, number(found.exact), *theirs, *rest))
+    return lines
+
+
+def by_kind(runs: Sequence[EvaluationRun]) -> list[str]:
+    """Return a table with a line for each kind of question of each run."""
+    names = _baselines(runs)
+    lines = header("run", "kind", "n", "exact", *names, *(_SHARES[key] for key in _BY_KIND))
+    for run in runs:
+        for kind, found in run.system.kinds.items():
+            theirs = [number(_of(run.baselines, name, "exact", kind)) for name in names]
+            rest = [number(getattr(found, key)) for key in _BY_KIND]
+            lines.append(row(run.name, kind, found.n, number(found.exact), *theirs, *rest))
+    return lines
+
+
+def repeated(runs: Sequence[EvaluationRun]) -> list[str]:
+    """Return a table of means over runs that differ in the seed or the commit only; empty without any."""
+    measures = [key for key in _SHARES if key != "refusal_precision"]
+    lines = []
+    for series in series_of(runs):
+        for size, same in series.by_size.items():
+            if len(same) < 2:
+                continue
+            found = [run.system.overall for run in same]
+            seeds = ", ".join(dict.fromkeys(_known(run.data.get("seed")) for run in same))
+            commits = ", ".join(dict.fromkeys(_known(run.data.get("commit")) for run in same))
+            means = [_with_interval(estimate(found, key)) for key in measures]
+            lines.append(row(series.title, f"{size:,}", len(same), seeds, commits, *means))
+    if not lines:
+        return []
+    heading = header("questions", "triples", "runs", "seeds", "commits", *(_SHARES[key] for key in measures))
+    caption = (
+        "Means over the runs, with the 95 % interval of the mean (Student's t). The questions are the same, so it "
+        "holds what the seed changes and not the choice of questions."
+    )
+    return [caption, "", *heading, *lines]
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """Return a number as it stands in a table."""
+    return NOTHING if value is None else f"{value:,.{digits}f}"
+
+
+def row(*cells: object) -> str:
+    """Return a line of a Markdown table."""
+    return f"| {' | '.join(_plain(str(cell)) for cell in cells)} |"
+
+
+def header(*cells: str) -> list[str]:
+    """Return the first two lines of a Markdown table."""
+    return [row(*cells), "|" + "---|" * len(cells)]
+
+
+def _shares(runs: Sequence[EvaluationRun], measures: Sequence[str]) -> list[str]:
+    lines = header("run", "triples", "system", "n", *(_SHARES[key] for key in measures))
+    for run in runs:
+        for name, found in run.systems.items():
+            cells = [_with_interval(estimate([found.overall], key)) for key in measures]
+            lines.append(row(run.name, f"{run.n_triples:,}", name, found.overall.n, *cells))
+    return [*lines, "", "In brackets: 95 % intervals (Wilson), where a share has one."]
+
+
+def _costs(runs: Sequence[EvaluationRun]) -> list[str]:
+    lines = header(
+        "run", "triples", "system", "first token, ms", "per token, ms", "peak memory, MiB", "given"
+    )
+    for run in runs:
+        for name, found in run.systems.items():
+            all_of = found.overall
+            times = number(all_of.ttft_ms_p50, 0), number(all_of.ms_per_token_p50, 1)
+            given = "; ".join(f"{key} {_known(value)}" for key, value in found.info.items() if name != SYSTEM)
+            cells = (*times, number(all_of.peak_rss_mb, 0), given)
+            lines.append(row(run.name, f"{run.n_triples:,}", name, *cells))
+    return lines
+
+
+def _scale(benches: Sequence[BenchRun]) -> list[str]:
+    lines = header(
+        "run", "triples", "pairs", "first token, ms", "times the base model", "per token, ms", "times the base model",
+        "retrieval, ms", "peak memory, MiB", "top-1", "build, s",
+    )  # fmt: skip
+    synthetic = False
+    for run in benches:
+        for at in run.results:
+            synthetic |= bool(at.n_synthetic_embeddings)
+            lines.append(
+                row(
+                    run.name,
+                    f"{at.n_triples:,}{' †' if at.n_synthetic_embeddings else ''}",
+                    number(at.n_pairs, 0),
+                    f"{number(at.ttft_ms_base, 0)} → {number(at.ttft_ms_kb, 0)}",
+                    _with_interval(_quartiles(at.ttft_ratio, at.ttft_ratio_p25_p75)),
+                    f"{number(at.per_token_ms_base, 1)} → {number(at.per_token_ms_kb, 1)}",
+                    _with_interval(_quartiles(at.per_token_ratio, at.per_token_ratio_p25_p75)),
+                    number(at.retrieval_ms, 1),
+                    number(at.peak_rss_mb, 0),
+                    number(at.attended_top1),
+                    number(at.build_s, 1),
+                )
+            )
+    lines += [
+        "",
+        "Base model alone → with the KB; ratios are medians of paired ratios, in brackets their quartiles.",
+    ]
+    if synthetic:
+        lines.append(
+            "† Some key embeddings are random unit vectors, which does not change how long it takes."
+        )
+    return lines
+
+
+def _quartiles(value: float | None, ends: tuple[float | None, float | None]) -> Estimate | None:
+    return None if value is None else Estimate(value, *ends)
+
+
+def _with_interval(found: Estimate | None) -> str:
+    if found is None:
+        return NOTHING
+    if found.low is None or found.high is None:
+        return number(found.value)
+    return f"{number(found.value)} [{number(found.low)}, {number(found.high)}]"
+
+
+def _settings(run: EvaluationRun | BenchRun) -> list[str]:
+    """Return the command, and what is known of model, data, machine and versions."""
+    data = run.data
+    about = {key: value for key, value in data.items() if key not in _PLACED}
+    about.update({**_mapping(data, "options"), "seed": data.get("seed")})
+    if isinstance(run, EvaluationRun):
+        parts = (("n_from_kb", "of the KB"), ("n_distractors", "distractors"))
+        filled = [f"{data[key]:,} {what}" for key, what in parts if isinstance(data.get(key), int)]
+        about["triples"] = f"{run.n_triples:,}" + (f" ({', '.join(filled)})" if filled else "")
+    facts: dict[str, Mapping[str, Any]] = {
+        "settings": about,
+        "machine": _mapping(data, "hardware"),
+        "versions": _mapping(data, "versions"),
+        "measured": {key: data.get(key) for key in ("created", "commit") if key in data},
+    }
+    told = [f"- {heading}: {_pairs(found)}" for heading, found in facts.items() if found]
+    warnings = data["warnings"] if isinstance(data.get("warnings"), list) else []
+    return [
+        "```",
+        _command(data),
+        "```",
+        "",
+        *told,
+        *(f"- warning: {_plain(str(text))}" for text in warnings),
+    ]
+
+
+def _pairs(found: Mapping[str, Any]) -> str:
+    return _plain("; ".join(f"{key} {_known(value)}" for key, value in found.items()))
+
+
+def _command(data: Mapping[str, Any]) -> str:
+    command = data.get("command")
+    if not isinstance(command, list) or not command:
+        return "# the file does not say which command made it"
+    program, *rest = (" ".join(str(part).split("\n")) for part in command)
+    # `python -m kblam_engine` is the same program under another name.
+    return shlex.join(["kblam" if program == "__main__.py" else program, *rest])
+
+
+def _definitions(runs: Sequence[EvaluationRun | BenchRun]) -> list[str]:
+    """Return what the files say about their numbers, each thing once."""
+    found: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for key, text in _mapping(run.data, "definitions").items():
+            found.setdefault(key, {})[str(text)] = None
+        if isinstance(run.data.get("method"), str):
+            found.setdefault("kblam bench", {})[run.data["method"]] = None
+    return [f"- {_SHARES.get(key, _plain(key))}: {_plain(' / '.join(texts))}" for key, texts in found.items()]
+
+
+def _section(heading: str, lines: list[str]) -> list[str]:
+    return ["", f"## {heading}", "", *lines] if lines else []
+
+
+def _baselines(runs: Sequence[EvaluationRun]) -> list[str]:
+    return list(dict.fromkeys(name for run in runs for name in run.baselines))
+
+
+def _of(baselines: Mapping[str, Any], name: str, measure: str, kind: str | None = None) -> float | None:
+    if name not in baselines:
+        return None
+    found: Metrics | None = baselines[name].kinds.get(kind) if kind else baselines[name].overall
+    value: float | None = getattr(found, measure, None)
+    return value
+
+
+def _mapping(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = data.get(key)
+    return found if isinstance(found, dict) else {}
+
+
+def _known(value: object) -> str:
+    return NOTHING if value is None else str(value)
+
+
+def _plain(text: str) -> str:
+    """Return text on one line, with what Markdown would read as something else escaped."""
+    return re.sub(r"[\\|<>`*]", r"\\\g<0>", " ".join(text.split()))
