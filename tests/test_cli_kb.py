@@ -109,6 +109,17 @@ def test_export(kb, tmp_path, kblam, suffix):
     assert [json.loads(line) for line in out.splitlines()] == LINES
 
 
+def test_counterfactual(kb, tmp_path, kblam):
+    target = tmp_path / "copy.jsonl"
+    code, out, _ = kblam("kb", "counterfactual", target, "--kb", kb, "--seed", 1, "--json")
+    assert code == 0 and json.loads(out) == {"written": 3, "kept": 1, "borrowed": 0, "file": str(target)}
+    founders = [line["value"] for line in map(json.loads, target.read_text("utf-8").splitlines())]
+    assert founders == [LINES[2]["value"], "Berlin", LINES[0]["value"]]
+    assert kblam("kb", "counterfactual", "-", "--kb", kb, "--seed", 1)[1] == target.read_text("utf-8")
+    assert "wrote 3 triples to " in kblam("kb", "counterfactual", target, "--kb", kb)[1]
+    assert_one_line(kblam("kb", "counterfactual", tmp_path / "copy.txt", "--kb", kb), 1, r"expected a \.jsonl or \.csv")
+
+
 def test_info_and_verify(kb, kblam):
     facts = json.loads(kblam("kb", "info", "--kb", kb, "--json")[1])
     assert (facts["n_triples"], facts["n_names"], facts["revision"], facts["encoder"]) == (3, 2, 1, "hashing")

@@ -184,6 +184,41 @@ def export_file(
         typer.echo(f"exported {count} triples to {file}")
 
 
+@kb_app.command("counterfactual")
+def counterfactual_file(
+    file: Annotated[
+        Path, typer.Argument(help="A .jsonl or .csv file, or - for JSONL on stdout.", show_default=False)
+    ],
+    kb: KBOption,
+    seed: Annotated[int, typer.Option("--seed", help="Decides which value goes where.")] = 0,
+    as_json: JSONOption = False,
+) -> None:
+    """Write a copy whose values are exchanged within each property.
+
+    For evaluation: what a model answers from memory is wrong there.
+    """
+    from random import Random
+
+    from kblam_engine.training.counterfactual import counterfactual
+    from kblam_engine.triples import write_triples
+
+    with _open(kb) as base:
+        copy = counterfactual(Random(seed), base)
+    if str(file) == "-":
+        for triple in copy.triples:
+            typer.echo(json.dumps(triple.to_dict(), ensure_ascii=False))
+        return
+    count = write_triples(file, copy.triples)
+    if as_json:
+        counts = {"written": count, "kept": len(copy.kept), "borrowed": len(copy.borrowed)}
+        _print_json({**counts, "file": str(file)})
+    else:
+        typer.echo(
+            f"wrote {count} triples to {file}; {len(copy.kept)} keep their values, no other being possible; "
+            f"{len(copy.borrowed)} got a value that another triple has as well"
+        )
+
+
 @kb_app.command("info")
 def info(kb: KBOption, as_json: JSONOption = False) -> None:
     """Show size, revision and sentence encoder."""
