@@ -10,6 +10,8 @@ import typer
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from kblam_engine.training.config import TrainConfig
+
 
 def register(app: typer.Typer) -> None:
     """Add the command to the application."""
@@ -29,11 +31,18 @@ def train(
         list[Path] | None,
         typer.Option(help="KB file whose names are kept out of the training data; repeatable."),
     ] = None,
+    checkpoint_every: Annotated[
+        int, typer.Option(min=1, help="Optimiser steps between two checkpoints, from which a run goes on.")
+    ] = 50,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Tell what the run would take, and train nothing.")
+    ] = False,
     json_output: Annotated[bool, typer.Option("--json", help="Print the result as JSON.")] = False,
 ) -> None:
     """Train an adapter; the base model stays frozen.
 
-    First the evidence head, then the native tokens. The best adapter on held-out samples is written.
+    First the evidence head, then the native tokens. The best adapter on held-out samples is written. What was
+    finished is kept in OUTPUT.stages: the same command goes on where a run was cut off.
     """
     import json
 
@@ -48,11 +57,14 @@ def train(
     config = named_recipe(
         recipe, model=model, seed=seed, native_steps=steps, batch=batch, exclude_names=names
     )
+    if dry_run:
+        _tell_estimate(config, json_output)
+        return
     output.mkdir(parents=True, exist_ok=True)  # a place that cannot be written is told now, not after the run
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     with Progress(*columns, TextColumn("{task.fields[numbers]}"), console=console) as progress:
-        result = run(config, output, _Reporter(progress))
+        result = run(config, output, _Reporter(progress), checkpoint_every=checkpoint_every)
     if json_output:
         summary = {
             "folder": str(result.folder),
@@ -66,6 +78,28 @@ def train(
             f"adapter written to {result.folder} in {result.seconds / 60:.1f} minutes; "
             f"validation loss {result.validation_loss:.3f}"
         )
+
+
+def _tell_estimate(config: TrainConfig, json_output: bool) -> None:
+    import json
+
+    from kblam_engine.training.estimate import estimate
+
+    found = estimate(config)
+    if json_output:
+        typer.echo(json.dumps(found.to_dict(), indent=2))
+        return
+    lines = [f"{n:>14,}  {part}" for part, n in found.parameters.items()]
+    typer.echo("\n".join(["parameters of the adapter", *lines, f"{sum(found.parameters.values()):>14,}  in all"]))
+    typer.echo(f"adapter on disk  {found.adapter_bytes / 1e6:.1f} MB")
+    for where, megabytes in (("peak memory", found.memory_mb), ("on the accelerator", found.device_memory_mb)):
+        if megabytes is not None:
+            typer.echo(f"{where}  about {megabytes / 1024:.1f} GiB")
+    lines = [f"{seconds / 60:>10.1f} min  {part}" for part, seconds in found.seconds.items()]
+    total = sum(found.seconds.values()) / 60
+    typer.echo("\n".join(["time on this machine as busy as it is now", *lines, f"{total:>10.1f} min  in all"]))
+    if config.sources:
+        typer.echo(f"besides: reading the real triples of {', '.join(config.sources)}")
 
 
 class _Reporter:

@@ -16,6 +16,8 @@ from kblam_engine.evidence_head import EvidenceHead
 from kblam_engine.sentence_encoder import SentenceEncoder
 from kblam_engine.training.lexicon import Lexicon
 
+EPOCHS = 12
+"""Passes over the questions."""
 MASKS = ("it", "it", "it", "this", "that one")
 
 
@@ -24,7 +26,7 @@ def train_comparison(
     lexicon: Lexicon,
     encoder: SentenceEncoder,
     *,
-    epochs: int = 12,
+    epochs: int = EPOCHS,
     lr: float = 1e-3,
     temperature: float = 0.1,
     pull: float = 1e-3,

@@ -23,7 +23,8 @@ from kblam_engine.native_layout import collate
 from kblam_engine.native_state import NativeTokenState
 from kblam_engine.native_tokens import NativeTokenAdapter, NativeTokenReader
 from kblam_engine.statements import REFUSAL_TEXT, StatementTokenizer
-from kblam_engine.training.samples import Sample, World, draw
+from kblam_engine.training.samples import Sample, draw
+from kblam_engine.training.worlds import World
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,7 @@ class NativeTrainer:
         """Prepare the optimiser: small vectors learn at ``lr``, the maps at a fifth of it."""
         self.model, self.injection = injection.model, injection
         self.tokenizer, self.adapter, self.statements = tokenizer, adapter, statements
+        self.gradient = 0.0  # its length at the last step, before it was clipped
         self._unembedding = self.model.get_output_embeddings().weight.detach()
         maps = [adapter.value, adapter.content_query, adapter.content_key]
         known = {id(p) for p in maps}
@@ -86,7 +88,7 @@ class NativeTrainer:
         loss = self.loss(world, examples)
         self.optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), 1.0)
+        self.gradient = float(torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), 1.0))
         self.optimizer.step()
         self.schedule.step()
         return float(loss.detach())

@@ -10,13 +10,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import nn
 
 from kblam_engine import __version__
+from kblam_engine.training.checkpoints import EVERY, Checkpoints, write_tensors
 from kblam_engine.training.config import TrainConfig
 
 logger = logging.getLogger(__name__)
+
+Report = Callable[[str, int, int, dict[str, float]], None]
+"""Called with stage, steps done, steps in all, and the newest numbers."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,12 @@ class StageResult:
 
 
 class Stages:
-    """Keeps each stage's tensors in a folder, under a key of everything that decides the result."""
+    """Keeps each stage's tensors in a folder, under a key of everything that decides the result.
+
+    Attributes:
+        folder: where the stages are kept.
+        key: of everything that decides the result.
+    """
 
     def __init__(self, folder: Path, config: TrainConfig, made_for: str) -> None:
         """Open the folder (it is made when the first stage is kept).
@@ -43,9 +51,21 @@ class Stages:
             config: of the run.
             made_for: fingerprints of base model and encoder.
         """
-        self._folder = folder
+        self.folder = folder
         told = json.dumps([__version__, made_for, config.to_dict()], sort_keys=True)
-        self._key = hashlib.sha256(told.encode()).hexdigest()
+        self.key = hashlib.sha256(told.encode()).hexdigest()
+
+    def checkpoints(self, name: str, every: int = EVERY) -> Checkpoints:
+        """Return where a stage keeps how far it is; ``run`` removes it when the stage is finished.
+
+        Args:
+            name: of the stage.
+            every: optimiser steps between two checkpoints.
+
+        Raises:
+            ConfigurationError: ``every`` is below 1.
+        """
+        return Checkpoints(self.folder / f"{name}.checkpoint.safetensors", self.key, every)
 
     def run(self, name: str, module: nn.Module, work: Callable[[], StageResult]) -> StageResult:
         """Return the result of a stage, from the folder if it was finished with the same key.
@@ -55,25 +75,23 @@ class Stages:
             module: what the stage trains; filled from the folder, or kept there after ``work``.
             work: trains the module.
         """
-        path = self._folder / f"{name}.safetensors"
+        path = self.folder / f"{name}.safetensors"
         kept = self._kept(path, module)
         if kept is not None:
             logger.info("stage %s: taken from %s", name, path)
+            self.checkpoints(name).remove()  # the process may have been killed between the two
             return kept
         result = work()
-        self._folder.mkdir(parents=True, exist_ok=True)
-        metadata = {"key": self._key, "numbers": json.dumps(result.numbers), "seconds": str(result.seconds)}
-        tensors = {k: v.detach().cpu().contiguous() for k, v in module.state_dict().items()}
-        unfinished = path.with_suffix(".unfinished")
-        save_file(tensors, unfinished, metadata)
-        unfinished.replace(path)
+        metadata = {"key": self.key, "numbers": json.dumps(result.numbers), "seconds": str(result.seconds)}
+        write_tensors(path, module.state_dict(), metadata)
+        self.checkpoints(name).remove()
         return result
 
     def _kept(self, path: Path, module: nn.Module) -> StageResult | None:
         try:
             with safe_open(path, "pt") as file:
                 metadata = file.metadata() or {}
-                if metadata.get("key") != self._key:
+                if metadata.get("key") != self.key:
                     return None
                 module.load_state_dict({k: file.get_tensor(k) for k in file.keys()})  # noqa: SIM118
                 return StageResult(json.loads(metadata["numbers"]), float(metadata["seconds"]))

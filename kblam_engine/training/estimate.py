@@ -1,0 +1,261 @@
+"""What a run would take, before it is run: parameters, disk, memory and time, measured on this machine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from random import Random
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from kblam_engine.adapter import KnowledgeAdapter
+from kblam_engine.evaluation.environment import peak_rss_mb
+from kblam_engine.evidence import FEATURES, Examiner
+from kblam_engine.evidence_head import EvidenceHead
+from kblam_engine.injection import Injection, attach
+from kblam_engine.models import LoadedModel, load_base_model
+from kblam_engine.products import Floats
+from kblam_engine.retrieval import Retriever
+from kblam_engine.sentence_encoder import SentenceEncoder, load_sentence_encoder
+from kblam_engine.training.comparison import EPOCHS, train_comparison
+from kblam_engine.training.config import TrainConfig
+from kblam_engine.training.evidence import Examined, make_examined
+from kblam_engine.training.hidden_query import hidden_states
+from kblam_engine.training.lexicon import Lexicon, load_lexicon
+from kblam_engine.training.native import NativeExample, examples
+from kblam_engine.training.native_stage import chat_prompts, native_trainer
+from kblam_engine.training.pools import EncodedWorld
+from kblam_engine.training.recipe import adapter_config
+from kblam_engine.training.retrieval_stage import MAX_FOLD_ENTITIES
+from kblam_engine.training.worlds import World, invented_world, scrambled
+from kblam_engine.wording import Rarity
+
+N_STEPS = 2
+"""Optimiser steps that are timed, after a longer one that shows the memory."""
+N_QUESTIONS = 24
+N_PROMPTS = 8
+N_TEXTS = 512
+"""Enough that batches of them are as even in length as those of the whole lexicon."""
+_MB = 2**20
+
+Batch = tuple[World, list[NativeExample]]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run would take.
+
+    Attributes:
+        parameters: of the adapter, by part.
+        adapter_bytes: of its tensors on disk.
+        memory_mb: peak resident memory, MiB; None where the system does not tell.
+        device_memory_mb: peak memory of the accelerator, MiB; None on a CPU.
+        seconds: by part of the run; reading the sources of real triples is not among them.
+    """
+
+    parameters: dict[str, int]
+    adapter_bytes: int
+    memory_mb: float | None
+    device_memory_mb: float | None
+    seconds: dict[str, float]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the estimate as JSON objects, with the sums."""
+        sums = {
+            "total_parameters": sum(self.parameters.values()),
+            "total_seconds": round(sum(self.seconds.values()), 1),
+        }
+        return {**asdict(self), **sums}
+
+
+def estimate(config: TrainConfig) -> Estimate:
+    """Take a few real steps of every stage, on invented triples, and return what the whole run would take.
+
+    Args:
+        config: the run. Nothing is trained for it, and nothing is written.
+
+    Raises:
+        ModelNotFoundError: there is no such base model or encoder.
+        SeamError: the base model's attention cannot be extended.
+    """
+    loaded = load_base_model(config.model)
+    encoder = load_sentence_encoder(config.encoder)
+    injection = attach(loaded.model)
+    try:
+        injection.self_test()
+        lexicon = load_lexicon().without(config.exclude_properties)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            adapter = KnowledgeAdapter(adapter_config(loaded, encoder, hidden=config.n_queries > 0))
+            retrieval, kept_mb = _retrieval(config, loaded, encoder, adapter, injection, lexicon)
+            native = _native(config, loaded, adapter, injection, lexicon)
+    finally:
+        injection.detach()
+    # The best native tokens so far are kept beside the newest, and once more on their way into a checkpoint.
+    copies = 2 * sum(p.numel() for p in adapter.native.parameters()) * 4 / _MB
+    peak = peak_rss_mb()
+    on_device = loaded.device.type == "cuda"
+    return Estimate(
+        parameters_by_part(adapter),
+        adapter_bytes(adapter),
+        None if peak is None else round(peak + kept_mb + copies, 1),
+        round(torch.cuda.max_memory_allocated() / _MB, 1) if on_device else None,
+        {part: round(seconds, 1) for part, seconds in {**retrieval, **native}.items()},
+    )
+
+
+def parameters_by_part(adapter: KnowledgeAdapter) -> dict[str, int]:
+    """Return how many numbers each part of an adapter holds."""
+    head = {n: p for n, p in adapter.evidence.named_parameters()}
+    parts: dict[str, list[nn.Parameter]] = {
+        "native tokens": [p for p in adapter.native.parameters() if p.requires_grad],
+        "native tokens, not trained": [p for p in adapter.native.parameters() if not p.requires_grad],
+        "comparison": [p for n, p in head.items() if n.endswith("_map")],
+        "evidence head": [p for n, p in head.items() if not n.endswith("_map")],
+    }
+    if adapter.config.retrieval_layer is not None:
+        parts["hidden state"] = list(adapter.hidden_query.parameters())
+    return {name: sum(p.numel() for p in part) for name, part in parts.items()}
+
+
+def adapter_bytes(adapter: KnowledgeAdapter) -> int:
+    """Return the size of ``adapter.safetensors``: as bf16."""
+    return len(save({k: v.detach().to(torch.bfloat16) for k, v in adapter.state_dict().items()}))
+
+
+@contextmanager
+def _timed(into: list[float]) -> Iterator[None]:
+    begun = time.perf_counter()
+    yield
+    into.append(time.perf_counter() - begun)
+
+
+class _Noise:
+    """Stands in for a sentence encoder where only the arithmetic after it is timed."""
+
+    name = fingerprint = "noise"
+
+    def __init__(self, embed_dim: int) -> None:
+        self.embed_dim = embed_dim
+        self._random = np.random.default_rng(0)
+
+    def encode(self, texts: Sequence[str], *, progress: bool = False) -> Floats:
+        drawn = self._random.standard_normal((len(texts), self.embed_dim), np.float32)
+        unit: Floats = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+        return unit
+
+
+def _retrieval(
+    config: TrainConfig,
+    loaded: LoadedModel,
+    encoder: SentenceEncoder,
+    adapter: KnowledgeAdapter,
+    injection: Injection,
+    lexicon: Lexicon,
+) -> tuple[dict[str, float], float]:
+    """Return the seconds of the parts of the retrieval stage, and the MiB that its data will take besides."""
+    random = Random(config.seed)
+    n_entities = min(MAX_FOLD_ENTITIES, config.n_entities)
+    world = invented_world(random, lexicon, [], n_entities)
+    took: list[float] = []
+    with _timed(took):
+        encoded = EncodedWorld(world, encoder)
+    n_triples = (
+        len(world.known)
+        / n_entities
+        * (2 * config.n_folds * n_entities + len(config.sources) * config.n_source_entities)
+    )
+    seconds = {"sentence embeddings": took[0] / len(world.known) * n_triples}
+
+    def token_ids(text: str) -> list[int]:
+        ids: list[int] = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+    def states(conversations: Sequence[Sequence[dict[str, str]]]) -> Floats:
+        layer = adapter.config.retrieval_layer
+        assert layer is not None
+        return hidden_states(injection, [token_ids(chat(messages)) for messages in conversations], layer)
+
+    chat = chat_prompts(loaded)
+    examiner = Examiner(Rarity(token_ids, loaded.model.config.get_text_config().vocab_size))
+    retriever = Retriever(encoder, examiner, adapter.evidence)
+
+    def examine(n: int) -> list[Examined]:
+        return make_examined(random, retriever, [encoded], n, config.pool_sizes)
+
+    if config.n_queries:
+        drawn = [
+            [{"role": "user", "content": k.triple.key_text}] for k in random.sample(world.known, N_PROMPTS)
+        ]
+        states(drawn[:1])
+        with _timed(took):
+            states(drawn)
+        # The questions for the head are asked with hidden states too.
+        seconds["hidden states"] = took[-1] / N_PROMPTS * (config.n_queries + config.n_questions)
+    seconds["comparison"] = _comparison(config, encoder, lexicon)
+    examine(1)
+    with _timed(took):
+        examined = examine(N_QUESTIONS)
+    seconds["evidence"] = took[-1] / N_QUESTIONS * config.n_questions
+    candidates = sum(len(e.labels) for e in examined) / N_QUESTIONS
+    kept = 4 * (n_triples * 2 * encoder.embed_dim + config.n_questions * candidates * len(FEATURES))
+    return seconds, kept / _MB
+
+
+def _comparison(config: TrainConfig, encoder: SentenceEncoder, lexicon: Lexicon) -> float:
+    """Return the seconds of all comparisons: each reads and learns the lexicon, the folds' all but a part of it."""
+    n_values = min(len(p.values) for p in lexicon.properties)
+    asked = {t for p in lexicon.properties for t in (*p.questions, *p.follow_ups)}
+    texts = sorted(asked | {t for p in lexicon.properties for t in (p.property, *p.values[:n_values])})
+    sample = Random(config.seed).sample(texts, min(N_TEXTS, len(texts)))
+    took: list[float] = []
+    head = EvidenceHead(embed_dim=encoder.embed_dim)
+    with _timed(took):
+        encoder.encode(sample)
+    with _timed(took):
+        train_comparison(head, lexicon, _Noise(encoder.embed_dim), epochs=1)
+    return config.n_folds * (took[0] / len(sample) * len(texts) + EPOCHS * took[1])
+
+
+def _native(
+    config: TrainConfig,
+    loaded: LoadedModel,
+    adapter: KnowledgeAdapter,
+    injection: Injection,
+    lexicon: Lexicon,
+) -> dict[str, float]:
+    """Return the seconds of the parts of the native stage, after a step on the longest of many batches."""
+    random = Random(config.seed)
+    took: list[float] = []
+    with _timed(took):
+        world = scrambled(random, invented_world(random, lexicon, [], config.n_entities))
+    trainer = native_trainer(config, loaded, adapter.native, injection)
+    chat: Callable[[Any], str] = chat_prompts(loaded)
+    stream = examples(random, [world], chat, config.batch)
+    by_length = sorted((next(stream) for _ in range(40)), key=_length)
+    trainer.step(*by_length[-1])
+    middle = by_length[(len(by_length) - N_STEPS) // 2 :][:N_STEPS]
+    with _timed(took):
+        for batch in middle:
+            trainer.step(*batch)
+    with torch.no_grad(), _timed(took):
+        trainer.loss(*middle[0])
+    n_validations = -(-config.native_steps // config.validate_every)
+    n_batches = max(1, config.n_validation // config.batch)
+    return {
+        "worlds": took[0] * (config.n_worlds + len(config.sources)),
+        "native tokens": took[1] / N_STEPS * config.native_steps,
+        "validation": took[2] * n_validations * n_batches,
+    }
+
+
+def _length(batch: Batch) -> int:
+    """Return how long the longest rows of a batch are, in characters."""
+    rows = batch[1]
+    return max(len(e.prompt) for e in rows) + max(len(e.answer) for e in rows)

@@ -1,0 +1,141 @@
+"""Stage: train the native tokens on answers over many worlds (DESIGN 3.3)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kblam_engine.injection import Injection
+from kblam_engine.models import LoadedModel
+from kblam_engine.native_tokens import NativeTokenAdapter
+from kblam_engine.statements import StatementTokenizer
+from kblam_engine.training.checkpoints import Checkpoints
+from kblam_engine.training.config import TrainConfig
+from kblam_engine.training.divergence import TrainingError, save_batch
+from kblam_engine.training.lexicon import Lexicon
+from kblam_engine.training.native import NativeExample, NativeTrainer, examples
+from kblam_engine.training.native_progress import NativeProgress
+from kblam_engine.training.stages import Report, StageResult
+from kblam_engine.training.worlds import World, invented_world, scrambled
+
+
+def train_native_tokens(
+    config: TrainConfig,
+    loaded: LoadedModel,
+    native: NativeTokenAdapter,
+    injection: Injection,
+    lexicon: Lexicon,
+    real_worlds: Callable[[Random], Iterable[World]],
+    checkpoints: Checkpoints,
+    report: Report = lambda *_: None,
+) -> StageResult:
+    """Train the native tokens; the best of the validations is kept.
+
+    Args:
+        config: the run.
+        loaded: the base model.
+        native: what is trained.
+        injection: of the base model.
+        lexicon: properties and names to invent worlds from.
+        real_worlds: draws worlds of real triples.
+        checkpoints: where the stage goes on if it was cut off.
+        report: told about progress.
+
+    Raises:
+        TrainingError: the loss became NaN or ran away; the batch is saved beside the checkpoint.
+    """
+    begun = time.perf_counter()
+    random = Random(f"{config.seed} native")
+    torch.manual_seed(config.seed)
+    trainer = native_trainer(config, loaded, native, injection)
+    chat_prompt = chat_prompts(loaded)
+    invented = [
+        invented_world(random, lexicon, [], config.n_entities) for _ in range(config.n_worlds)
+    ]
+    worlds = [scrambled(random, world) for world in (*real_worlds(random), *invented)]
+    held = held_batches(config, lexicon, chat_prompt)
+    progress = NativeProgress(trainer, random)
+    progress.restore(checkpoints)
+    before, last = progress.seconds, config.native_steps
+    batches = examples(random, worlds, chat_prompt, config.batch)
+    for step, (world, batch) in zip(range(progress.step + 1, last + 1), batches, strict=False):
+        loss = trainer.step(world, batch)
+        why = progress.watch.look(loss, trainer.gradient)
+        if why is not None:
+            path = checkpoints.path.with_name(f"native.step-{step}.batch.json")
+            save_batch(path, why, step, config.seed, loss, world, batch)
+            raise TrainingError(
+                f"native tokens, step {step}: {why}; lower the learning rate, or look at the batch in {path}"
+            )
+        numbers = {"loss": loss}
+        if step % config.validate_every == 0 or step == last:
+            numbers["validation"] = validation_loss(trainer, held)
+            if numbers["validation"] < progress.best:
+                progress.best = numbers["validation"]
+                progress.keep()
+        progress.step, progress.seconds = step, before + time.perf_counter() - begun
+        report("native tokens", step, last, numbers)
+        if checkpoints.due(step) and step < last:
+            progress.save(checkpoints)
+    native.load_state_dict(progress.kept)
+    return StageResult({"validation": progress.best}, progress.seconds)
+
+
+def native_trainer(
+    config: TrainConfig, loaded: LoadedModel, native: NativeTokenAdapter, injection: Injection
+) -> NativeTrainer:
+    """Return a trainer of native tokens that begin in closed form."""
+    native = native.to(loaded.device)
+    layers = native.config.layers
+    attention: list[Any] = [injection.layers[i] for i in layers]
+    strengths = [config.write_strength * n for n in residual_lengths(loaded, injection, layers)]
+    native.initialise_from(
+        loaded.model.get_output_embeddings().weight, [m.o_proj.weight for m in attention], strengths
+    )
+    statements = StatementTokenizer(loaded.tokenizer, int(loaded.tokenizer.eos_token_id))
+    return NativeTrainer(
+        injection, loaded.tokenizer, native, statements, steps=config.native_steps, lr=config.lr
+    )
+
+
+def chat_prompts(loaded: LoadedModel) -> Callable[[Any], str]:
+    """Return what writes a conversation as the LLM reads it."""
+
+    def chat_prompt(messages: Any) -> str:
+        text = loaded.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        return str(text)
+
+    return chat_prompt
+
+
+def held_batches(
+    config: TrainConfig, lexicon: Lexicon, chat_prompt: Callable[[Any], str]
+) -> list[tuple[World, list[NativeExample]]]:
+    """Return the batches that validate, from a world that training does not see."""
+    random = Random(f"{config.seed} validation")
+    world = scrambled(random, invented_world(random, lexicon, [], 200))
+    stream = examples(random, [world], chat_prompt, config.batch)
+    return [next(stream) for _ in range(max(1, config.n_validation // config.batch))]
+
+
+@torch.no_grad()
+def validation_loss(trainer: NativeTrainer, held: list[tuple[World, list[NativeExample]]]) -> float:
+    """Return the mean loss of the batches that validate."""
+    return sum(float(trainer.loss(world, batch)) for world, batch in held) / len(held)
+
+
+@torch.no_grad()
+def residual_lengths(loaded: LoadedModel, injection: Injection, layers: tuple[int, ...]) -> list[float]:
+    """Return the mean length of the residual stream before each of the layers, on one short chat."""
+    text = "What is the capital of France? The capital of France is Paris."
+    ids = torch.tensor([loaded.tokenizer(text, add_special_tokens=False)["input_ids"]], device=loaded.device)
+    seen: list[Tensor] = list(
+        loaded.model.get_decoder()(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
+    )
+    # The first positions are attention sinks with enormous states.
+    return [float(seen[i][0, 4:].float().norm(dim=-1).mean()) for i in layers]
