@@ -41,7 +41,7 @@ class AdapterConfig:
     embed_dim: int
     native: NativeTokenConfig
     evidence_hidden: int = 64
-    refusal_threshold: float = 0.25
+    refusal_threshold: float = 0.2
     n_select: int = 6
     retrieval_layer: int | None = None
 

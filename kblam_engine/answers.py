@@ -67,7 +67,7 @@ class Answer:
         text: the answer.
         refused: whether the knowledge base does not hold the answer and the text says so.
         confidence: estimated probability that the knowledge base holds the answer, 0 to 1.
-        attended: attended triples, best first.
+        attended: attended triples, the most probable answer first (a triple reached by a hop after the one before it).
         usage: token counts.
         finish_reason: why the answer ended.
         ttft_ms: milliseconds from the call to the first token, retrieval included.

@@ -163,16 +163,13 @@ class Call:
         mass = self._state.attention[row]
         total = float(mass.sum()) or 1.0
         spans = _spans(self._state.value_slots(row), text.token_spans, text.text)
-        probabilities = selection.retrieved.probabilities
         found = []
         for slot in range(len(selection.gates.triples)):
             at = int(selection.retrieved.positions[slot])
             triple = selection.retrieved.triples[slot]
             weight = min(1.0, float(mass[slot]) / total) if slot < selection.gates.n_open else 0.0
-            attended = AttendedTriple(int(selection.snapshot.ids[at]), triple, weight, spans.get(slot, ()))
-            found.append((round(weight, 2), float(probabilities[slot]), attended))
-        found.sort(key=lambda x: (-x[0], -x[1]))
-        return tuple(x[2] for x in found)
+            found.append(AttendedTriple(int(selection.snapshot.ids[at]), triple, weight, spans.get(slot, ())))
+        return tuple(found)  # in the order of the selection: a long value has more of the attention, not more right
 
 
 def _spans(

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from kblam_engine.products import Floats, product
 from kblam_engine.triples import Triple
 from kblam_engine.wording import (
     ASKS,
@@ -35,10 +36,9 @@ from kblam_engine.wording import (
     words,
 )
 
-Floats = NDArray[np.float32]
-
 FEATURES = (
-    "cos_turn", "cos_conversation", "cos_hidden", "rank_score",
+    "cos_turn", "cos_conversation", "cos_hidden", "rank_score", "name_score_lead", "name_conversation_lead",
+    "name_cos", "name_cos_conversation", "name_cos_lead",
     "name_in_turn", "name_phrase_in_turn", "name_identifier_in_turn", "name_in_history", "name_recency",
     "other_name_margin", "any_name_in_turn", "fuzzy_name",
     "turn_by_name", "turn_by_name_margin", "names_as_good",
@@ -85,12 +85,14 @@ class CandidateEmbeddings:
     """Embeddings that evidence is read from.
 
     Attributes:
+        keys: f(the property of the name) of each candidate, [n, embed_dim].
         properties: f(property) of each candidate, [n, embed_dim].
         values: f(value) of each candidate, [n, embed_dim].
         all_properties: f(property) of every property in the KB, [n_properties, embed_dim].
         property_names: those properties.
     """
 
+    keys: Floats
     properties: Floats
     values: Floats
     all_properties: Floats
@@ -108,19 +110,48 @@ class Comparison:
     property_map: Floats
     value_map: Floats
 
+    def questions(self, rows: Floats) -> Floats:
+        """Return mapped questions, [n, embed_dim]."""
+        return product(rows, self.question_map)
+
+    def properties(self, rows: Floats) -> Floats:
+        """Return mapped properties, [n, embed_dim], to compare with mapped questions."""
+        return product(rows, self.property_map)
+
+    def values(self, rows: Floats) -> Floats:
+        """Return mapped values, [n, embed_dim]; added to its mapped property a value joins the comparison."""
+        return product(rows, self.value_map)
+
     def scores(self, questions: Floats, properties: Floats, values: Floats) -> Floats:
         """Return one score per row of the three [n, embed_dim]."""
-        return self._cosines(questions, properties @ self.property_map + values @ self.value_map)
+        return cosines(self.questions(questions), self.properties(properties) + self.values(values))
 
-    def property_scores(self, questions: Floats, properties: Floats) -> Floats:
-        """Return one score per row of the two [n, embed_dim], whatever the value may be."""
-        return self._cosines(questions, properties @ self.property_map)
 
-    def _cosines(self, questions: Floats, keys: Floats) -> Floats:
-        asked = questions @ self.question_map
-        lengths = np.linalg.norm(asked, axis=1) * np.linalg.norm(keys, axis=1) + 1e-6
-        scores: Floats = np.einsum("nd,nd->n", asked, keys) / lengths
-        return scores
+def cosines(a: Floats, b: Floats) -> Floats:
+    """Return the cosine of each row of the two [n, d]; 0 for a row of zeros."""
+    lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1) + 1e-6
+    found: Floats = np.einsum("nd,nd->n", a, b) / lengths
+    return found
+
+
+def name_cosines(query: Floats, table: CandidateEmbeddings) -> Floats:
+    """Return how close a query is to the names of candidates, whatever their properties, [n].
+
+    A key holds name and property. With the property's direction taken out of key and query, what is left of the two is
+    about the name, and about what the query says in its place; no name needs an embedding of its own.
+
+    Args:
+        query: [embed_dim].
+        table: the candidates' embeddings.
+    """
+    queries = np.broadcast_to(query, table.keys.shape)
+    return cosines(_without(queries, table.properties), _without(table.keys, table.properties))
+
+
+def _without(rows: Floats, directions: Floats) -> Floats:
+    """Return rows less what lies along unit directions; both [n, d]."""
+    along: Floats = np.einsum("nd,nd->n", rows, directions)
+    return rows - along[:, None] * directions
 
 
 class Examiner:
@@ -149,6 +180,7 @@ class Examiner:
         messages: Sequence[dict[str, str]],
         candidates: Sequence[Candidate],
         asked: dict[int, Floats],
+        conversation: Floats,
         table: CandidateEmbeddings,
         comparison: Comparison,
     ) -> Floats:
@@ -158,6 +190,7 @@ class Examiner:
             messages: the conversation; the last is the user's.
             candidates: what retrieval found, best first.
             asked: per name id the embedding of the turn with that name masked; -1: the turn itself.
+            conversation: embedding of the user's messages so far, [embed_dim].
             table: the candidates' embeddings.
             comparison: the learned comparison of questions with properties and values.
         """
@@ -170,24 +203,33 @@ class Examiner:
             i: spans_of(name_words[i], turn_words) or spans_of(short_name(n), turn_words) for i, n in names.items()
         }
         mentions = {i: self._mention(n, turn_words, history) for i, n in name_words.items()}
-        asked_rows = np.stack([asked.get(c.name_id, asked[-1]) for c in candidates])
+        # A turn is masked for a few names only: what depends on the masked turn alone is computed once for each.
+        row_of = {name_id: row for row, name_id in enumerate(asked)}
+        asked_at = np.array([row_of.get(c.name_id, row_of[-1]) for c in candidates])
+        questions = np.stack(list(asked.values()))
+        mapped, asked_rows = comparison.questions(questions), questions[asked_at]
         stems = {stem(w) for w in turn_words if self.rarity(w) > 0.2}
-        rivals = {i: self._rivals(row, stems, table, comparison) for i, row in asked.items()}
-        beaten = [rivals.get(c.name_id, rivals[-1]) for c in candidates]
+        rivals = [self._rivals(q, m, stems, table, comparison) for q, m in zip(questions, mapped, strict=True)]
         own_property = np.einsum("nd,nd->n", table.properties, asked_rows)
         own_value = np.einsum("nd,nd->n", table.values, asked_rows)
-        compared = comparison.scores(asked_rows, table.properties, table.values)
-        by_property = comparison.property_scores(asked_rows, table.properties)
+        properties = comparison.properties(table.properties)
+        compared = cosines(mapped[asked_at], properties + comparison.values(table.values))
+        by_property = cosines(mapped[asked_at], properties)
         name_ids = np.array([c.name_id for c in candidates])
         overlap = np.array([_overlap(c.triple.property, stems) for c in candidates], np.float32)
         kinds = asks(turn)
         best_turn = max((m[0] for m in mentions.values()), default=0.0)
         best_score = max((c.score for c in candidates), default=0.0)
+        name_cos = name_cosines(asked[-1], table)
+        name_cos_conversation = name_cosines(conversation, table)
+        name_cos_leads = _leads_by_name(candidates, np.maximum(name_cos, name_cos_conversation).tolist())
+        score_leads = _leads_by_name(candidates, [c.score for c in candidates])
+        conversation_leads = _leads_by_name(candidates, [c.cos_conversation for c in candidates])
         left_over = {i: self._left_over(turn, n, _apart(i, spans)) for i, n in name_words.items()}
         by_name = {i: self._explained(turn_words, n) for i, n in name_words.items()}
         rows = np.zeros((len(candidates), len(FEATURES)), np.float32)
         for at, c in enumerate(candidates):
-            mine, rival = mentions[c.name_id], beaten[at]
+            mine, rival = mentions[c.name_id], rivals[asked_at[at]]
             others = max((m[0] for i, m in mentions.items() if i != c.name_id), default=0.0)
             rest = [x for i, x in by_name.items() if i != c.name_id]
             explained = by_name[c.name_id]
@@ -195,6 +237,8 @@ class Examiner:
             siblings[at] = False
             rows[at] = (
                 c.cos_turn, c.cos_conversation, c.cos_hidden, c.score - best_score,
+                score_leads[c.name_id], conversation_leads[c.name_id],
+                name_cos[at], name_cos_conversation[at], name_cos_leads[c.name_id],
                 mine[0], bool(spans[c.name_id]), mine[1], mine[2], mine[3],
                 mine[0] - others, best_turn, mine[4],
                 explained, explained - max(rest, default=0.0), np.log1p(sum(x >= explained - 0.2 for x in rest)),
@@ -265,15 +309,14 @@ class Examiner:
         )
 
     def _rivals(
-        self, asked: Floats, stems: set[str], table: CandidateEmbeddings, comparison: Comparison
+        self, asked: Floats, mapped: Floats, stems: set[str], table: CandidateEmbeddings, comparison: Comparison
     ) -> _Rivals:
         """Return how well any property in the KB fits the question: what it asks may be a property of others."""
-        cosines = table.all_properties @ asked
-        near = np.argsort(-cosines)[:N_RIVALS]
-        rows = np.broadcast_to(asked, (len(near), len(asked)))
-        compared = comparison.property_scores(rows, table.all_properties[near])
+        scores = product(table.all_properties, asked)
+        near = np.argsort(-scores)[:N_RIVALS]
+        compared = cosines(mapped[None].repeat(len(near), 0), comparison.properties(table.all_properties[near]))
         shared = max(_overlap(table.property_names[i], stems) for i in near)
-        return _Rivals(float(cosines[near[0]]), shared, float(compared.max()))
+        return _Rivals(float(scores[near[0]]), shared, float(compared.max()))
 
 
 @dataclass(frozen=True)
@@ -303,6 +346,17 @@ def _unexplained_numbers(turn: list[str], triple: Triple) -> float:
 def _overlap(property_name: str, stems: set[str]) -> float:
     telling = [stem(w) for w in words(property_name) if len(w) > 2 or w not in FUNCTION_WORDS]
     return sum(s in stems for s in telling) / len(telling) if telling else 0.0
+
+
+def _leads_by_name(candidates: Sequence[Candidate], scores: Sequence[float]) -> dict[int, float]:
+    """Return how far each name's best score is ahead of every other name's (of 0 if there is no other).
+
+    A title that is described, not quoted, shares few words with the question, but its triples lead together.
+    """
+    best: dict[int, float] = {}
+    for c, score in zip(candidates, scores, strict=True):
+        best[c.name_id] = max(score, best.get(c.name_id, -1.0))
+    return {i: own - max((s for j, s in best.items() if j != i), default=0.0) for i, own in best.items()}
 
 
 def _lead(scores: Floats, at: int, siblings: NDArray[np.bool_]) -> float:

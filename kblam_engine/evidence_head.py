@@ -14,7 +14,7 @@ class EvidenceHead(nn.Module):
     Shapes: [n, len(FEATURES)] -> [n].
     """
 
-    def __init__(self, hidden: int = 32, embed_dim: int = 384) -> None:
+    def __init__(self, hidden: int = 64, embed_dim: int = 384) -> None:
         """Make a head; ``mean`` and ``scale`` standardise its input and are set from training data."""
         super().__init__()
         n = len(FEATURES)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from kblam_engine.evidence import Floats
 from kblam_engine.native_layout import MIN_LOG_GATE
+from kblam_engine.products import Floats
 
 OPEN_FLOOR = -0.5
 """Log-gates are pushed apart around the decision, so that an answer is never half a refusal: an open gate is at least

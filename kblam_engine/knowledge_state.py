@@ -11,7 +11,6 @@ from torch import Tensor
 
 from kblam_engine.adapter import KnowledgeAdapter
 from kblam_engine.attention import KBBlock
-from kblam_engine.evidence import Floats
 from kblam_engine.gating import Gates, decide
 from kblam_engine.hops import following, joined, next_question
 from kblam_engine.kb_state import KBState
@@ -19,11 +18,17 @@ from kblam_engine.knowledge_base import KBSnapshot
 from kblam_engine.native_layout import MIN_LOG_GATE, collate
 from kblam_engine.native_state import NativeTokenState
 from kblam_engine.native_tokens import NativeTokenReader
+from kblam_engine.products import Floats
 from kblam_engine.retrieval import Message, Retrieved, Retriever, up_to_question
 from kblam_engine.statements import Role, StatementSource
 
 HIDDEN_TAIL = 12
 """Positions at the end of the prompt whose hidden states are averaged for the KB query."""
+
+
+def pool_tail(hidden: Tensor) -> Tensor:
+    """Return the mean of the prompt's last hidden states, [batch, hidden] from [batch, q_len, hidden]."""
+    return hidden[:, -HIDDEN_TAIL:].float().mean(1)
 
 
 @dataclass(frozen=True)
@@ -100,8 +105,8 @@ class KnowledgeState(KBState):
     def observe(self, layer: int, hidden: Tensor) -> None:
         """Select at the retrieval layer, on the prompt's pass only."""
         if self.selections is None:
-            pooled = hidden[:: self._copies, -HIDDEN_TAIL:].float().mean(1)
-            self._select(list(self._adapter.query_of(pooled).cpu().numpy()))
+            queries = self._adapter.query_of(pool_tail(hidden[:: self._copies]))
+            self._select(list(queries.cpu().numpy()))
 
     def _select(self, hidden_queries: Sequence[Floats | None]) -> None:
         selections = []

@@ -17,8 +17,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kblam_engine.evidence import Candidate, CandidateEmbeddings, Examiner, Floats
+from kblam_engine.evidence import Candidate, CandidateEmbeddings, Examiner
 from kblam_engine.evidence_head import EvidenceHead
+from kblam_engine.products import Floats, product
 from kblam_engine.sentence_encoder import SentenceEncoder
 from kblam_engine.triples import Triple
 
@@ -30,7 +31,7 @@ N_SIBLING_NAMES = 3
 """Names of the best candidates whose other triples become candidates as well."""
 N_SIBLINGS = 24
 """Triples taken per such name at most."""
-N_MASKED = 4
+N_MASKED = 2
 """Names for which the turn is encoded again without the name."""
 CONVERSATION_TURNS = 3
 """User turns that make up the conversation's embedding."""
@@ -163,13 +164,16 @@ class Retriever:
         ]
         asked = self._asked(texts.turn, queries[0], candidates)
         embeddings = CandidateEmbeddings(
+            keys=np.asarray(table.key_embeddings[positions], np.float32),
             properties=table.property_embeddings[table.property_index[positions]],
             values=np.asarray(table.value_embeddings()[positions], np.float32),
             all_properties=table.property_embeddings,
             property_names=table.properties,
         )
         asking = up_to_question(messages)
-        features = self.examiner.features(asking, candidates, asked, embeddings, self._comparison)
+        features = self.examiner.features(
+            asking, candidates, asked, queries[1], embeddings, self._comparison
+        )
         return candidates, positions, features
 
     def _score(self, table: KeyTable, queries: Floats, hidden_query: Floats | None) -> Floats:
@@ -184,11 +188,11 @@ class Retriever:
             kept = self._kept.get(table)
             if kept is None:
                 kept = self._kept[table] = np.asarray(keys, np.float32)
-            found = [kept @ row for row in rows]  # one product per query: a thin matrix product is slower
+            found = [product(kept, row) for row in rows]  # one product per query: a thin matrix product is slower
         else:
             columns = np.stack(rows, 1)
-            blocks = (np.asarray(keys[i : i + KEY_BLOCK], np.float32) for i in range(0, len(keys), KEY_BLOCK))
-            found = list(np.concatenate([block @ columns for block in blocks]).T)
+            blocks = (keys[i : i + KEY_BLOCK] for i in range(0, len(keys), KEY_BLOCK))
+            found = list(np.concatenate([product(block, columns) for block in blocks]).T)
         hidden = found.pop() if hidden_query is not None else np.zeros_like(found[0])
         return np.stack([found[0], found[-1], hidden], 1)
 

@@ -11,6 +11,8 @@ from kblam_engine.evidence import (
     CandidateEmbeddings,
     Comparison,
     Examiner,
+    cosines,
+    name_cosines,
 )
 from kblam_engine.evidence_head import EvidenceHead
 from kblam_engine.sentence_encoder import HashingEncoder
@@ -63,6 +65,7 @@ def examine(examiner, messages, triples, other_properties=()):
     properties = encoder.encode([t.property for t in triples])
     names_of_properties = list(dict.fromkeys([*(t.property for t in triples), *other_properties]))
     table = CandidateEmbeddings(
+        encoder.encode([t.key_text for t in triples]),
         properties,
         encoder.encode([t.value for t in triples]),
         encoder.encode(names_of_properties),
@@ -70,7 +73,7 @@ def examine(examiner, messages, triples, other_properties=()):
     )
     identity = np.eye(encoder.embed_dim, dtype=np.float32)
     comparison = Comparison(identity, identity, identity / 2)
-    rows = examiner.features(messages, candidates, asked, table, comparison)
+    rows = examiner.features(messages, candidates, asked, asked[-1], table, comparison)
     assert rows.shape == (len(triples), len(FEATURES)) and rows.dtype == np.float32
     assert np.isfinite(rows).all()
     return [dict(zip(FEATURES, row.tolist(), strict=True)) for row in rows]
@@ -259,7 +262,7 @@ def test_comparison_with_properties_leaves_values_out():
     q, p = (generator.standard_normal((5, 8)).astype(np.float32) for _ in range(2))
     comparison = Comparison(*maps)
     np.testing.assert_allclose(
-        comparison.property_scores(q, p), comparison.scores(q, p, np.zeros_like(p)), rtol=1e-5
+        cosines(comparison.questions(q), comparison.properties(p)), comparison.scores(q, p, np.zeros_like(p)), rtol=1e-5
     )
 
 
@@ -276,3 +279,26 @@ def test_head_gives_one_log_odds_per_candidate():
     comparison = head.comparison()
     np.testing.assert_array_equal(comparison.question_map, np.eye(8))
     assert not head.mean.requires_grad and not head.scale.requires_grad
+
+
+# --- the name's part of a key -----------------------------------------------------------------------------
+
+
+def parts_of(keys, properties):
+    return CandidateEmbeddings(keys, properties, keys, properties, ["a property"])
+
+
+def test_name_cosine_leaves_the_property_out():
+    """Keys and query are sums of a name and a property: only the names count, whatever the properties weigh."""
+    name, other, prop = np.eye(8, dtype=np.float32)[:3]
+    keys = np.stack([(name + prop) / np.sqrt(2), (other + prop) / np.sqrt(2)])
+    properties = np.stack([prop, prop])
+    for weight in (0.0, 1.0, 10.0):
+        query = name + weight * prop
+        found = name_cosines(query / np.linalg.norm(query), parts_of(keys, properties))
+        np.testing.assert_allclose(found, [1.0, 0.0], atol=1e-4)
+
+
+def test_name_cosine_of_a_bare_property_is_zero():
+    name, prop = np.eye(4, dtype=np.float32)[:2]
+    assert name_cosines(prop, parts_of(((name + prop) / np.sqrt(2))[None], prop[None]))[0] == pytest.approx(0, abs=1e-3)

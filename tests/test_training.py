@@ -27,7 +27,8 @@ from kblam_engine.training.lexicon import Lexicon, load_lexicon
 from kblam_engine.training.native import NativeTrainer, answer_ids, examples, simulate
 from kblam_engine.training.pools import EncodedWorld
 from kblam_engine.training.recipe import train
-from kblam_engine.training.samples import draw, invented_world, source_world
+from kblam_engine.training.samples import draw
+from kblam_engine.training.worlds import invented_world, source_world
 from kblam_engine.triples import Triple
 from kblam_engine.wording import Rarity
 
@@ -259,7 +260,8 @@ def test_the_smoke_recipe_trains_and_saves_an_adapter(tiny_model_folder, tmp_pat
         worlds.append(invented_world(*args, **options))
         return worlds[-1]
 
-    monkeypatch.setattr("kblam_engine.training.recipe.invented_world", keeping)
+    for stage in ("retrieval_stage", "native_stage"):
+        monkeypatch.setattr(f"kblam_engine.training.{stage}.invented_world", keeping)
 
     def run(name):
         torch.manual_seed(len(name))  # what was drawn before must not matter
@@ -271,7 +273,7 @@ def test_the_smoke_recipe_trains_and_saves_an_adapter(tiny_model_folder, tmp_pat
         return result, seen
 
     result, seen = run("one")
-    assert {stage for stage, _, _ in seen} >= {"evidence", "native tokens"}
+    assert {stage for stage, _, _ in seen} >= {"hidden states", "evidence", "native tokens"}
     used = {k.triple.property.casefold() for world in worlds for k in world.known}
     assert len(used) > 100 and not used & HELD_OUT_PROPERTIES
     assert all(done <= n for _, done, n in seen)
@@ -288,7 +290,7 @@ def test_the_smoke_recipe_trains_and_saves_an_adapter(tiny_model_folder, tmp_pat
         assert (result.folder / name).read_bytes() == (again.folder / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("changes", [{"batch": 0}, {"lr": 0.0}, {"sources": ("cwe",)}], ids=str)
+@pytest.mark.parametrize("changes", [{"batch": 0}, {"lr": 0.0}, {"n_queries": 1}, {"n_queries": -4}, {"sources": ("cwe",)}], ids=str)
 def test_wrong_configurations_are_refused(changes):
     with pytest.raises(ConfigurationError):
         recipe("smoke", **changes)

@@ -14,12 +14,11 @@ from kblam_engine.training.pools import EncodedWorld, draw_pool
 from kblam_engine.training.samples import (
     draw,
     follow_up,
-    invented_world,
     simple,
-    source_world,
     two_facts,
     unanswerable,
 )
+from kblam_engine.training.worlds import invented_world, source_world
 from kblam_engine.triples import Triple
 from kblam_engine.wording import same_word, words
 
@@ -58,6 +57,11 @@ def test_every_line_of_the_lexicon_is_complete():
                 isinstance(n, str) and n.strip() == n != "" for n in item["names"]
             ), where
             continue
+        if file.startswith("calls_"):
+            assert item.keys() == {"name", "called"}, where
+            assert len(set(item["called"])) == len(item["called"]) >= 2, where
+            assert all(isinstance(c, str) and c.strip() == c not in ("", item["name"]) for c in item["called"]), where
+            continue
         assert item.keys() == {"property", "about", "value_kind", *LISTS}, where
         assert isinstance(item["property"], str) and isinstance(item["value_kind"], str), where
         assert item["about"] and isinstance(item["about"], list), where
@@ -70,7 +74,7 @@ def test_every_line_of_the_lexicon_is_complete():
 
 def test_placeholders_of_the_lexicon():
     for file, number, item in LEXICON:
-        if file.startswith("names_"):
+        if file.startswith(("names_", "calls_")):
             continue
         where = f"{file}, line {number}"
         for question in (*item["questions"], *item["near_questions"]):
@@ -83,6 +87,13 @@ def test_placeholders_of_the_lexicon():
             assert "{" not in text, f"{where}: {text}"
         assert item["property"] not in item["near"], where
         assert len(item["near"]) == len(item["near_questions"]), where
+
+
+def test_what_is_described_is_in_the_lexicon(lexicon):
+    assert len(lexicon.called) >= 800
+    assert lexicon.called.keys() <= {name for names in lexicon.names.values() for name in names}
+    own, others = lexicon.fold(0, 2)
+    assert own.called == others.called == lexicon.called
 
 
 def test_the_lexicon_is_large_and_every_kind_has_names(lexicon):
@@ -181,13 +192,30 @@ def test_messages_are_a_chat_that_ends_with_a_question(world):
 
 
 def test_supports_are_really_asked_for(world):
+    def meant(text, known):
+        return mentions(text, known.triple.name) or any(c.casefold() in text.casefold() for c in known.called)
+
     asked = [
-        mentions(conversation(sample), world.known[position].triple.name)
-        for sample in drawn(world)
-        for position in sample.supports
+        meant(conversation(sample), world.known[position]) for sample in drawn(world) for position in sample.supports
     ]
     # Now and then a slip of the fingers hits the only telling word that a shortened name has left.
     assert len(asked) > 200 and sum(asked) >= 0.98 * len(asked)
+
+
+def test_half_of_what_people_describe_is_described(lexicon):
+    world = invented_world(Random(1), lexicon, [], 80, titles=True)
+    samples = [s for s in (draw(Random(i), world) for i in range(400)) if s.kind == "simple"]
+    described = [
+        any(c.casefold() in s.messages[-1]["content"].casefold() for c in world.known[s.supports[0]].called)
+        for s in samples
+        if world.known[s.supports[0]].called
+    ]
+    assert len(described) > 60 and 0.35 < np.mean(described) < 0.65
+
+
+def test_some_questions_ask_for_something_that_the_kb_leaves_out_altogether(world):
+    absent = [s for s in drawn(world) if s.kind == "unanswerable" and s.hidden in world.entities]
+    assert absent and all(not s.supports and not s.entities for s in absent)
 
 
 def test_number_of_supports(world):

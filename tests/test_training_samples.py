@@ -13,7 +13,8 @@ from kblam_engine.training import inventions, recipe, samples
 from kblam_engine.training.config import HELD_OUT_PROPERTIES, TrainConfig
 from kblam_engine.training.lexicon import load_lexicon
 from kblam_engine.training.pools import EncodedWorld, draw_pool
-from kblam_engine.training.samples import Sample, invented_world, scrambled, source_world, unanswerable
+from kblam_engine.training.samples import Sample, unanswerable
+from kblam_engine.training.worlds import invented_world, scrambled, source_world
 from kblam_engine.triples import Triple
 from kblam_engine.wording import same_word, words
 
@@ -118,6 +119,7 @@ def near_misses(monkeypatch):
     """A function that draws unanswerable questions about names that are not there: (sample, what was typed)."""
     monkeypatch.setattr(samples, "_ask_about", lambda random, known, typed: typed)
     monkeypatch.setattr(samples, "_unknown_property", lambda *_: None)
+    monkeypatch.setattr(samples, "_absent", lambda *_: None)
 
     def draw(random, world):
         while True:
@@ -218,14 +220,13 @@ def test_excluded_names_and_properties_are_in_no_world(monkeypatch, lexicon):
         exclude_names=frozenset({"Unit 3"}),
         exclude_properties=frozenset({"density", "symbol", shared.casefold()}),
     )
-    run = recipe._Run(config, None, None, None, lambda *_: None)
-    made = list(run._real_worlds(Random(0)))
+    made = list(recipe.real_worlds(config, Random(0)))
     assert len(made) == 2
     for world in made:
         assert {k.triple.property for k in world.known} == {"hue", "mass"}
         names = {k.triple.name for k in world.known}
         assert len(names) == 29 and "Unit 3" not in names
-    assert shared not in {p.property for p in run._lexicon.properties}
+    assert shared not in {p.property for p in lexicon.without(config.exclude_properties).properties}
 
 
 def test_held_out_properties_are_those_of_the_evaluation_kbs():

@@ -71,7 +71,7 @@ class LatencyResult:
     per_token_ms_base: float | None
     per_token_ms_kb: float | None
     retrieval_ms: float | None
-    """One `retrieve` of ten triples on its own, encoding the question included."""
+    """One `retrieve` of ten triples on its own: encoding the question, and the prompt where its hidden state is asked."""
     prompt_tokens: float | None
     completion_tokens_base: float | None
     completion_tokens_kb: float | None

@@ -37,6 +37,7 @@ class TrainConfig:
         n_worlds: invented worlds for the native tokens.
         n_entities: entities per invented world.
         n_source_entities: entities per real source.
+        n_queries: conversations whose hidden states the KB query's map is fitted on; 0: sentence embeddings only.
         n_questions: questions examined for the evidence head.
         n_folds: parts of the lexicon; each part's questions are examined with a comparison trained on the others.
         pool_sizes: KB sizes that those questions are asked of.
@@ -57,9 +58,10 @@ class TrainConfig:
     n_worlds: int = 16
     n_entities: int = 600
     n_source_entities: int = 300
-    n_questions: int = 6000
+    n_queries: int = 0
+    n_questions: int = 9000
     n_folds: int = 4
-    pool_sizes: tuple[int, ...] = (2, 10, 30, 100, 300, 1000)
+    pool_sizes: tuple[int, ...] = (2, 2, 10, *(30, 100, 300, 1000) * 2)
     native_steps: int = 800
     batch: int = 8
     lr: float = 2e-3
@@ -73,8 +75,10 @@ class TrainConfig:
         Raises:
             ConfigurationError: a number is out of its range, or a source is one that evaluation uses.
         """
-        counts = {k: v for k, v in asdict(self).items() if isinstance(v, int) and k != "seed"}
+        counts = {k: v for k, v in asdict(self).items() if isinstance(v, int) and k not in ("seed", "n_queries")}
         wrong = {k: v for k, v in counts.items() if v < 1}
+        if 0 != self.n_queries < self.n_folds:
+            wrong["n_queries"] = self.n_queries  # every fold needs one
         if wrong:
             raise ConfigurationError(f"training: expected numbers of at least 1, got {wrong}")
         if self.lr <= 0 or self.write_strength <= 0:
@@ -94,7 +98,7 @@ class TrainConfig:
 
 RECIPES: dict[str, TrainConfig] = {
     "smoke": TrainConfig(
-        sources=(), n_worlds=1, n_entities=60, n_questions=60, n_folds=2, pool_sizes=(30,), native_steps=4, batch=2,
+        sources=(), n_worlds=1, n_entities=60, n_queries=20, n_questions=60, n_folds=2, pool_sizes=(30,), native_steps=4, batch=2,
         validate_every=2, n_validation=2,
     ),
     "fast": TrainConfig(n_questions=3000, n_source_entities=150, native_steps=200, validate_every=50, n_validation=16),

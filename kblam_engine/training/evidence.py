@@ -11,11 +11,18 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from kblam_engine.evidence import FEATURES, Floats
+from kblam_engine.evidence import FEATURES
 from kblam_engine.evidence_head import EvidenceHead
+from kblam_engine.products import Floats
 from kblam_engine.retrieval import KeyTable, Message, Retriever
 from kblam_engine.training.pools import EncodedWorld, draw_pool
 from kblam_engine.training.samples import draw
+
+HiddenQueries = Callable[[Sequence[Sequence[Message]]], Floats]
+"""From conversations to the hidden state's part of their KB queries, [n, embed_dim]."""
+
+BLIND_SHARE = 0.15
+"""Of the questions, how many are examined without a hidden state: a hop has none."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +45,15 @@ class Examined:
 
 
 def examine(
-    retriever: Retriever, messages: Sequence[Message], table: KeyTable, supports: Sequence[int], kind: str
+    retriever: Retriever,
+    messages: Sequence[Message],
+    table: KeyTable,
+    supports: Sequence[int],
+    kind: str,
+    hidden_query: Floats | None = None,
 ) -> Examined:
     """Return what the head sees of one question; ``supports`` are positions in the table."""
-    _, positions, features = retriever.examine(messages, table)
+    _, positions, features = retriever.examine(messages, table, hidden_query)
     labels = np.isin(positions, np.array(supports, np.int64))
     return Examined(features, labels, bool(supports), int(labels.sum()) == len(supports), kind)
 
@@ -53,14 +65,20 @@ def make_examined(
     n: int,
     sizes: Sequence[int],
     progress: Callable[[int], None] = lambda done: None,
+    hidden_queries: HiddenQueries | None = None,
 ) -> list[Examined]:
     """Draw ``n`` samples with pools of the given sizes and examine their candidates."""
-    out = []
-    for i in range(n):
+    drawn = []
+    for _ in range(n):
         encoded = random.choice(worlds)
-        sample = draw(random, encoded.world, unanswerable_share=0.35)
+        drawn.append((encoded, draw(random, encoded.world, unanswerable_share=0.35)))
+    queries = None if hidden_queries is None else hidden_queries([sample.messages for _, sample in drawn])
+    out = []
+    for i, (encoded, sample) in enumerate(drawn):
         pool = draw_pool(random, encoded, sample, random.choice(sizes))
-        out.append(examine(retriever, sample.messages, pool, pool.positions_of(sample.supports), sample.kind))
+        query = None if queries is None or random.random() < BLIND_SHARE else queries[i]
+        supports = pool.positions_of(sample.supports)
+        out.append(examine(retriever, sample.messages, pool, supports, sample.kind, query))
         progress(i + 1)
     return out
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import resources
 from typing import Any
@@ -39,20 +39,28 @@ class PropertyPhrases:
 
 @dataclass(frozen=True)
 class Lexicon:
-    """All property phrases, and invented names for every kind of thing."""
+    """All property phrases, invented names for every kind of thing, and what people call some of them.
+
+    Attributes:
+        properties: the property phrases.
+        names: names by kind of thing.
+        called: by name, how somebody who describes the thing instead of quoting its title refers to it.
+    """
 
     properties: tuple[PropertyPhrases, ...]
     names: dict[str, tuple[str, ...]]
+    called: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     def fold(self, number: int, n_folds: int) -> tuple[Lexicon, Lexicon]:
         """Return two lexicons: every ``n_folds``-th property from ``number`` on, and the other properties."""
         own = self.properties[number::n_folds]
         others = tuple(p for i, p in enumerate(self.properties) if i % n_folds != number)
-        return Lexicon(own, self.names), Lexicon(others, self.names)
+        return replace(self, properties=own), replace(self, properties=others)
 
     def without(self, properties: Collection[str]) -> Lexicon:
         """Return a lexicon without these properties (case-folded names)."""
-        return Lexicon(tuple(p for p in self.properties if p.property.casefold() not in properties), self.names)
+        kept = tuple(p for p in self.properties if p.property.casefold() not in properties)
+        return replace(self, properties=kept)
 
     def of_kind(self, about: str) -> list[PropertyPhrases]:
         """Return the properties that things of this kind have."""
@@ -65,6 +73,7 @@ def load_lexicon() -> Lexicon:
     folder = resources.files("kblam_engine.training") / "lexicon"
     properties: dict[str, PropertyPhrases] = {}
     names: dict[str, tuple[str, ...]] = {}
+    called: dict[str, tuple[str, ...]] = {}
     for file in sorted(folder.iterdir(), key=lambda f: f.name):
         if not file.name.endswith(".jsonl"):
             continue
@@ -72,12 +81,14 @@ def load_lexicon() -> Lexicon:
             item: dict[str, Any] = json.loads(line)
             if file.name.startswith("names_"):
                 names[item["about"]] = names.get(item["about"], ()) + tuple(item["names"])
+            elif file.name.startswith("calls_"):
+                called[item["name"]] = tuple(item["called"])
             else:
                 fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in item.items()}
                 phrases = PropertyPhrases(**fields)
                 known = properties.get(phrases.property)
                 properties[phrases.property] = phrases if known is None else _merged(known, phrases)
-    return Lexicon(tuple(properties.values()), names)
+    return Lexicon(tuple(properties.values()), names, called)
 
 
 def _merged(first: PropertyPhrases, second: PropertyPhrases) -> PropertyPhrases:

@@ -9,9 +9,10 @@ from random import Random
 import numpy as np
 from numpy.typing import NDArray
 
-from kblam_engine.evidence import Floats
+from kblam_engine.products import Floats
 from kblam_engine.sentence_encoder import SentenceEncoder
-from kblam_engine.training.samples import Sample, World
+from kblam_engine.training.samples import Sample
+from kblam_engine.training.worlds import World
 from kblam_engine.triples import Triple
 
 TINY = 5
@@ -89,13 +90,13 @@ def draw_pool(random: Random, encoded: EncodedWorld, sample: Sample, size: int) 
         members.update(world.entities[entity])
     for support in (*sample.supports, *sample.hidden):
         members |= {p for p in world.entities[world.known[support].entity] if random.random() < 0.85}
+    members -= set(sample.hidden)
     entities = list(range(len(world.entities)))
     random.shuffle(entities)
     for entity in entities:
         if len(members) >= size:
             break
-        members.update(world.entities[entity])
-    members -= set(sample.hidden)
+        members |= set(world.entities[entity]) - set(sample.hidden)
     spare = sorted(members - set(sample.supports))
     if size < TINY:  # what people try first holds a triple or two
         random.shuffle(spare)

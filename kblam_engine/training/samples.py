@@ -1,17 +1,14 @@
-"""Samples for training: worlds of triples, and conversations that ask about them.
+"""Samples for training: conversations that ask about the triples of a world.
 
-A ``World`` is a pool of triples by entity. From it come samples of every kind that the product must
-handle: one triple, two triples, a follow-up whose subject is only in an earlier turn, and three kinds of
-unanswerable questions (unknown name; known name, unknown property; near-miss name).
+They are of every kind that the product must handle: one triple, two triples, a follow-up whose subject is only
+in an earlier turn, and unanswerable questions (unknown name; known name, unknown property; near-miss name).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Collection
+from dataclasses import dataclass
 from random import Random
-from statistics import mean
 
 from kblam_engine.training import inventions
 from kblam_engine.training.lexicon import (
@@ -21,39 +18,14 @@ from kblam_engine.training.lexicon import (
     SMALL_TALK,
     TWO_NAMES,
     TWO_PROPERTIES,
-    Lexicon,
-    PropertyPhrases,
 )
-from kblam_engine.triples import Triple
+from kblam_engine.training.worlds import Known, World
 from kblam_engine.wording import words
 
 Message = dict[str, str]
 
-TITLE_WORDS = 3.5
-"""Words that the names of a kind have on average if they are titles."""
-
-
-@dataclass(frozen=True)
-class Known:
-    """A triple with the phrases for its property (None: only phrasings that fit any property)."""
-
-    triple: Triple
-    phrases: PropertyPhrases | None
-    entity: int
-
-
-@dataclass(frozen=True)
-class World:
-    """Triples grouped by entity: ``entities[e]`` lists positions in ``known``."""
-
-    known: tuple[Known, ...]
-    entities: tuple[tuple[int, ...], ...]
-
-    @cached_property
-    def name_words(self) -> frozenset[frozenset[str]]:
-        """The words of each name."""
-        return frozenset(frozenset(words(k.triple.name)) for k in self.known)
-
+DESCRIBED_SHARE = 0.5
+"""Of the questions about a name that people are known to describe, how many do."""
 
 @dataclass(frozen=True)
 class Sample:
@@ -74,114 +46,6 @@ class Sample:
     answer: str | None
     hidden: tuple[int, ...] = ()
     entities: tuple[int, ...] = ()
-
-
-def invented_value(random: Random, phrases: PropertyPhrases, texts: Sequence[str]) -> str:
-    """Return a value that fits the property's kind: half invented on the spot, half from the lexicon."""
-    if random.random() < 0.5:
-        return random.choice(phrases.values)
-    kind = phrases.value_kind
-    if kind == "number":
-        return inventions.number(random)
-    if kind == "date":
-        return inventions.date(random)
-    if kind in ("code", "email", "phone", "time"):
-        return inventions.code(random)
-    if kind == "person":
-        return inventions.person(random)
-    if kind == "place":
-        return inventions.word(random)
-    if kind in ("long", "url_free_text") and texts:
-        return random.choice(texts)
-    return random.choice(phrases.values)
-
-
-def invented_world(
-    random: Random, lexicon: Lexicon, texts: Sequence[str], n_entities: int, *, titles: bool = False
-) -> World:
-    """Return entities with two to eight properties each, names invented, some of them near-misses.
-
-    Args:
-        random: source of the draws.
-        lexicon: properties, and names by kind of thing.
-        texts: more values for properties with long values.
-        n_entities: how many.
-        titles: only kinds of things with long names, as in catalogues and rule books.
-    """
-    kinds = [k for k in sorted(lexicon.names) if len(lexicon.of_kind(k)) >= 2]
-    if titles:
-        kinds = [k for k in kinds if mean(len(n.split()) for n in lexicon.names[k]) >= TITLE_WORDS]
-    by_kind = {k: lexicon.of_kind(k) for k in kinds}
-    known: list[Known] = []
-    entities: list[tuple[int, ...]] = []
-    used: set[str] = set()
-    last = "Orca 2"
-    while len(entities) < n_entities:
-        kind = random.choice(kinds)
-        shape = random.random()
-        if shape < 0.6:
-            name = random.choice(lexicon.names[kind])
-        elif shape < 0.88:
-            name = inventions.identified(random) if titles else inventions.name(random)
-        else:
-            name = inventions.near_name(random, last, random.choice(lexicon.names[kind]) if titles else "")
-        if name in used:
-            continue
-        used.add(name)
-        last = name
-        n = min(len(by_kind[kind]), random.randint(2, 8))
-        positions = []
-        for phrases in random.sample(by_kind[kind], n):
-            positions.append(len(known))
-            value = invented_value(random, phrases, texts)
-            known.append(Known(Triple(name, phrases.property, value), phrases, len(entities)))
-        entities.append(tuple(positions))
-    return World(tuple(known), tuple(entities))
-
-
-def source_world(random: Random, triples: Sequence[Triple], n_entities: int, max_value: int = 280) -> World:
-    """Return a world of real triples, grouped by name (phrasings that fit any property)."""
-    by_name: dict[str, list[Triple]] = {}
-    for triple in triples:
-        if len(triple.value) <= max_value and len(triple.name) <= 60 and len(triple.property) <= 60:
-            by_name.setdefault(triple.name, []).append(triple)
-    names = sorted(by_name)
-    random.shuffle(names)
-    known: list[Known] = []
-    entities: list[tuple[int, ...]] = []
-    for name in names[:n_entities]:
-        positions = []
-        for triple in random.sample(by_name[name], min(8, len(by_name[name]))):
-            positions.append(len(known))
-            known.append(Known(triple, None, len(entities)))
-        entities.append(tuple(positions))
-    return World(tuple(known), tuple(entities))
-
-
-def scrambled(random: Random, world: World, share: float = 0.3) -> World:
-    """Return the world with the words of some longer names and values in random order.
-
-    No language model expects the next word of such a text, so nothing but copying can write it. Without
-    them the LLM's own expectation now and then wins over the statement, in the middle of a long text.
-    """
-
-    def scramble(text: str, least: int) -> str:
-        parts = text.split()
-        if len(parts) < least or random.random() >= share:
-            return text
-        random.shuffle(parts)
-        return " ".join(parts)
-
-    names = {k.triple.name: scramble(k.triple.name, 4) for k in world.known}
-    return World(
-        tuple(
-            replace(
-                k, triple=replace(k.triple, name=names[k.triple.name], value=scramble(k.triple.value, 5))
-            )
-            for k in world.known
-        ),
-        world.entities,
-    )
 
 
 def _as_typed(random: Random, name: str) -> str:
@@ -218,8 +82,15 @@ def _shortened(random: Random, parts: list[str]) -> str:
     return " ".join(title or parts)
 
 
+def _referred_to(random: Random, known: Known) -> str:
+    """Return what a question calls the name of a triple: it is described, or typed in haste."""
+    if known.called and random.random() < DESCRIBED_SHARE:
+        return random.choice(known.called)
+    return _as_typed(random, known.triple.name)
+
+
 def _ask(random: Random, known: Known) -> str:
-    return _ask_about(random, known, _as_typed(random, known.triple.name))
+    return _ask_about(random, known, _referred_to(random, known))
 
 
 def _ask_about(random: Random, known: Known, typed: str) -> str:
@@ -288,7 +159,7 @@ def two_facts(random: Random, world: World) -> Sample:
     entity = random.choice([e for e in world.entities if len(e) > 1])
     a, b = random.sample(entity, 2)
     known_a, known_b = world.known[a], world.known[b]
-    name = _as_typed(random, known_a.triple.name)
+    name = _referred_to(random, known_a)
     if roll < 0.35:
         template = random.choice(TWO_PROPERTIES)
         question = template.format(p1=known_a.triple.property, p2=known_b.triple.property, n=name)
@@ -332,31 +203,48 @@ def unanswerable(random: Random, world: World) -> Sample:
     roll = random.random()
     at = random.randrange(len(world.known))
     known = world.known[at]
-    if roll < 0.25:
+    if roll < 0.15:
+        return _absent(random, world, known)
+    if roll < 0.30:
         title = len(known.triple.name.split()) > 3  # among titles, another title
         name = inventions.identified(random) if title else inventions.name(random)
-    elif roll < 0.55:
+    elif roll < 0.60:
         name = inventions.near_name(random, known.triple.name, random.choice(world.known).triple.name)
     else:
         return _unknown_property(random, world, at)
-    typed = _as_typed(random, name)
-    # Shortened, a new name may come down to words of a name that is there: then it would be that name.
-    said = [t for t in (typed, name) if not any(set(words(t)) <= held for held in world.name_words)]
-    if not said:
+    typed = _unlike(world.name_words, _as_typed(random, name), name)
+    if typed is None:
         return unanswerable(random, world)
-    typed = said[0]
     return Sample("unanswerable", (_user(_ask_about(random, known, typed)),), (), None, entities=(known.entity,))
+
+
+def _unlike(held: Collection[frozenset[str]], *texts: str) -> str | None:
+    """Return the first text that no held name may be meant by.
+
+    Shortened, a new name may come down to words of a name that is there: then it would be that name.
+    """
+    return next((t for t in texts if not any(words_of >= set(words(t)) for words_of in held)), None)
+
+
+def _absent(random: Random, world: World, known: Known) -> Sample:
+    """Return a question about something of the world that the KB leaves out altogether."""
+    name = known.triple.name
+    others = world.name_words - {frozenset(words(name))}
+    typed = _unlike(others, _referred_to(random, known), name)
+    if typed is None:
+        return unanswerable(random, world)
+    asked = _ask_about(random, known, typed)
+    return Sample("unanswerable", (_user(asked),), (), None, hidden=world.entities[known.entity])
 
 
 def _unknown_property(random: Random, world: World, at: int) -> Sample:
     known = world.known[at]
-    name = known.triple.name
     held = {world.known[p].triple.property for p in world.entities[known.entity]}
     if known.phrases is not None and random.random() < 0.5:
         near = random.randrange(len(known.phrases.near))
         if known.phrases.near[near] not in held:
             question = known.phrases.near_questions[near % len(known.phrases.near_questions)]
-            typed = _as_typed(random, name)
+            typed = _referred_to(random, known)
             return Sample(
                 "unanswerable", (_user(question.replace("{n}", typed)),), (), None, entities=(known.entity,)
             )
@@ -365,7 +253,8 @@ def _unknown_property(random: Random, world: World, at: int) -> Sample:
     other = world.known[random.randrange(len(world.known))]
     if other.triple.property in held:
         return unanswerable(random, world)
-    return Sample("unanswerable", (_user(_ask_about(random, other, _as_typed(random, name))),), (), None, entities=(known.entity,))
+    asked = _ask_about(random, other, _referred_to(random, known))
+    return Sample("unanswerable", (_user(asked),), (), None, entities=(known.entity,))
 
 
 def draw(random: Random, world: World, *, unanswerable_share: float = 0.25) -> Sample:

@@ -1,0 +1,176 @@
+"""Stage: all that retrieval learns: the hidden state's map, the comparison maps and the evidence head (DESIGN 3.2, 3.4)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from random import Random
+
+import numpy as np
+import torch
+from torch import nn
+
+from kblam_engine.adapter import KnowledgeAdapter
+from kblam_engine.evidence import Examiner
+from kblam_engine.evidence_head import EvidenceHead
+from kblam_engine.injection import Injection
+from kblam_engine.models import LoadedModel
+from kblam_engine.products import Floats
+from kblam_engine.retrieval import Message, Retriever
+from kblam_engine.sentence_encoder import SentenceEncoder
+from kblam_engine.training.comparison import train_comparison
+from kblam_engine.training.config import TrainConfig
+from kblam_engine.training.evidence import Examined, HiddenQueries, make_examined, train_head, validate
+from kblam_engine.training.hidden_query import QueryMap, fit_query_map, hidden_states
+from kblam_engine.training.lexicon import Lexicon
+from kblam_engine.training.pools import EncodedWorld
+from kblam_engine.training.samples import draw
+from kblam_engine.training.stages import Report, StageResult
+from kblam_engine.training.worlds import World, invented_world
+from kblam_engine.wording import Rarity
+
+MAX_FOLD_ENTITIES = 350
+"""Entities of a fold's invented worlds at most."""
+TITLED_SHARE = 0.35
+"""Of the conversations whose hidden states are mapped, how many are about things with long names."""
+
+
+@dataclass(frozen=True)
+class Fold:
+    """A part of the lexicon.
+
+    Attributes:
+        others: the rest of the lexicon, on which what judges this part is trained.
+        invented: a world of any kinds of things.
+        titled: a world of things with long names.
+        hidden: float32 [n, hidden], hidden states of conversations about the two.
+        asked: float32 [n, embed_dim], the mean key embedding of what those ask for.
+    """
+
+    others: Lexicon
+    invented: EncodedWorld
+    titled: EncodedWorld
+    hidden: Floats
+    asked: Floats
+
+
+class RetrievalStage:
+    """Trains what an adapter's retrieval layer needs, from a seed of its own."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        loaded: LoadedModel,
+        encoder: SentenceEncoder,
+        adapter: KnowledgeAdapter,
+        injection: Injection,
+        report: Report,
+    ) -> None:
+        """Keep the parts; ``run`` fills ``adapter``."""
+        self._config, self._loaded, self._encoder = config, loaded, encoder
+        self._adapter, self._injection, self._report = adapter, injection, report
+        self._examiner = Examiner(Rarity(self._token_ids, loaded.model.config.get_text_config().vocab_size))
+
+    @property
+    def module(self) -> nn.Module:
+        """What the stage trains."""
+        parts: dict[str, nn.Module] = {"evidence": self._adapter.evidence}
+        if self._layer is not None:
+            parts["hidden_query"] = self._adapter.hidden_query
+        return nn.ModuleDict(parts)
+
+    @property
+    def _layer(self) -> int | None:
+        return self._adapter.config.retrieval_layer
+
+    def run(self, lexicon: Lexicon, real_worlds: Callable[[Random], Iterable[World]]) -> StageResult:
+        """Train everything and return the head's numbers on a tenth of the questions that it was not fitted on.
+
+        The head must see the scores of the maps as they are for properties that the maps never saw: the lexicon is
+        folded, and each fold's questions are examined with maps fitted on the other folds.
+
+        Args:
+            lexicon: properties and names to invent worlds from.
+            real_worlds: draws worlds of real triples.
+        """
+        begun = time.perf_counter()
+        config, adapter = self._config, self._adapter
+        random = Random(f"{config.seed} evidence")
+        torch.manual_seed(config.seed)
+        encoded_real = [EncodedWorld(world, self._encoder) for world in real_worlds(random)]
+        folds = [self._fold(random, lexicon, number) for number in range(config.n_folds)]
+        examined: list[Examined] = []
+        for number, fold in enumerate(folds):
+            head = EvidenceHead(adapter.config.evidence_hidden, self._encoder.embed_dim)
+            train_comparison(head, fold.others, self._encoder, seed=config.seed)
+            hidden_queries = self._hidden_queries([f for f in folds if f is not fold] or folds)
+            worlds = [*encoded_real, *[fold.invented] * 14, *[fold.titled] * 8]
+            share = config.n_questions // config.n_folds
+
+            def progress(done: int, before: int = number * share) -> None:
+                self._report("evidence", before + done, config.n_questions, {})
+
+            retriever = Retriever(self._encoder, self._examiner, head)
+            examined += make_examined(
+                random, retriever, worlds, share, config.pool_sizes, progress, hidden_queries
+            )
+        random.shuffle(examined)
+        train_comparison(adapter.evidence, lexicon, self._encoder, seed=config.seed)
+        if self._layer is not None:
+            query_map = _query_map(folds)
+            with torch.no_grad():
+                adapter.hidden_query.weight.copy_(torch.from_numpy(query_map.weight))
+                adapter.hidden_query.bias.copy_(torch.from_numpy(query_map.bias))
+        held = max(1, len(examined) // 10)
+        train_head(adapter.evidence, examined[held:], seed=config.seed)
+        return StageResult(validate(adapter.evidence, examined[:held]), time.perf_counter() - begun)
+
+    def _fold(self, random: Random, lexicon: Lexicon, number: int) -> Fold:
+        config = self._config
+        own, others = lexicon.fold(number, config.n_folds)
+        n = min(MAX_FOLD_ENTITIES, config.n_entities)
+        invented = EncodedWorld(invented_world(random, own, [], n), self._encoder)
+        titled = EncodedWorld(invented_world(random, own, [], n, titles=True), self._encoder)
+        hidden, asked = np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32)
+        if self._layer is not None:
+            drawn = []
+            targets = []
+            for _ in range(config.n_queries // config.n_folds):
+                encoded = titled if random.random() < TITLED_SHARE else invented
+                sample = draw(random, encoded.world, unanswerable_share=0.0)
+                drawn.append(sample.messages)
+                targets.append(encoded.keys[list(sample.supports)].mean(0))
+            hidden, asked = self._hidden_states(drawn, number), np.stack(targets)
+        return Fold(others, invented, titled, hidden, asked)
+
+    def _hidden_queries(self, folds: Sequence[Fold]) -> HiddenQueries | None:
+        if self._layer is None:
+            return None
+        query_map = _query_map(folds)
+        return lambda conversations: query_map(self._hidden_states(conversations))
+
+    def _hidden_states(self, conversations: Sequence[Sequence[Message]], fold: int | None = None) -> Floats:
+        assert self._layer is not None
+        prompts = [self._token_ids(self._chat_prompt(messages)) for messages in conversations]
+
+        def progress(done: int) -> None:
+            if fold is not None:
+                before = fold * len(prompts)
+                self._report("hidden states", before + done, len(prompts) * self._config.n_folds, {})
+
+        return hidden_states(self._injection, prompts, self._layer, progress)
+
+    def _chat_prompt(self, messages: Sequence[Message]) -> str:
+        text = self._loaded.tokenizer.apply_chat_template(
+            list(messages), tokenize=False, add_generation_prompt=True
+        )
+        return str(text)
+
+    def _token_ids(self, text: str) -> list[int]:
+        ids: list[int] = self._loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return ids
+
+
+def _query_map(folds: Sequence[Fold]) -> QueryMap:
+    return fit_query_map(np.concatenate([f.hidden for f in folds]), np.concatenate([f.asked for f in folds]))
