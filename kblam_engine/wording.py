@@ -82,7 +82,9 @@ def same_word(a: str, b: str) -> float:
         return 1.0
     if min(len(a), len(b)) < 4 or abs(len(a) - len(b)) > 2 or a.isdigit() or b.isdigit():
         return 0.0
-    if sorted(a) == sorted(b) and a[0] == b[0]:
+    if a[0] != b[0] and a[-1] != b[-1]:  # one slip leaves the first letter or the last; most words end here
+        return 0.0
+    if a[0] == b[0] and sorted(a) == sorted(b):
         return 0.8  # letters swapped
     if a.rstrip("s") == b.rstrip("s"):
         return 0.95
