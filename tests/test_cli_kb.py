@@ -192,11 +192,16 @@ def open_for_writing(fifo, reader):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
+def heed_ctrl_c():
+    """A suite that a shell started in the background has Ctrl-C ignored, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_in_a_running_import_leaves_it_as_it_was(kb, tmp_path):
     slow = tmp_path / "slow.jsonl"
     os.mkfifo(slow)  # an import that waits for its file
     command = [sys.executable, "-m", "kblam_engine", "kb", "import", str(slow), "--kb", str(kb)]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c)
     with open_for_writing(slow, process) as pipe:
         pipe.write(b'{"name":"New","property":"b","value":"c"}\n')
         pipe.flush()
