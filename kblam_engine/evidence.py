@@ -134,18 +134,19 @@ def cosines(a: Floats, b: Floats) -> Floats:
     return found
 
 
-def name_cosines(query: Floats, table: CandidateEmbeddings) -> Floats:
-    """Return how close a query is to the names of candidates, whatever their properties, [n].
+def name_cosines(queries: Floats, table: CandidateEmbeddings) -> Floats:
+    """Return how close queries are to the names of candidates, whatever their properties, [n_queries, n].
 
     A key holds name and property. With the property's direction taken out of key and query, what is left of the two is
     about the name, and about what the query says in its place; no name needs an embedding of its own.
 
     Args:
-        query: [embed_dim].
+        queries: [n_queries, embed_dim].
         table: the candidates' embeddings.
     """
-    queries = np.broadcast_to(query, table.keys.shape)
-    return cosines(_without(queries, table.properties), _without(table.keys, table.properties))
+    names = _without(table.keys, table.properties)
+    rows = (np.broadcast_to(query, names.shape) for query in queries)
+    return np.stack([cosines(_without(row, table.properties), names) for row in rows])
 
 
 def _without(rows: Floats, directions: Floats) -> Floats:
@@ -220,8 +221,7 @@ class Examiner:
         kinds = asks(turn)
         best_turn = max((m[0] for m in mentions.values()), default=0.0)
         best_score = max((c.score for c in candidates), default=0.0)
-        name_cos = name_cosines(asked[-1], table)
-        name_cos_conversation = name_cosines(conversation, table)
+        name_cos, name_cos_conversation = name_cosines(np.stack((asked[-1], conversation)), table)
         name_cos_leads = _leads_by_name(candidates, np.maximum(name_cos, name_cos_conversation).tolist())
         score_leads = _leads_by_name(candidates, [c.score for c in candidates])
         conversation_leads = _leads_by_name(candidates, [c.cos_conversation for c in candidates])

@@ -295,10 +295,11 @@ def test_name_cosine_leaves_the_property_out():
     properties = np.stack([prop, prop])
     for weight in (0.0, 1.0, 10.0):
         query = name + weight * prop
-        found = name_cosines(query / np.linalg.norm(query), parts_of(keys, properties))
+        (found,) = name_cosines((query / np.linalg.norm(query))[None], parts_of(keys, properties))
         np.testing.assert_allclose(found, [1.0, 0.0], atol=1e-4)
 
 
 def test_name_cosine_of_a_bare_property_is_zero():
     name, prop = np.eye(4, dtype=np.float32)[:2]
-    assert name_cosines(prop, parts_of(((name + prop) / np.sqrt(2))[None], prop[None]))[0] == pytest.approx(0, abs=1e-3)
+    (found,) = name_cosines(prop[None], parts_of(((name + prop) / np.sqrt(2))[None], prop[None]))
+    assert found[0] == pytest.approx(0, abs=1e-3)

@@ -78,6 +78,18 @@ def checkpoint_of(folder):
     return folder.parent / "adapter.stages" / "native.checkpoint.safetensors"
 
 
+def steps_of_the_rest(model, folder):
+    """Train to the end and return the steps of the native tokens that were still taken."""
+    steps = []
+    train(
+        config_of(model),
+        folder,
+        lambda stage, done, *_: steps.append(done) if stage == "native tokens" else None,
+        checkpoint_every=EVERY,
+    )
+    return steps
+
+
 def assert_same_adapter(folder, whole):
     for name in FILES:
         assert (folder / name).read_bytes() == (whole / name).read_bytes(), name
@@ -105,13 +117,7 @@ def test_a_run_cut_off_by_an_exception_ends_as_the_whole_one(tiny_model_folder, 
         with pytest.raises(Cut):
             train(config_of(tiny_model_folder), begun, cut_at(cut[-1]), checkpoint_every=EVERY)
         torch.manual_seed(cut[-1])  # what happens between two sessions must not matter
-    steps = []
-    train(
-        config_of(tiny_model_folder),
-        begun,
-        lambda stage, done, *_: steps.append(done) if stage == "native tokens" else None,
-        checkpoint_every=EVERY,
-    )
+    steps = steps_of_the_rest(tiny_model_folder, begun)
     begin = (cut[-1] - 1) // EVERY * EVERY + 1
     assert steps == list(range(begin, STEPS + 1)), f"cut off at {cut}"
     assert_same_adapter(begun, whole)
@@ -140,13 +146,7 @@ def test_a_killed_process_ends_as_the_whole_one(tiny_model_folder, whole, begun)
                 break
     assert process.returncode == -signal.SIGKILL and not begun.exists()
     assert checkpoint_of(begun).exists(), f"killed after step {last}"
-    steps = []
-    train(
-        config_of(tiny_model_folder),
-        begun,
-        lambda stage, done, *_: steps.append(done) if stage == "native tokens" else None,
-        checkpoint_every=EVERY,
-    )
+    steps = steps_of_the_rest(tiny_model_folder, begun)
     assert steps[0] > 1, f"killed after step {last}"
     assert_same_adapter(begun, whole)
 

@@ -154,11 +154,13 @@ def _bm25(corpus: Corpus, top_k: int) -> Select:
 def _dense(corpus: Corpus, top_k: int) -> Select:
     import numpy as np
 
+    from kblam_engine.products import product
+
     keys = np.asarray(corpus.key_embeddings, dtype=np.float32)
 
     def select(question: Question) -> list[int]:
         query = np.asarray(corpus.encoder.encode([question.text]), dtype=np.float32)[0]
-        scores = keys @ query
+        scores = product(keys, query)
         k = min(top_k, len(scores))
         best = np.argpartition(-scores, k - 1)[:k]
         return [int(i) for i in best[np.argsort(-scores[best], kind="stable")]]

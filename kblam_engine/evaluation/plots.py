@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING
 from kblam_engine.errors import MissingDependencyError
 from kblam_engine.evaluation.baselines import BASELINES
 from kblam_engine.evaluation.runner import SYSTEM
-from kblam_engine.evaluation.runs import BenchRun, Estimate, EvaluationRun, Series, estimate, series_of
+from kblam_engine.evaluation.runs import (
+    BenchRun,
+    Estimate,
+    EvaluationRun,
+    Series,
+    estimate,
+    series_of,
+    with_quartiles,
+)
 
 try:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -198,9 +206,9 @@ def _cost(benches: Sequence[BenchRun]) -> Figure | None:
         style = ("-", "--", ":")[place // len(_RUNS) % 3]
         shift = _shift(sizes, place, len(shown))
         measured = sorted(run.results, key=lambda at: at.n_triples)
-        first = [(at.n_triples, _quartiles(at.ttft_ratio, at.ttft_ratio_p25_p75)) for at in measured]
-        each = [(at.n_triples, _quartiles(at.per_token_ratio, at.per_token_ratio_p25_p75)) for at in measured]
-        memory = [(at.n_triples, _quartiles(at.peak_rss_mb, (None, None))) for at in measured]
+        first = [(at.n_triples, with_quartiles(at.ttft_ratio, at.ttft_ratio_p25_p75)) for at in measured]
+        each = [(at.n_triples, with_quartiles(at.per_token_ratio, at.per_token_ratio_p25_p75)) for at in measured]
+        memory = [(at.n_triples, with_quartiles(at.peak_rss_mb, (None, None))) for at in measured]
         for axes, points in zip(panels, (first, each, memory), strict=True):
             known = [(size, at) for size, at in points if at is not None]
             _line(axes, known, run.name, colour, marker, style, shift)
@@ -291,10 +299,6 @@ def _bars_of(found: Sequence[Estimate]) -> list[list[float]]:
     """Return how far the intervals reach below and above; no number where none is known."""
     below = [math.nan if at.low is None else max(0.0, at.value - at.low) for at in found]
     return [below, [math.nan if at.high is None else max(0.0, at.high - at.value) for at in found]]
-
-
-def _quartiles(value: float | None, ends: tuple[float | None, float | None]) -> Estimate | None:
-    return None if value is None else Estimate(value, *ends)
 
 
 def _sizes_on_x(axes: Axes, sizes: Sequence[int]) -> None:

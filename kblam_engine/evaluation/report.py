@@ -12,7 +12,14 @@ from typing import Any
 
 from kblam_engine.evaluation.results import Metrics
 from kblam_engine.evaluation.runner import SYSTEM
-from kblam_engine.evaluation.runs import BenchRun, Estimate, EvaluationRun, estimate, series_of
+from kblam_engine.evaluation.runs import (
+    BenchRun,
+    Estimate,
+    EvaluationRun,
+    estimate,
+    series_of,
+    with_quartiles,
+)
 
 REPORT = "report.md"
 NOTHING = "–"
@@ -175,9 +182,9 @@ def _scale(benches: Sequence[BenchRun]) -> list[str]:
                     f"{at.n_triples:,}{' †' if at.n_synthetic_embeddings else ''}",
                     number(at.n_pairs, 0),
                     f"{number(at.ttft_ms_base, 0)} → {number(at.ttft_ms_kb, 0)}",
-                    _with_interval(_quartiles(at.ttft_ratio, at.ttft_ratio_p25_p75)),
+                    _with_interval(with_quartiles(at.ttft_ratio, at.ttft_ratio_p25_p75)),
                     f"{number(at.per_token_ms_base, 1)} → {number(at.per_token_ms_kb, 1)}",
-                    _with_interval(_quartiles(at.per_token_ratio, at.per_token_ratio_p25_p75)),
+                    _with_interval(with_quartiles(at.per_token_ratio, at.per_token_ratio_p25_p75)),
                     number(at.retrieval_ms, 1),
                     number(at.peak_rss_mb, 0),
                     number(at.attended_top1),
@@ -193,10 +200,6 @@ def _scale(benches: Sequence[BenchRun]) -> list[str]:
             "† Some key embeddings are random unit vectors, which does not change how long it takes."
         )
     return lines
-
-
-def _quartiles(value: float | None, ends: tuple[float | None, float | None]) -> Estimate | None:
-    return None if value is None else Estimate(value, *ends)
 
 
 def _with_interval(found: Estimate | None) -> str:

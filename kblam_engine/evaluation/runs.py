@@ -132,6 +132,11 @@ def estimate(found: Sequence[Metrics], measure: str) -> Estimate | None:
     return Estimate(mean, max(0.0, interval[0]), min(1.0, interval[1])) if interval else Estimate(mean)
 
 
+def with_quartiles(value: float | None, ends: tuple[float | None, float | None]) -> Estimate | None:
+    """Return a median with its quartiles in place of an interval; None where nothing was measured."""
+    return None if value is None else Estimate(value, *ends)
+
+
 def _by_size(runs: Sequence[EvaluationRun]) -> dict[int, list[EvaluationRun]]:
     sizes = sorted({run.n_triples for run in runs})
     return {size: [run for run in runs if run.n_triples == size] for size in sizes}

@@ -16,7 +16,7 @@ from torch import nn
 
 from kblam_engine.adapter import KnowledgeAdapter
 from kblam_engine.evaluation.environment import peak_rss_mb
-from kblam_engine.evidence import FEATURES, Examiner
+from kblam_engine.evidence import FEATURES
 from kblam_engine.evidence_head import EvidenceHead
 from kblam_engine.injection import Injection, attach
 from kblam_engine.models import LoadedModel, load_base_model
@@ -29,12 +29,12 @@ from kblam_engine.training.evidence import Examined, make_examined
 from kblam_engine.training.hidden_query import hidden_states
 from kblam_engine.training.lexicon import Lexicon, load_lexicon
 from kblam_engine.training.native import NativeExample, examples
-from kblam_engine.training.native_stage import chat_prompts, native_trainer
+from kblam_engine.training.native_stage import native_trainer
 from kblam_engine.training.pools import EncodedWorld
+from kblam_engine.training.reading import chat_prompts, examiner_for, token_ids
 from kblam_engine.training.recipe import adapter_config
 from kblam_engine.training.retrieval_stage import MAX_FOLD_ENTITIES
 from kblam_engine.training.worlds import World, invented_world, scrambled
-from kblam_engine.wording import Rarity
 
 N_STEPS = 2
 """Optimiser steps that are timed, after a longer one that shows the memory."""
@@ -173,18 +173,13 @@ def _retrieval(
     )
     seconds = {"sentence embeddings": took[0] / len(world.known) * n_triples}
 
-    def token_ids(text: str) -> list[int]:
-        ids: list[int] = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
-
     def states(conversations: Sequence[Sequence[dict[str, str]]]) -> Floats:
         layer = adapter.config.retrieval_layer
         assert layer is not None
-        return hidden_states(injection, [token_ids(chat(messages)) for messages in conversations], layer)
+        return hidden_states(injection, [ids_of(chat(messages)) for messages in conversations], layer)
 
-    chat = chat_prompts(loaded)
-    examiner = Examiner(Rarity(token_ids, loaded.model.config.get_text_config().vocab_size))
-    retriever = Retriever(encoder, examiner, adapter.evidence)
+    chat, ids_of = chat_prompts(loaded), token_ids(loaded)
+    retriever = Retriever(encoder, examiner_for(loaded), adapter.evidence)
 
     def examine(n: int) -> list[Examined]:
         return make_examined(random, retriever, [encoded], n, config.pool_sizes)

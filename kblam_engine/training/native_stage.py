@@ -20,6 +20,7 @@ from kblam_engine.training.divergence import TrainingError, save_batch
 from kblam_engine.training.lexicon import Lexicon
 from kblam_engine.training.native import NativeExample, NativeTrainer, examples
 from kblam_engine.training.native_progress import NativeProgress
+from kblam_engine.training.reading import chat_prompts
 from kblam_engine.training.stages import Report, StageResult
 from kblam_engine.training.worlds import World, invented_world, scrambled
 
@@ -101,16 +102,6 @@ def native_trainer(
     return NativeTrainer(
         injection, loaded.tokenizer, native, statements, steps=config.native_steps, lr=config.lr
     )
-
-
-def chat_prompts(loaded: LoadedModel) -> Callable[[Any], str]:
-    """Return what writes a conversation as the LLM reads it."""
-
-    def chat_prompt(messages: Any) -> str:
-        text = loaded.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        return str(text)
-
-    return chat_prompt
 
 
 def held_batches(

@@ -12,7 +12,6 @@ import torch
 from torch import nn
 
 from kblam_engine.adapter import KnowledgeAdapter
-from kblam_engine.evidence import Examiner
 from kblam_engine.evidence_head import EvidenceHead
 from kblam_engine.injection import Injection
 from kblam_engine.models import LoadedModel
@@ -25,10 +24,10 @@ from kblam_engine.training.evidence import Examined, HiddenQueries, make_examine
 from kblam_engine.training.hidden_query import QueryMap, fit_query_map, hidden_states
 from kblam_engine.training.lexicon import Lexicon
 from kblam_engine.training.pools import EncodedWorld
+from kblam_engine.training.reading import chat_prompts, examiner_for, token_ids
 from kblam_engine.training.samples import draw
 from kblam_engine.training.stages import Report, StageResult
 from kblam_engine.training.worlds import World, invented_world
-from kblam_engine.wording import Rarity
 
 MAX_FOLD_ENTITIES = 350
 """Entities of a fold's invented worlds at most."""
@@ -70,7 +69,7 @@ class RetrievalStage:
         """Keep the parts; ``run`` fills ``adapter``."""
         self._config, self._loaded, self._encoder = config, loaded, encoder
         self._adapter, self._injection, self._report = adapter, injection, report
-        self._examiner = Examiner(Rarity(self._token_ids, loaded.model.config.get_text_config().vocab_size))
+        self._examiner = examiner_for(loaded)
 
     @property
     def module(self) -> nn.Module:
@@ -152,7 +151,8 @@ class RetrievalStage:
 
     def _hidden_states(self, conversations: Sequence[Sequence[Message]], fold: int | None = None) -> Floats:
         assert self._layer is not None
-        prompts = [self._token_ids(self._chat_prompt(messages)) for messages in conversations]
+        chat_prompt, ids_of = chat_prompts(self._loaded), token_ids(self._loaded)
+        prompts = [ids_of(chat_prompt(messages)) for messages in conversations]
 
         def progress(done: int) -> None:
             if fold is not None:
@@ -160,16 +160,6 @@ class RetrievalStage:
                 self._report("hidden states", before + done, len(prompts) * self._config.n_folds, {})
 
         return hidden_states(self._injection, prompts, self._layer, progress)
-
-    def _chat_prompt(self, messages: Sequence[Message]) -> str:
-        text = self._loaded.tokenizer.apply_chat_template(
-            list(messages), tokenize=False, add_generation_prompt=True
-        )
-        return str(text)
-
-    def _token_ids(self, text: str) -> list[int]:
-        ids: list[int] = self._loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
 
 
 def _query_map(folds: Sequence[Fold]) -> QueryMap:
