@@ -22,7 +22,7 @@ from kblam_engine.sentence_encoder import HashingEncoder
 from kblam_engine.statements import REFUSAL_TEXT, StatementTokenizer
 from kblam_engine.training.comparison import train_comparison
 from kblam_engine.training.config import HELD_OUT_PROPERTIES, recipe
-from kblam_engine.training.evidence import Examined, make_examined, train_head, validate
+from kblam_engine.training.evidence import Examined, make_examined, templates, train_head, validate
 from kblam_engine.training.lexicon import Lexicon, load_lexicon
 from kblam_engine.training.native import NativeTrainer, answer_ids, examples, simulate
 from kblam_engine.training.pools import EncodedWorld
@@ -133,7 +133,7 @@ def test_examined_candidates_carry_the_supports(encoded, tiny_tokenizer):
     retriever = Retriever(HashingEncoder(), Examiner(Rarity(token_ids, 320)), EvidenceHead(4, 64))
 
     def make():
-        return make_examined(Random(2), retriever, [encoded], 40, [20, 40])
+        return make_examined(Random(2), retriever, [templates(encoded)], 40, [20, 40])
 
     examined = make()
     assert len(examined) == 40

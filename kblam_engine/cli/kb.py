@@ -219,6 +219,37 @@ def counterfactual_file(
         )
 
 
+@kb_app.command("synthesize")
+def synthesize_file(
+    file: Annotated[Path, typer.Argument(help="A .jsonl or .csv file to write.", show_default=False)],
+    n_pairs: Annotated[
+        int, typer.Option("--pairs", min=1, max=900, help="Kinds of objects paired with sources of ideas.")
+    ] = 20,
+    n_names: Annotated[int, typer.Option("--names", min=1, help="Things per pair.")] = 50,
+    seed: Annotated[int, typer.Option("--seed", help="Of every draw.")] = 0,
+    as_json: JSONOption = False,
+) -> None:
+    """Write invented triples in the manner of KBLaM's synthetic KB.
+
+    From a grammar, without an LLM; for a chat model of your own see kblam_engine.training.synthesis.
+    """
+    from random import Random
+
+    from kblam_engine.training.synthesis import pairs, triples_of
+    from kblam_engine.training.writers import OfflineWriter
+    from kblam_engine.triples import write_triples
+
+    writer = OfflineWriter(seed)
+    things = [thing for pair in pairs(Random(seed), n_pairs) for thing in writer(*pair, n_names)]
+    triples, dropped = triples_of(things)
+    count = write_triples(file, triples)
+    if as_json:
+        _print_json({"written": count, "dropped": dropped, "file": str(file)})
+    else:
+        reasons = ", ".join(f"{reason}: {n}" for reason, n in dropped.items() if n) or "none"
+        typer.echo(f"wrote {count} triples to {file}; things dropped - {reasons}")
+
+
 @kb_app.command("info")
 def info(kb: KBOption, as_json: JSONOption = False) -> None:
     """Show size, revision and sentence encoder."""

@@ -25,7 +25,7 @@ from kblam_engine.retrieval import Retriever
 from kblam_engine.sentence_encoder import SentenceEncoder, load_sentence_encoder
 from kblam_engine.training.comparison import EPOCHS, train_comparison
 from kblam_engine.training.config import TrainConfig
-from kblam_engine.training.evidence import Examined, make_examined
+from kblam_engine.training.evidence import Examined, make_examined, templates
 from kblam_engine.training.hidden_query import hidden_states
 from kblam_engine.training.lexicon import Lexicon, load_lexicon
 from kblam_engine.training.native import NativeExample, examples
@@ -182,7 +182,7 @@ def _retrieval(
     retriever = Retriever(encoder, examiner_for(loaded), adapter.evidence)
 
     def examine(n: int) -> list[Examined]:
-        return make_examined(random, retriever, [encoded], n, config.pool_sizes)
+        return make_examined(random, retriever, [templates(encoded)], n, config.pool_sizes)
 
     if config.n_queries:
         drawn = [

@@ -16,13 +16,39 @@ from kblam_engine.evidence_head import EvidenceHead
 from kblam_engine.products import Floats
 from kblam_engine.retrieval import KeyTable, Message, Retriever
 from kblam_engine.training.pools import EncodedWorld, draw_pool
-from kblam_engine.training.samples import draw
+from kblam_engine.training.samples import Sample, draw
 
 HiddenQueries = Callable[[Sequence[Sequence[Message]]], Floats]
 """From conversations to the hidden state's part of their KB queries, [n, embed_dim]."""
 
 BLIND_SHARE = 0.15
 """Of the questions, how many are examined without a hidden state: a hop has none."""
+UNANSWERABLE_SHARE = 0.35
+"""Of the questions out of templates, how many have no answer in their KB."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where training questions come from.
+
+    Attributes:
+        encoded: the world that pools are cut out of.
+        draw: draws a question about it.
+        weight: how many questions come from here, beside the weights of the other sources.
+    """
+
+    encoded: EncodedWorld
+    draw: Callable[[Random], Sample]
+    weight: float = 1.0
+
+
+def templates(encoded: EncodedWorld, weight: float = 1.0) -> Source:
+    """Return questions about a world out of templates."""
+
+    def drawn(random: Random) -> Sample:
+        return draw(random, encoded.world, unanswerable_share=UNANSWERABLE_SHARE)
+
+    return Source(encoded, drawn, weight)
 
 
 @dataclass(frozen=True)
@@ -61,17 +87,16 @@ def examine(
 def make_examined(
     random: Random,
     retriever: Retriever,
-    worlds: Sequence[EncodedWorld],
+    sources: Sequence[Source],
     n: int,
     sizes: Sequence[int],
     progress: Callable[[int], None] = lambda done: None,
     hidden_queries: HiddenQueries | None = None,
 ) -> list[Examined]:
-    """Draw ``n`` samples with pools of the given sizes and examine their candidates."""
+    """Draw ``n`` samples from the sources, with pools of the given sizes, and examine their candidates."""
     drawn = []
-    for _ in range(n):
-        encoded = random.choice(worlds)
-        drawn.append((encoded, draw(random, encoded.world, unanswerable_share=0.35)))
+    for source in random.choices(sources, [s.weight for s in sources], k=n):
+        drawn.append((source.encoded, source.draw(random)))
     queries = None if hidden_queries is None else hidden_queries([sample.messages for _, sample in drawn])
     out = []
     for i, (encoded, sample) in enumerate(drawn):
@@ -146,7 +171,11 @@ def validate(head: EvidenceHead, examined: Sequence[Examined], threshold: float 
                 top1.append(bool(e.labels[order[0]]))
                 top5.append(e.found and bool(e.labels[order[:5]].sum() == e.labels.sum()))
     yes, no = np.array(best_yes), np.array(best_no)
-    result = {"n": len(examined), "top1": float(np.mean(top1 or [False])), "top5": float(np.mean(top5 or [False]))}
+    result = {
+        "n": len(examined),
+        "top1": float(np.mean(top1 or [False])),
+        "top5": float(np.mean(top5 or [False])),
+    }
     if len(no) and len(yes):
         result["auc"] = float((yes[:, None] > no[None]).mean())
         result["refusal_recall"] = float((no < threshold).mean())

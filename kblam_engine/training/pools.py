@@ -17,6 +17,8 @@ from kblam_engine.triples import Triple
 
 TINY = 5
 """Pools of a smaller size hold parts of entities."""
+NEAR_SHARE = 0.5
+"""Of the pools, how many are filled with what stands next to the asked entity: namesakes, things of the same set."""
 
 
 class EncodedWorld:
@@ -85,6 +87,7 @@ def draw_pool(random: Random, encoded: EncodedWorld, sample: Sample, size: int) 
     It holds the supports, most of their siblings, and whole entities besides; never the hidden triples.
     """
     world = encoded.world
+    asked = [world.known[p].entity for p in (*sample.supports, *sample.hidden)] or list(sample.entities)
     members = set(sample.supports)
     for entity in sample.entities:
         members.update(world.entities[entity])
@@ -93,6 +96,8 @@ def draw_pool(random: Random, encoded: EncodedWorld, sample: Sample, size: int) 
     members -= set(sample.hidden)
     entities = list(range(len(world.entities)))
     random.shuffle(entities)
+    if asked and random.random() < NEAR_SHARE:
+        entities.sort(key=lambda entity: abs(entity - asked[0]))
     for entity in entities:
         if len(members) >= size:
             break

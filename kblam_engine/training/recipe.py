@@ -25,6 +25,7 @@ from kblam_engine.training.native_stage import train_native_tokens
 from kblam_engine.training.retrieval_stage import RetrievalStage
 from kblam_engine.training.stages import Report, Stages
 from kblam_engine.training.worlds import World, source_world
+from kblam_engine.training.written import load_written
 
 MAX_VALUE = 280
 """Real triples with longer values are left out (characters)."""
@@ -90,7 +91,8 @@ def train(
             return real_worlds(config, random, tell)
 
         retrieval = RetrievalStage(config, loaded, encoder, adapter, injection, tell)
-        evidence = stages.run("retrieval", retrieval.module, lambda: retrieval.run(lexicon, worlds))
+        written = load_written(config.exclude_names, config.exclude_properties)
+        evidence = stages.run("retrieval", retrieval.module, lambda: retrieval.run(lexicon, worlds, written))
         native = stages.run(
             "native",
             adapter.native,

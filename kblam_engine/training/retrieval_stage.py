@@ -20,7 +20,15 @@ from kblam_engine.retrieval import Message, Retriever
 from kblam_engine.sentence_encoder import SentenceEncoder
 from kblam_engine.training.comparison import train_comparison
 from kblam_engine.training.config import TrainConfig
-from kblam_engine.training.evidence import Examined, HiddenQueries, make_examined, train_head, validate
+from kblam_engine.training.evidence import (
+    Examined,
+    HiddenQueries,
+    Source,
+    make_examined,
+    templates,
+    train_head,
+    validate,
+)
 from kblam_engine.training.hidden_query import QueryMap, fit_query_map, hidden_states
 from kblam_engine.training.lexicon import Lexicon
 from kblam_engine.training.pools import EncodedWorld
@@ -28,9 +36,16 @@ from kblam_engine.training.reading import chat_prompts, examiner_for, token_ids
 from kblam_engine.training.samples import draw
 from kblam_engine.training.stages import Report, StageResult
 from kblam_engine.training.worlds import World, invented_world
+from kblam_engine.training.written import Written
 
 MAX_FOLD_ENTITIES = 350
 """Entities of a fold's invented worlds at most."""
+FOLD_WORLDS = 3
+"""Invented worlds of a fold, of either kind."""
+INVENTED_WEIGHT = 14.0
+TITLED_WEIGHT = 8.0
+WRITTEN_WEIGHT = 24.0
+"""How many questions come from each kind of world, where a world of real triples has weight 1."""
 TITLED_SHARE = 0.35
 """Of the conversations whose hidden states are mapped, how many are about things with long names."""
 
@@ -41,17 +56,22 @@ class Fold:
 
     Attributes:
         others: the rest of the lexicon, on which what judges this part is trained.
-        invented: a world of any kinds of things.
-        titled: a world of things with long names.
+        invented: worlds of any kinds of things.
+        titled: worlds of things with long names.
         hidden: float32 [n, hidden], hidden states of conversations about the two.
         asked: float32 [n, embed_dim], the mean key embedding of what those ask for.
     """
 
     others: Lexicon
-    invented: EncodedWorld
-    titled: EncodedWorld
+    invented: tuple[EncodedWorld, ...]
+    titled: tuple[EncodedWorld, ...]
     hidden: Floats
     asked: Floats
+
+    def sources(self) -> list[Source]:
+        """Return the questions about its worlds, weighted beside a world of real triples with weight 1."""
+        kinds = ((self.invented, INVENTED_WEIGHT), (self.titled, TITLED_WEIGHT))
+        return [templates(encoded, weight / len(worlds)) for worlds, weight in kinds for encoded in worlds]
 
 
 class RetrievalStage:
@@ -83,7 +103,9 @@ class RetrievalStage:
     def _layer(self) -> int | None:
         return self._adapter.config.retrieval_layer
 
-    def run(self, lexicon: Lexicon, real_worlds: Callable[[Random], Iterable[World]]) -> StageResult:
+    def run(
+        self, lexicon: Lexicon, real_worlds: Callable[[Random], Iterable[World]], written: Written
+    ) -> StageResult:
         """Train everything and return the head's numbers on a tenth of the questions that it was not fitted on.
 
         The head must see the scores of the maps as they are for properties that the maps never saw: the lexicon is
@@ -92,19 +114,24 @@ class RetrievalStage:
         Args:
             lexicon: properties and names to invent worlds from.
             real_worlds: draws worlds of real triples.
+            written: questions written by hand.
         """
         begun = time.perf_counter()
         config, adapter = self._config, self._adapter
         random = Random(f"{config.seed} evidence")
         torch.manual_seed(config.seed)
-        encoded_real = [EncodedWorld(world, self._encoder) for world in real_worlds(random)]
+        other_sources = [templates(EncodedWorld(world, self._encoder)) for world in real_worlds(random)]
+        if written.samples:
+            other_sources.append(
+                Source(EncodedWorld(written.world, self._encoder), written.draw, WRITTEN_WEIGHT)
+            )
         folds = [self._fold(random, lexicon, number) for number in range(config.n_folds)]
         examined: list[Examined] = []
         for number, fold in enumerate(folds):
             head = EvidenceHead(adapter.config.evidence_hidden, self._encoder.embed_dim)
             train_comparison(head, fold.others, self._encoder, seed=config.seed)
             hidden_queries = self._hidden_queries([f for f in folds if f is not fold] or folds)
-            worlds = [*encoded_real, *[fold.invented] * 14, *[fold.titled] * 8]
+            sources = [*other_sources, *fold.sources()]
             share = config.n_questions // config.n_folds
 
             def progress(done: int, before: int = number * share) -> None:
@@ -112,7 +139,7 @@ class RetrievalStage:
 
             retriever = Retriever(self._encoder, self._examiner, head)
             examined += make_examined(
-                random, retriever, worlds, share, config.pool_sizes, progress, hidden_queries
+                random, retriever, sources, share, config.pool_sizes, progress, hidden_queries
             )
         random.shuffle(examined)
         train_comparison(adapter.evidence, lexicon, self._encoder, seed=config.seed)
@@ -129,14 +156,19 @@ class RetrievalStage:
         config = self._config
         own, others = lexicon.fold(number, config.n_folds)
         n = min(MAX_FOLD_ENTITIES, config.n_entities)
-        invented = EncodedWorld(invented_world(random, own, [], n), self._encoder)
-        titled = EncodedWorld(invented_world(random, own, [], n, titles=True), self._encoder)
+        invented, titled = (
+            tuple(
+                EncodedWorld(invented_world(random, own, [], n, titles=titles), self._encoder)
+                for _ in range(FOLD_WORLDS)
+            )
+            for titles in (False, True)
+        )
         hidden, asked = np.zeros((0, 0), np.float32), np.zeros((0, 0), np.float32)
         if self._layer is not None:
             drawn = []
             targets = []
             for _ in range(config.n_queries // config.n_folds):
-                encoded = titled if random.random() < TITLED_SHARE else invented
+                encoded = random.choice(titled if random.random() < TITLED_SHARE else invented)
                 sample = draw(random, encoded.world, unanswerable_share=0.0)
                 drawn.append(sample.messages)
                 targets.append(encoded.keys[list(sample.supports)].mean(0))

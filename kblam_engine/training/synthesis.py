@@ -1,0 +1,231 @@
+"""Synthetic knowledge bases in the manner of KBLaM's authors (paper, appendix): a writer invents things and describes them.
+
+For every pair of a kind of object and a source of ideas a writer names things of that kind after that idea, and gives each a
+description, objectives and a purpose that its name does not tell. What comes out is checked: no name twice, no text
+that repeats its name, and no more likeness between names and texts than chance. The writer is a chat model of any
+make (``ChatWriter``) or a grammar that needs none (``OfflineWriter``).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from random import Random
+from typing import Any, Protocol
+
+import numpy as np
+
+from kblam_engine.errors import ImportFileError, TripleError
+from kblam_engine.sentence_encoder import SentenceEncoder
+from kblam_engine.triples import Triple
+from kblam_engine.wording import words
+
+logger = logging.getLogger(__name__)
+
+IDEAS = tuple(
+    """greek letters; fiction characters; famous rock bands; birds; animals; natural phenomena; physical locations; artist names;
+    classical music; musical instruments; music genres; art styles; ancient Roman concepts; Hindu myths; Cthulhu Mythos;
+    real-world company names; mythological creatures; planets and stars; historical figures; literary genres; botanical names;
+    famous landmarks; scientific concepts; space missions; inventions; philosophical terms; chemical elements; famous scientists;
+    marine life; mythological places""".replace("\n   ", "").split("; ")
+)
+OBJECTS = tuple(
+    """education company; tech company; car company; entertainment company; construction company; retail company; finance company;
+    healthcare company; restaurant; hotel; github repo; project; meeting room; building; lab; airline; textbook; website;
+    personal blog; gaming company; consulting firm; biotech company; app; software tool; bookstore; e-commerce site;
+    social media platform; fitness brand; fashion brand; non-profit organization""".replace("\n   ", "").split("; ")
+)
+"""The 30 sources of ideas and 30 kinds of objects of the paper's appendix."""
+
+PROPERTIES = ("description", "objectives", "purpose")
+N_NAMES = 50
+"""Things per pair in the paper."""
+
+
+@dataclass(frozen=True)
+class Thing:
+    """One invented thing."""
+
+    name: str
+    description: str
+    objectives: str
+    purpose: str
+
+    def triples(self) -> list[Triple]:
+        """Return its three triples.
+
+        Raises:
+            TripleError: a field is empty, too long or no text.
+        """
+        return [Triple(self.name, prop, getattr(self, prop)) for prop in PROPERTIES]
+
+
+class Writer(Protocol):
+    """Whoever invents the things of one pair."""
+
+    def __call__(self, object_type: str, idea_type: str, n_names: int, /) -> list[Thing]:
+        """Return about ``n_names`` things; what it raises other than ``SynthesisError`` ends the run."""
+
+
+class SynthesisError(ValueError):
+    """A writer's reply could not be read; the pair is left for the next run."""
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """What a run made.
+
+    Attributes:
+        triples: three for every thing that passed the checks, of all pairs in the file.
+        n_pairs: pairs that are finished, from earlier runs too.
+        failed: pairs whose replies could not be read, with the reason; running again tries them again.
+        dropped: how many things failed a check, by reason.
+    """
+
+    triples: tuple[Triple, ...]
+    n_pairs: int
+    failed: tuple[tuple[str, str, str], ...]
+    dropped: dict[str, int]
+
+
+def pairs(random: Random, n: int | None = None) -> list[tuple[str, str]]:
+    """Return ``n`` pairs of an object and an idea in random order (None: all 900)."""
+    every = [(object_type, idea) for object_type in OBJECTS for idea in IDEAS]
+    random.shuffle(every)
+    return every[:n]
+
+
+def synthesize(
+    writer: Writer,
+    path: str | Path,
+    wanted: Sequence[tuple[str, str]],
+    *,
+    n_names: int = N_NAMES,
+    report: Callable[[int, int], None] = lambda done, total: None,
+) -> Synthesis:
+    """Have things invented for the pairs and return their triples.
+
+    Args:
+        writer: invents the things of a pair.
+        path: a JSONL file with one finished pair a line. A run that was cut off goes on behind the last of them.
+        wanted: pairs of an object and an idea.
+        n_names: things per pair.
+        report: told how many pairs are done, and of how many.
+
+    Raises:
+        ImportFileError: a line of the file, other than a torn last one, is not a finished pair.
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    done = _finished(path)
+    failed: list[tuple[str, str, str]] = []
+    for number, pair in enumerate(wanted, 1):
+        if pair not in done:
+            try:
+                things = writer(*pair, n_names)
+            except SynthesisError as error:
+                logger.warning("%s after %s: %s", *pair, error)
+                failed.append((*pair, str(error)))
+            else:
+                done[pair] = things
+                _append(path, pair, things)
+        report(number, len(wanted))
+    triples, dropped = triples_of(thing for things in done.values() for thing in things)
+    return Synthesis(tuple(triples), len(done), tuple(failed), dropped)
+
+
+def triples_of(things: Iterable[Thing]) -> tuple[list[Triple], dict[str, int]]:
+    """Return the triples of the things that pass the checks, and how many things do not, by reason."""
+    kept: list[Triple] = []
+    dropped = {"name twice": 0, "not a triple": 0, "text repeats the name": 0, "text twice": 0}
+    names: set[str] = set()
+    texts: set[str] = set()
+    for thing in things:
+        try:
+            triples = thing.triples()
+        except TripleError:
+            dropped["not a triple"] += 1
+            continue
+        folded = " ".join(words(thing.name))
+        said = {" ".join(words(t.value)) for t in triples}
+        if folded in names:
+            dropped["name twice"] += 1
+        elif any(gives_away(thing.name, t.value) for t in triples):
+            dropped["text repeats the name"] += 1
+        elif said & texts or len(said) < len(triples):
+            dropped["text twice"] += 1
+        else:
+            kept += triples
+            names.add(folded)
+            texts |= said
+    return kept, dropped
+
+
+def gives_away(name: str, text: str) -> bool:
+    """Return whether a text uses half of the telling words of a name (those of more than three letters)."""
+    telling = {word for word in words(name) if len(word) > 3} or set(words(name))
+    return len(telling & set(words(text))) * 2 >= len(telling)
+
+
+def likeness(triples: Sequence[Triple], encoder: SentenceEncoder) -> float:
+    """Return how often a name is closer to its own value than to another one of the property; .5 is chance.
+
+    Args:
+        triples: the KB; properties with a single triple do not count.
+        encoder: measures closeness (cosine).
+
+    Raises:
+        ValueError: no property has two triples.
+    """
+    by_property: dict[str, list[Triple]] = {}
+    for triple in triples:
+        by_property.setdefault(triple.property, []).append(triple)
+    shares: list[float] = []
+    for group in by_property.values():
+        if len(group) < 2:
+            continue
+        cosines = encoder.encode([t.name for t in group]) @ encoder.encode([t.value for t in group]).T
+        own = np.diagonal(cosines)[:, None]
+        others = ~np.eye(len(group), dtype=bool)
+        shares += list(((own > cosines) + 0.5 * (own == cosines))[others])
+    if not shares:
+        raise ValueError("likeness: expected a property with at least two triples, got none; add triples")
+    return float(np.mean(shares))
+
+
+def _finished(path: Path) -> dict[tuple[str, str], list[Thing]]:
+    """Read the finished pairs; a last line that a crash tore is cut off the file."""
+    if not path.exists():
+        return {}
+    done: dict[tuple[str, str], list[Thing]] = {}
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if whole != content:
+        path.write_bytes(whole)
+    for number, line in enumerate(whole.decode("utf-8").splitlines(), 1):
+        try:
+            item = json.loads(line)
+            done[item["object"], item["idea"]] = [Thing(**thing) for thing in item["things"]]
+        except (ValueError, KeyError, TypeError) as error:
+            reason = f"not a finished pair ({error}); move the file away to begin anew"
+            raise ImportFileError(path, number, reason) from error
+    return done
+
+
+def _append(path: Path, pair: tuple[str, str], things: list[Thing]) -> None:
+    item = {"object": pair[0], "idea": pair[1], "things": [asdict(thing) for thing in things]}
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(item, ensure_ascii=False) + "\n")
+
+
+THING_FIELDS = tuple(field.name for field in fields(Thing))
+
+
+def thing_from(item: Any) -> Thing | None:
+    """Return what a JSON object describes; None if a field is missing or no text."""
+    if not isinstance(item, dict) or not all(isinstance(item.get(name), str) for name in THING_FIELDS):
+        return None
+    return Thing(**{name: " ".join(item[name].split()) for name in THING_FIELDS})

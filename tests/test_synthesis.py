@@ -1,0 +1,181 @@
+"""Synthetic KBs: the checks on what a writer invents, going on after a cut, and reading a chat model's replies."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from kblam_engine.errors import ImportFileError
+from kblam_engine.sentence_encoder import load_sentence_encoder
+from kblam_engine.training.synthesis import (
+    IDEAS,
+    OBJECTS,
+    SynthesisError,
+    Thing,
+    gives_away,
+    likeness,
+    pairs,
+    synthesize,
+    triples_of,
+)
+from kblam_engine.training.writers import ChatWriter, OfflineWriter, json_array
+from kblam_engine.triples import Triple
+
+PAIRS = [("hotel", "birds"), ("airline", "moons"), ("app", "inventions")]
+
+
+def thing(name: str, at: int = 0) -> Thing:
+    return Thing(name, f"a place number {at}", f"to grow by {at} percent", f"it helps {at} people")
+
+
+class Counting:
+    """A writer that keeps what it was asked and fails where it is told to."""
+
+    def __init__(self, fails: Sequence[str] = ()) -> None:
+        self.asked: list[str] = []
+        self.fails = fails
+
+    def __call__(self, object_type: str, idea_type: str, n_names: int, /) -> list[Thing]:
+        self.asked.append(object_type)
+        if object_type in self.fails:
+            raise SynthesisError("no JSON")
+        start = sum(map(ord, object_type))
+        return [thing(f"{object_type} Zed{i}", start + i) for i in range(n_names)]
+
+
+def test_all_pairs_of_the_paper() -> None:
+    assert (len(OBJECTS), len(IDEAS)) == (30, 30)
+    assert len(set(pairs(Random(0)))) == 900
+    assert pairs(Random(1), 5) == pairs(Random(1))[:5] != pairs(Random(2), 5)
+
+
+def test_a_run_goes_on_where_it_was_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "things.jsonl"
+    whole = synthesize(Counting(), path, PAIRS, n_names=2)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:2]) + lines[2][:20])  # the machine went down while it wrote the third
+    again = Counting()
+    assert synthesize(again, path, PAIRS, n_names=2) == whole
+    assert again.asked == ["app"]
+    assert path.read_bytes() == b"".join(lines)
+
+
+def test_a_pair_that_fails_is_told_and_tried_again(tmp_path: Path) -> None:
+    path = tmp_path / "things.jsonl"
+    first = synthesize(Counting(fails=["airline"]), path, PAIRS, n_names=1)
+    assert first.failed == (("airline", "moons", "no JSON"),)
+    assert (first.n_pairs, len(first.triples)) == (2, 6)
+    assert synthesize(Counting(), path, PAIRS, n_names=1).n_pairs == 3
+
+
+def test_a_file_of_something_else_is_refused_with_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "things.jsonl"
+    synthesize(Counting(), path, PAIRS[:1], n_names=1)
+    with path.open("a") as file:
+        file.write('{"name": "x"}\n')
+    with pytest.raises(ImportFileError, match="2"):
+        synthesize(Counting(), path, PAIRS)
+
+
+def test_progress_counts_all_pairs(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    synthesize(Counting(), tmp_path / "x.jsonl", PAIRS, n_names=1, report=lambda d, t: told.append((d, t)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_what_cannot_be_used_is_dropped_and_counted() -> None:
+    things = [
+        thing("Zed", 1),
+        thing("ZED", 2),
+        thing("", 3),
+        Thing("Heron Lodge", "a lodge for herons", "to grow", "it helps"),
+        Thing("Yak", "a place number 1", "to shrink", "it hinders"),
+    ]
+    triples, dropped = triples_of(things)
+    assert {t.name for t in triples} == {"Zed"}
+    assert len(triples) == 3
+    assert dropped == {"name twice": 1, "not a triple": 1, "text repeats the name": 1, "text twice": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "given"),
+    [
+        ("Heron Lodge", "A lodge by the sea", True),
+        ("The Heron Lodge", "the best of the sea", False),
+        ("Red Heron Lake House", "a house", False),
+        ("Ox", "an ox cart", True),
+    ],
+)
+def test_a_text_gives_its_name_away(name: str, text: str, given: bool) -> None:
+    assert gives_away(name, text) is given
+
+
+def test_offline_things_are_reproducible_different_and_pass_the_checks() -> None:
+    writer = OfflineWriter(3)
+    things = [t for pair in pairs(Random(0), 30) for t in writer(*pair, 50)]
+    assert things[:50] == OfflineWriter(3)(*pairs(Random(0), 1)[0], 50)
+    assert things[:50] != OfflineWriter(4)(*pairs(Random(0), 1)[0], 50)
+    triples, _ = triples_of(things)
+    assert len(triples) > 0.8 * 3 * len(things)
+
+
+def test_likeness_tells_names_that_say_what_a_thing_is() -> None:
+    encoder = load_sentence_encoder("all-minilm-l6-v2")
+    triples, _ = triples_of(OfflineWriter(0)("hotel", "birds", 60))
+    assert 0.4 < likeness(triples, encoder) < 0.6
+    telling = [("Bread Oven", "it bakes bread"), ("Bicycle Repair", "mends bicycles"), ("Dog Walkers", "walks dogs")]
+    assert likeness([Triple(n, "purpose", v) for n, v in telling], encoder) == 1.0
+    with pytest.raises(ValueError, match="two triples"):
+        likeness([Triple("a", "b", "c")], encoder)
+
+
+class Scripted:
+    """A chat model that gives one reply after the other."""
+
+    def __init__(self, *replies: str) -> None:
+        self.replies = list(replies)
+        self.seen: list[list[dict[str, str]]] = []
+
+    def __call__(self, messages: Sequence[dict[str, str]], /) -> str:
+        self.seen.append(list(messages))
+        return self.replies.pop(0)
+
+
+def things_json(word: str) -> str:
+    return json.dumps([{"name": "Zed", "description": f"{word} place", "objectives": "to grow", "purpose": "it helps"}])
+
+
+def test_a_chat_model_is_asked_in_one_conversation() -> None:
+    chat = Scripted('Sure!\n```json\n["Zed", "Yak"]\n```', things_json("first"), things_json("second"))
+    things = ChatWriter(chat)("hotel", "birds", 7)
+    assert things == [Thing("Zed", "second place", "to grow", "it helps")]
+    assert "7 names of a hotel" in chat.seen[0][-1]["content"]
+    assert "birds" in chat.seen[0][-1]["content"]
+    assert [m["role"] for m in chat.seen[2]] == ["system", "user", "assistant", "user", "assistant", "user"]
+
+
+def test_an_unreadable_reply_is_asked_for_again_and_then_given_up() -> None:
+    chat = Scripted("no", '["Zed"]', things_json("first"), "x", "y", "z")
+    assert ChatWriter(chat)("hotel", "birds", 1)[0].description == "first place"
+    with pytest.raises(SynthesisError, match="names"):
+        ChatWriter(Scripted("a", "b"), tries=2)("hotel", "birds", 1)
+    with pytest.raises(SynthesisError, match="texts"):
+        ChatWriter(Scripted('["Zed"]', '[{"name": "Zed"}]'))("hotel", "birds", 1)
+
+
+def test_what_a_chat_model_raises_reaches_the_caller(tmp_path: Path) -> None:
+    def chat(messages: Sequence[dict[str, str]], /) -> str:
+        raise ConnectionError("no service")
+
+    with pytest.raises(ConnectionError):
+        synthesize(ChatWriter(chat), tmp_path / "x.jsonl", PAIRS)
+
+
+def test_the_first_array_in_a_reply() -> None:
+    assert json_array('see [1] below: ["a"]') == [1]
+    assert json_array("[oops] [2, 3] [4]") == [2, 3]
+    assert json_array('{"a": 1}') == []
