@@ -39,6 +39,7 @@ from kblam_engine.wording import (
 FEATURES = (
     "cos_turn", "cos_conversation", "cos_hidden", "rank_score", "name_score_lead", "name_conversation_lead",
     "name_cos", "name_cos_conversation", "name_cos_lead",
+    "statement_cos", "statement_lead", "name_value_lead",
     "name_in_turn", "name_phrase_in_turn", "name_identifier_in_turn", "name_in_history", "name_recency",
     "other_name_margin", "any_name_in_turn", "fuzzy_name",
     "turn_by_name", "turn_by_name_margin", "names_as_good",
@@ -52,6 +53,8 @@ FEATURES = (
 )  # fmt: skip
 
 
+VALUE_SHARE = 0.3
+"""Weight of the value beside the key where the two stand for the statement "the property of name is value"."""
 N_RIVALS = 24
 """Properties of the KB that are compared with the question, besides the candidates' own."""
 
@@ -155,6 +158,13 @@ def _without(rows: Floats, directions: Floats) -> Floats:
     return rows - along[:, None] * directions
 
 
+def _best_cosines(queries: Floats, rows: Floats) -> Floats:
+    """Return the cosine of each row [n, d] with the query it is closest to."""
+    lengths = np.linalg.norm(rows, axis=1) + 1e-6
+    found: Floats = product(rows, np.ascontiguousarray(queries.T)).max(1) / lengths
+    return found
+
+
 class Examiner:
     """Computes the features of candidates; pure functions of its arguments but for a word cache."""
 
@@ -221,8 +231,13 @@ class Examiner:
         kinds = asks(turn)
         best_turn = max((m[0] for m in mentions.values()), default=0.0)
         best_score = max((c.score for c in candidates), default=0.0)
-        name_cos, name_cos_conversation = name_cosines(np.stack((asked[-1], conversation)), table)
+        said = np.stack((asked[-1], conversation))
+        name_cos, name_cos_conversation = name_cosines(said, table)
         name_cos_leads = _leads_by_name(candidates, np.maximum(name_cos, name_cos_conversation).tolist())
+        # What is not named is described, at times by what another of its triples says.
+        statement_cos = _best_cosines(said, table.keys + VALUE_SHARE * table.values)
+        statement_leads = _leads_by_name(candidates, statement_cos.tolist())
+        value_leads = _leads_by_name(candidates, _best_cosines(said, table.values).tolist())
         score_leads = _leads_by_name(candidates, [c.score for c in candidates])
         conversation_leads = _leads_by_name(candidates, [c.cos_conversation for c in candidates])
         left_over = {i: self._left_over(turn, n, _apart(i, spans)) for i, n in name_words.items()}
@@ -239,6 +254,7 @@ class Examiner:
                 c.cos_turn, c.cos_conversation, c.cos_hidden, c.score - best_score,
                 score_leads[c.name_id], conversation_leads[c.name_id],
                 name_cos[at], name_cos_conversation[at], name_cos_leads[c.name_id],
+                statement_cos[at], statement_leads[c.name_id], value_leads[c.name_id],
                 mine[0], bool(spans[c.name_id]), mine[1], mine[2], mine[3],
                 mine[0] - others, best_turn, mine[4],
                 explained, explained - max(rest, default=0.0), np.log1p(sum(x >= explained - 0.2 for x in rest)),

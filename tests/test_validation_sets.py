@@ -1,24 +1,33 @@
 from __future__ import annotations
 
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from kblam_engine.evaluation.metrics import contains
 from kblam_engine.evaluation.questions import read_questions
+from kblam_engine.training.config import HELD_OUT_PROPERTIES
+from kblam_engine.training.written import load_written
 from kblam_engine.triples import read_jsonl
 
-FOLDER = Path(__file__).parent / "validation"
-SETS = sorted(path.name.removesuffix(".kb.jsonl") for path in FOLDER.glob("*.kb.jsonl"))
+TESTS = Path(__file__).parent
+VALIDATION = TESTS / "validation"
+WRITTEN = TESTS.parent / "kblam_engine" / "training" / "written"
+SETS = sorted(path for folder in (VALIDATION, WRITTEN) for path in folder.glob("*.kb.jsonl"))
 REASONS = {"unknown name", "unknown property", "near-miss name"}
 
 
-@pytest.mark.parametrize("name", SETS)
-def test_answers_are_in_the_knowledge_base_and_the_rest_is_not(name: str) -> None:
-    triples = list(read_jsonl(FOLDER / f"{name}.kb.jsonl"))
+def questions_of(kb: Path) -> Path:
+    return kb.with_name(kb.name.replace(".kb.", ".questions."))
+
+
+@pytest.mark.parametrize("path", SETS, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_answers_are_in_the_knowledge_base_and_the_rest_is_not(path: Path) -> None:
+    triples = list(read_jsonl(path))
     kb = {(t.name, t.property): t.value for t in triples}
     names = {t.name.casefold() for t in triples}
-    questions = read_questions(FOLDER / f"{name}.questions.jsonl")
+    questions = read_questions(questions_of(path))
     assert len(kb) == len(triples) >= 100
     assert len({str(q.messages) for q in questions}) == len(questions) >= 70
     for question in questions:
@@ -35,9 +44,44 @@ def test_answers_are_in_the_knowledge_base_and_the_rest_is_not(name: str) -> Non
                 assert known == (question.metadata["reason"] == "unknown property"), question
 
 
-@pytest.mark.parametrize("name", SETS)
-def test_conversations_take_turns(name: str) -> None:
-    for question in read_questions(FOLDER / f"{name}.questions.jsonl"):
+@pytest.mark.parametrize("path", SETS, ids=lambda path: f"{path.parent.name}-{path.name}")
+def test_conversations_take_turns(path: Path) -> None:
+    for question in read_questions(questions_of(path)):
         roles = [message["role"] for message in question.messages]
         assert roles == ["user", "assistant"] * (len(roles) // 2) + ["user"]
         assert len(roles) >= (3 if question.kind == "follow_up" else 1)
+
+
+def test_training_sets_share_neither_names_nor_properties_with_what_evaluates() -> None:
+    evaluated = [t for folder in ("heldout", "validation") for p in (TESTS / folder).glob("*.kb.jsonl") for t in read_jsonl(p)]
+    names = {t.name.casefold() for t in evaluated}
+    for path in SETS:
+        if path.parent == WRITTEN:
+            triples = list(read_jsonl(path))
+            assert not names & {t.name.casefold() for t in triples}, path.name
+            assert not HELD_OUT_PROPERTIES & {t.property.casefold() for t in triples}, path.name
+
+
+def test_written_sets_become_one_world_of_samples() -> None:
+    written = load_written()
+    assert len(written.samples) == sum(len(read_questions(questions_of(p))) for p in SETS if p.parent == WRITTEN)
+    for sample in written.samples:
+        if sample.supports:
+            assert sample.answer == "\n".join(written.world.known[p].triple.statement for p in sample.supports)
+        else:
+            assert (sample.kind, sample.answer) == ("unanswerable", None)
+            assert sample.entities
+    drawn = [written.draw(Random(seed)) for seed in range(300)]
+    withheld = [sample for sample in drawn if sample.hidden]
+    assert 5 < len(withheld) < 60
+    assert all((s.kind, s.supports, s.answer) == ("unanswerable", (), None) for s in withheld)
+
+
+def test_what_a_run_excludes_is_not_in_its_written_samples() -> None:
+    triple = load_written().world.known[0].triple
+    name, prop = triple.name, triple.property.casefold()
+    for written in (load_written(exclude_names={name}), load_written(exclude_properties={prop})):
+        held = {(k.triple.name, k.triple.property.casefold()) for k in written.world.known}
+        assert (name, prop) not in held
+        assert 0 < len(written.samples) < len(load_written().samples)
+    assert name not in {k.triple.name for k in load_written(exclude_names={name}).world.known}

@@ -35,6 +35,7 @@ from kblam_engine.training.reading import chat_prompts, examiner_for, token_ids
 from kblam_engine.training.recipe import adapter_config
 from kblam_engine.training.retrieval_stage import MAX_FOLD_ENTITIES
 from kblam_engine.training.worlds import World, invented_world, scrambled
+from kblam_engine.training.written import load_written
 
 N_STEPS = 2
 """Optimiser steps that are timed, after a longer one that shows the memory."""
@@ -166,11 +167,11 @@ def _retrieval(
     took: list[float] = []
     with _timed(took):
         encoded = EncodedWorld(world, encoder)
-    n_triples = (
-        len(world.known)
-        / n_entities
-        * (2 * config.n_folds * n_entities + len(config.sources) * config.n_source_entities)
-    )
+    n_worlds = 2 * config.n_folds * config.n_fold_worlds
+    n_read = n_worlds * n_entities + len(config.sources) * config.n_source_entities
+    n_triples = len(world.known) / n_entities * n_read
+    if config.written_weight > 0:
+        n_triples += len(load_written(config.exclude_names, config.exclude_properties).world.known)
     seconds = {"sentence embeddings": took[0] / len(world.known) * n_triples}
 
     def states(conversations: Sequence[Sequence[dict[str, str]]]) -> Floats:

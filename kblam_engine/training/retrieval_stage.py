@@ -40,12 +40,9 @@ from kblam_engine.training.written import Written
 
 MAX_FOLD_ENTITIES = 350
 """Entities of a fold's invented worlds at most."""
-FOLD_WORLDS = 3
-"""Invented worlds of a fold, of either kind."""
 INVENTED_WEIGHT = 14.0
 TITLED_WEIGHT = 8.0
-WRITTEN_WEIGHT = 24.0
-"""How many questions come from each kind of world, where a world of real triples has weight 1."""
+"""How many questions come from either kind of invented world, where a world of real triples has weight 1."""
 TITLED_SHARE = 0.35
 """Of the conversations whose hidden states are mapped, how many are about things with long names."""
 
@@ -121,10 +118,9 @@ class RetrievalStage:
         random = Random(f"{config.seed} evidence")
         torch.manual_seed(config.seed)
         other_sources = [templates(EncodedWorld(world, self._encoder)) for world in real_worlds(random)]
-        if written.samples:
-            other_sources.append(
-                Source(EncodedWorld(written.world, self._encoder), written.draw, WRITTEN_WEIGHT)
-            )
+        if config.written_weight > 0 and written.samples:
+            encoded = EncodedWorld(written.world, self._encoder)
+            other_sources.append(Source(encoded, written.draw, config.written_weight))
         folds = [self._fold(random, lexicon, number) for number in range(config.n_folds)]
         examined: list[Examined] = []
         for number, fold in enumerate(folds):
@@ -159,7 +155,7 @@ class RetrievalStage:
         invented, titled = (
             tuple(
                 EncodedWorld(invented_world(random, own, [], n, titles=titles), self._encoder)
-                for _ in range(FOLD_WORLDS)
+                for _ in range(config.n_fold_worlds)
             )
             for titles in (False, True)
         )
