@@ -27,6 +27,10 @@ def train(
     seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps of the native tokens.")] = None,
     batch: Annotated[int | None, typer.Option(help="Examples per step.")] = None,
+    sentence_steps: Annotated[
+        int | None,
+        typer.Option(min=0, help="Optimiser steps of sentence tokens, after the rest; 0: the adapter has none."),
+    ] = None,
     exclude_names: Annotated[
         list[Path] | None,
         typer.Option(help="KB file whose names are kept out of the training data; repeatable."),
@@ -55,7 +59,13 @@ def train(
 
     names = frozenset(t.name for path in exclude_names or () for t in read_triples(path))
     config = named_recipe(
-        recipe, model=model, seed=seed, native_steps=steps, batch=batch, exclude_names=names
+        recipe,
+        model=model,
+        seed=seed,
+        native_steps=steps,
+        batch=batch,
+        exclude_names=names,
+        sentence_steps=sentence_steps,
     )
     if dry_run:
         _tell_estimate(config, json_output)

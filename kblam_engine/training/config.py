@@ -25,6 +25,8 @@ edam is missing: it is a word of every second catalogue.)"""
 SOURCES = ("vital", "factbook", "airports", "bioregistry", "wordnet")
 """Data sets of real triples that training reads; elements, cwe and edam are kept for evaluation."""
 
+_MAY_BE_ZERO = ("seed", "n_queries", "sentence_steps")
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -53,6 +55,7 @@ class TrainConfig:
         validate_every: steps between validations; the best adapter is kept.
         n_validation: validation examples.
         write_strength: what a fully attended token writes at first, as a share of the residual's length.
+        sentence_steps: optimiser steps of sentence tokens; 0: the adapter has none.
     """
 
     model: str = "smollm2-135m"
@@ -76,6 +79,7 @@ class TrainConfig:
     validate_every: int = 100
     n_validation: int = 32
     write_strength: float = 2.0
+    sentence_steps: int = 0
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -83,10 +87,12 @@ class TrainConfig:
         Raises:
             ConfigurationError: a number is out of its range, or a source is one that evaluation uses.
         """
-        counts = {k: v for k, v in asdict(self).items() if isinstance(v, int) and k not in ("seed", "n_queries")}
+        counts = {k: v for k, v in asdict(self).items() if isinstance(v, int) and k not in _MAY_BE_ZERO}
         wrong = {k: v for k, v in counts.items() if v < 1}
         if 0 != self.n_queries < self.n_folds:
             wrong["n_queries"] = self.n_queries  # every fold needs one
+        if self.sentence_steps < 0:
+            wrong["sentence_steps"] = self.sentence_steps
         if wrong:
             raise ConfigurationError(f"training: expected numbers of at least 1, got {wrong}")
         if self.lr <= 0 or self.write_strength <= 0:
@@ -102,8 +108,11 @@ class TrainConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the configuration as JSON objects."""
-        return {k: sorted(v) if isinstance(v, frozenset) else v for k, v in asdict(self).items()}
+        """Return the configuration as JSON objects; without sentence tokens nothing is said of them."""
+        told = {k: sorted(v) if isinstance(v, frozenset) else v for k, v in asdict(self).items()}
+        if not self.sentence_steps:
+            del told["sentence_steps"]
+        return told
 
 
 RECIPES: dict[str, TrainConfig] = {
