@@ -31,7 +31,7 @@ ACME = [
 OTHERS = [Triple(f"Place {i}", "altitude", f"{i} m") for i in range(20)]
 CONTRACT = {
     "n", "exact", "token_f1", "retrieval_top1", "retrieval_top5", "refusal_precision", "refusal_recall",
-    "over_refusal", "ttft_ms_p50", "ms_per_token_p50", "peak_rss_mb",
+    "over_refusal", "ttft_ms_p50", "ms_per_token_p50", "peak_rss_mb", "rouge_l", "bertscore",
 }  # fmt: skip
 
 

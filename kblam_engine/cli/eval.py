@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ _COLUMNS = (
     ("ms/tok", "ms_per_token_p50", 1),
     ("MB", "peak_rss_mb", 0),
 )
+_TEXT_COLUMNS = (("F1", "token_f1", 3), ("ROUGE-L", "rouge_l", 3), ("BERTScore", "bertscore", 3))
 
 
 def register(app: typer.Typer) -> None:
@@ -47,6 +49,9 @@ def evaluate(
         None,
         "--baseline",
         help="zero-shot, in-context, bm25, dense, oracle, or all; several names, or repeat.",
+    ),
+    text_metrics: list[str] | None = typer.Option(
+        None, "--metrics", help="rouge-l, bertscore: score the answers' texts by these, too."
     ),
     model: str = typer.Option(
         "smollm2-135m", "--model", help="Base model: a name, a folder, a Hugging Face id."
@@ -84,9 +89,11 @@ def evaluate(
     The baselines run on the same base model, with triples in its prompt or without any.
     """
     names = _baselines(baseline or [], more_baselines or [])
+    metrics = _text_metrics(text_metrics or [])
     check_target(as_json)
     from kblam_engine.evaluation import read_questions, run_evaluation
     from kblam_engine.evaluation.baselines import PromptOptions, require_bm25
+    from kblam_engine.evaluation.text_metrics import check_text_metrics
     from kblam_engine.models import cache_dir
     from kblam_engine.triples import read_triples
 
@@ -97,6 +104,7 @@ def evaluate(
     prompts = PromptOptions(top_k, refusal_instruction, context_tokens, max_new_tokens, seed)
     if "bm25" in names:
         require_bm25()
+    check_text_metrics(metrics)
     loaded = load_model(model, adapter, encoder, dtype, device)
     labels = {
         "model": model,
@@ -118,6 +126,7 @@ def evaluate(
             names,
             seed,
             limit=limit,
+            text_metrics=metrics,
             prompts=prompts,
             answer_options={} if refusal_threshold is None else {"refusal_threshold": refusal_threshold},
             embedding_cache=cache_dir() / "embeddings" if cache else None,
@@ -137,7 +146,10 @@ def show(result: EvaluationResult, *, to_stderr: bool = False) -> None:
     if len(result.system.kinds) > 1:
         for kind in result.system.kinds:
             console.print(_table(kind, {name: found.kinds[kind] for name, found in systems.items()}))
-    console.print(_table("all questions", {name: found.overall for name, found in systems.items()}))
+    overall = {name: found.overall for name, found in systems.items()}
+    console.print(_table("all questions", overall))
+    if any(found.rouge_l is not None or found.bertscore is not None for found in overall.values()):
+        console.print(_table("their texts", overall, _TEXT_COLUMNS))
     settings = result.settings
     console.print(
         f"{settings['n_triples']:,} triples ({settings['n_from_kb']:,} of the KB, "
@@ -154,16 +166,16 @@ def show(result: EvaluationResult, *, to_stderr: bool = False) -> None:
         typer.echo(f"warning: {warning}", err=True)
 
 
-def _table(title: str, rows: dict[str, Metrics]) -> Any:
+def _table(title: str, rows: dict[str, Metrics], columns: Sequence[tuple[str, str, int]] = _COLUMNS) -> Any:
     from rich.table import Table
 
     # Narrow enough for 80 columns, the width of a pipe: a number cut short says nothing.
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
-    for heading, _, _ in _COLUMNS:
+    for heading, _, _ in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, found in rows.items():
-        table.add_row(name, *(_cell(getattr(found, field), digits) for _, field, digits in _COLUMNS))
+        table.add_row(name, *(_cell(getattr(found, field), digits) for _, field, digits in columns))
     return table
 
 
@@ -177,12 +189,22 @@ def _baselines(named: list[str], following: list[str]) -> list[str]:
 
     if following and not named:
         raise typer.BadParameter(f"unexpected argument {following[0]!r}")
-    names = [name.strip() for given in [*named, *following] for name in given.split(",") if name.strip()]
-    if "all" in names:
-        return list(BASELINES)
+    names = _names([*named, *following], (*BASELINES, "all"), "--baseline")
+    return list(BASELINES) if "all" in names else names
+
+
+def _text_metrics(named: list[str]) -> list[str]:
+    from kblam_engine.evaluation.text_metrics import TEXT_METRICS
+
+    return _names(named, TEXT_METRICS, "--metrics")
+
+
+def _names(given: list[str], known: Sequence[str], option: str) -> list[str]:
+    """Return the names in options that are repeated or take a list with commas, each once."""
+    names = [name.strip() for part in given for name in part.split(",") if name.strip()]
     for name in names:
-        if name not in BASELINES:
+        if name not in known:
             raise typer.BadParameter(
-                f"expected {', '.join(BASELINES)} or all, got {name!r}", param_hint="--baseline"
+                f"expected {', '.join(known[:-1])} or {known[-1]}, got {name!r}", param_hint=option
             )
     return list(dict.fromkeys(names))

@@ -17,12 +17,12 @@ AnswerGroups = Sequence[Sequence[str]]
 """One group per thing the answer must say; a group lists the strings that count as saying it."""
 
 # Scripts written without spaces: each character is a token, or no value could be found inside a sentence.
-_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_RUN = rf"[^\W_{_UNSPACED}]+"
+UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_RUN = rf"[^\W_{UNSPACED}]+"
 # A minus is a sign only where it cannot be a hyphen or a range: at the start, or after a space or opening
 # mark that does not itself follow a digit ("10 -20"). U+2212 is a minus wherever no word precedes it.
 _SIGN = r"(?:(?:(?<!\w)\u2212|(?<![^\s(\[\"'=:~<>])(?<!\d\s)-)(?=\d))"
-_TOKEN = re.compile(rf"[{_UNSPACED}]|{_SIGN}?{_RUN}(?:(?<=\d)[.,](?=\d){_RUN})*")
+_TOKEN = re.compile(rf"[{UNSPACED}]|{_SIGN}?{_RUN}(?:(?<=\d)[.,](?=\d){_RUN})*")
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?![\d,])")
 _NUMBER_UNIT = re.compile(r"(-?\d+(?:\.\d+)*)([^\W\d]+)")
 

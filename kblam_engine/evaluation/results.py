@@ -17,6 +17,10 @@ DEFINITIONS = {
     "exact": "share of answerable questions whose answer holds one accepted string of every group; "
     "case, spacing and punctuation folded, numbers compared whole",
     "token_f1": "token F1 against the best accepted string of each group, averaged; answerable questions",
+    "rouge_l": "ROUGE-L F1 against the accepted strings and the statements of the supports, the best of them; "
+    "answerable questions, where asked for",
+    "bertscore": "BERTScore F1 against the same references with token embeddings of all-MiniLM-L6-v2, no idf, not rescaled; "
+    "answerable questions, where asked for",
     "retrieval_top1": "share of answerable questions with supports whose first attended triple is a support",
     "retrieval_top5": "share of answerable questions whose supports are all among the first five attended",
     "refusal_precision": "share of refusals that were of unanswerable questions",
@@ -50,6 +54,8 @@ class ScoredAnswer:
     peak_rss_mb: float | None
     prompt: list[Message] | None = None
     """The conversation a baseline was really given; None for the system."""
+    rouge_l: float | None = None
+    bertscore: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
@@ -63,6 +69,8 @@ class Metrics:
     n: int
     exact: float | None = None
     token_f1: float | None = None
+    rouge_l: float | None = None
+    bertscore: float | None = None
     retrieval_top1: float | None = None
     retrieval_top5: float | None = None
     refusal_precision: float | None = None
@@ -188,11 +196,12 @@ def aggregate(pairs: Sequence[tuple[Question, ScoredAnswer]]) -> Metrics:
         "refusal_recall": _count(a.refused for q, a in pairs if not q.answerable),
         "over_refusal": _count(a.refused for q, a in pairs if q.answerable),
     }
-    f1 = [a.token_f1 for a in answers if a.token_f1 is not None]
     peaks = [a.peak_rss_mb for a in answers if a.peak_rss_mb is not None]
     return Metrics(
         n=len(answers),
-        token_f1=sum(f1) / len(f1) if f1 else None,
+        token_f1=_mean(a.token_f1 for a in answers),
+        rouge_l=_mean(a.rouge_l for a in answers),
+        bertscore=_mean(a.bertscore for a in answers),
         ttft_ms_p50=metrics.percentile((a.ttft_ms for a in answers), 50),
         ms_per_token_p50=metrics.percentile(
             (a.ms_per_token for a in answers if a.ms_per_token is not None), 50
@@ -222,6 +231,11 @@ def _count(outcomes: Iterable[bool | None]) -> tuple[int, int]:
     """Return (hits, trials); None is no trial."""
     known = [outcome for outcome in outcomes if outcome is not None]
     return sum(known), len(known)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known else None
 
 
 def _rounded(value: float | int | None) -> float | int | None:

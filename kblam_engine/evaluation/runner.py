@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from kblam_engine.evaluation.embedding_cache import CachedEncoder
 from kblam_engine.evaluation.interface import EvaluatedModel, Message
 from kblam_engine.evaluation.questions import Question
 from kblam_engine.evaluation.results import EvaluationResult, ScoredAnswer, score, summarise
+from kblam_engine.evaluation.text_metrics import check_text_metrics, reference_texts, text_scorer
 from kblam_engine.triples import Triple
 
 SYSTEM = "kblam"
@@ -43,6 +45,7 @@ def run_evaluation(
     seed: int = 0,
     *,
     limit: int | None = None,
+    text_metrics: Sequence[str] = (),
     prompts: PromptOptions | None = None,
     answer_options: dict[str, Any] | None = None,
     embedding_cache: Path | None = None,
@@ -63,6 +66,7 @@ def run_evaluation(
         baselines: names out of `BASELINES`.
         seed: chooses distractors and the in-context baseline's triples, and the questions under `limit`.
         limit: ask only a seeded sample of this many questions.
+        text_metrics: names out of `TEXT_METRICS`, scored besides.
         prompts: how the baselines' prompts are built; `max_new_tokens` also holds for the system.
         answer_options: further options of `model.answer`, for example `refusal_threshold`.
         embedding_cache: folder to keep sentence embeddings in; None encodes every time.
@@ -70,13 +74,14 @@ def run_evaluation(
         progress: called after each answer.
 
     Raises:
-        ConfigurationError: no questions, or a baseline nobody knows.
-        MissingDependencyError: a baseline needs a package that is not installed.
+        ConfigurationError: no questions, or a baseline or text metric nobody knows.
+        MissingDependencyError: a baseline or text metric needs a package that is not installed.
     """
     from kblam_engine.knowledge_base import KnowledgeBase
 
     if not questions:
         raise ConfigurationError("questions: expected at least one, got none")
+    check_text_metrics(text_metrics)
     prompts = prompts or PromptOptions(seed=seed)
     # The KB is filled for all questions, so that a limited run meets the same KB as a full one.
     assembly = assemble(kb_triples, questions, distractors, n_triples, seed)
@@ -100,6 +105,9 @@ def run_evaluation(
             )
             for baseline in built
         }
+    # Loaded after the last answer: what a scorer takes is no memory of the systems.
+    for metric in dict.fromkeys(text_metrics):
+        _add_text_metric(metric, asked, assembly.triples, [own, *theirs.values()])
     return EvaluationResult(
         system=summarise(zip(asked, own, strict=True), {"n_triples": len(assembly.triples)}),
         baselines={b.name: summarise(zip(asked, theirs[b.name], strict=True), b.info) for b in built},
@@ -168,6 +176,26 @@ def _ask_baseline(
         # A prompt with thousands of statements is the same for every question: `info` says how many.
         prompt=messages if baseline.ranked else None,
     )
+
+
+def _add_text_metric(
+    name: str, questions: Sequence[Question], triples: Iterable[Triple], systems: Iterable[list[ScoredAnswer]]
+) -> None:
+    """Score the systems' answers to the answerable questions by a text metric and write that into them."""
+    statements: dict[tuple[str, str], list[str]] = {}
+    for triple in triples:
+        statements.setdefault(metrics.key_of(triple.name, triple.property), []).append(triple.statement)
+    places = [place for place, question in enumerate(questions) if question.answerable]
+    references = []
+    for question in (questions[place] for place in places):
+        said = [text for pair in question.supports for text in statements.get(metrics.key_of(*pair), ())]
+        references.append(reference_texts(question.answers, said))
+    scorer, field = text_scorer(name), name.replace("-", "_")
+    for answers in systems:
+        scores = scorer([answers[place].text for place in places], references)
+        for place, value in zip(places, scores, strict=True):
+            scored: dict[str, Any] = {field: round(value, 6)}
+            answers[place] = replace(answers[place], **scored)
 
 
 def _answer_object(question: Question, own: ScoredAnswer, theirs: dict[str, ScoredAnswer]) -> dict[str, Any]:

@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 
+from kblam_engine.chat_model import ChatModel
 from kblam_engine.errors import ConfigurationError
-from kblam_engine.training.chat_model import ChatModel
 from kblam_engine.training.relation_table import TABLE, RelationNouns, normal
 from kblam_engine.training.relation_words import PREPOSITIONS, converse, verb
 

@@ -7,8 +7,8 @@ import re
 from random import Random
 from typing import Any
 
+from kblam_engine.chat_model import ChatModel, Message
 from kblam_engine.training import inventions
-from kblam_engine.training.chat_model import ChatModel, Message
 from kblam_engine.training.synthesis import THING_FIELDS, SynthesisError, Thing, thing_from
 
 _SYSTEM = "You write synthetic data as JSON and nothing else."

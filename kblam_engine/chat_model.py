@@ -1,4 +1,4 @@
-"""What a chat model is to the data tools: chat messages in, text out. Any function of that shape will do."""
+"""What a chat model is to the data tools and the judge: chat messages in, text out. Any function of that shape will do."""
 
 from __future__ import annotations
 
