@@ -18,7 +18,7 @@ from kblam_engine.models import LoadedModel
 from kblam_engine.products import Floats
 from kblam_engine.retrieval import Message, Retriever
 from kblam_engine.sentence_encoder import SentenceEncoder
-from kblam_engine.training.comparison import train_comparison
+from kblam_engine.training.comparison import SiblingQuestions, train_comparison
 from kblam_engine.training.config import TrainConfig
 from kblam_engine.training.evidence import (
     Examined,
@@ -105,8 +105,8 @@ class RetrievalStage:
     ) -> StageResult:
         """Train everything and return the head's numbers on a tenth of the questions that it was not fitted on.
 
-        The head must see the scores of the maps as they are for properties that the maps never saw: the lexicon is
-        folded, and each fold's questions are examined with maps fitted on the other folds.
+        The head must see the scores of the maps as they are for properties that the maps never saw: the lexicon and the
+        written sets are folded, and each fold's questions are examined with maps fitted on the other folds.
 
         Args:
             lexicon: properties and names to invent worlds from.
@@ -117,17 +117,22 @@ class RetrievalStage:
         config, adapter = self._config, self._adapter
         random = Random(f"{config.seed} evidence")
         torch.manual_seed(config.seed)
-        other_sources = [templates(EncodedWorld(world, self._encoder)) for world in real_worlds(random)]
+        real = [templates(EncodedWorld(world, self._encoder)) for world in real_worlds(random)]
+        asked = encoded_written = None
         if config.written_weight > 0 and written.samples:
-            encoded = EncodedWorld(written.world, self._encoder)
-            other_sources.append(Source(encoded, written.draw, config.written_weight))
+            encoded_written = EncodedWorld(written.world, self._encoder)
+            asked = SiblingQuestions.of(written, self._encoder, self._examiner.mask_name)
         folds = [self._fold(random, lexicon, number) for number in range(config.n_folds)]
         examined: list[Examined] = []
         for number, fold in enumerate(folds):
             head = EvidenceHead(adapter.config.evidence_hidden, self._encoder.embed_dim)
-            train_comparison(head, fold.others, self._encoder, seed=config.seed)
+            others_asked = asked and asked.outside(number, config.n_folds)
+            train_comparison(head, fold.others, self._encoder, others_asked, seed=config.seed)
             hidden_queries = self._hidden_queries([f for f in folds if f is not fold] or folds)
-            sources = [*other_sources, *fold.sources()]
+            sources = [*real, *fold.sources()]
+            questions = written.fold(number, config.n_folds)
+            if encoded_written is not None and questions.samples:
+                sources.append(Source(encoded_written, questions.draw, config.written_weight))
             share = config.n_questions // config.n_folds
 
             def progress(done: int, before: int = number * share) -> None:
@@ -138,7 +143,7 @@ class RetrievalStage:
                 random, retriever, sources, share, config.pool_sizes, progress, hidden_queries
             )
         random.shuffle(examined)
-        train_comparison(adapter.evidence, lexicon, self._encoder, seed=config.seed)
+        train_comparison(adapter.evidence, lexicon, self._encoder, asked, seed=config.seed)
         if self._layer is not None:
             query_map = _query_map(folds)
             with torch.no_grad():

@@ -28,10 +28,17 @@ class Written:
     Attributes:
         world: the triples; entities of one set stand side by side.
         samples: the questions.
+        sets: of each question, the number of its set.
     """
 
     world: World
     samples: tuple[Sample, ...]
+    sets: tuple[int, ...]
+
+    def fold(self, number: int, n_folds: int) -> Written:
+        """Return the questions of every ``n_folds``-th set, from ``number`` on."""
+        kept = [(q, s) for q, s in zip(self.samples, self.sets, strict=True) if s % n_folds == number]
+        return Written(self.world, tuple(q for q, _ in kept), tuple(s for _, s in kept))
 
     def draw(self, random: Random) -> Sample:
         """Return one of the questions; now and then its triples are to be left out of the KB."""
@@ -52,6 +59,7 @@ def load_written(exclude_names: Collection[str] = (), exclude_properties: Collec
     known: list[Known] = []
     entities: list[tuple[int, ...]] = []
     samples: list[Sample] = []
+    sets: list[int] = []
 
     def kept(name: str, prop: str) -> bool:
         return name not in exclude_names and prop.casefold() not in exclude_properties
@@ -74,8 +82,10 @@ def load_written(exclude_names: Collection[str] = (), exclude_properties: Collec
                 known.append(Known(triple, None, len(entities)))
             entities.append(tuple(positions[name, t.property] for t in group))
         entity_of = {name: first + i for i, name in enumerate(by_name)}
+        number = sets[-1] + 1 if sets else 0
         samples += [_sample(question, known, positions, entity_of) for question in questions]
-    return Written(World(tuple(known), tuple(entities)), tuple(samples))
+        sets += [number] * len(questions)
+    return Written(World(tuple(known), tuple(entities)), tuple(samples), tuple(sets))
 
 
 def _sample(
