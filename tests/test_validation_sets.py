@@ -85,3 +85,11 @@ def test_what_a_run_excludes_is_not_in_its_written_samples() -> None:
         assert (name, prop) not in held
         assert 0 < len(written.samples) < len(load_written().samples)
     assert name not in {k.triple.name for k in load_written(exclude_names={name}).world.known}
+
+
+def test_folds_part_the_sets() -> None:
+    written = load_written()
+    folds = [written.fold(number, 4) for number in range(4)]
+    assert sum(len(fold.samples) for fold in folds) == len(written.samples)
+    assert not set(folds[0].sets) & set(folds[1].sets)
+    assert folds[1].world is written.world

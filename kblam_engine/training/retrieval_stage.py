@@ -32,7 +32,7 @@ from kblam_engine.training.evidence import (
 from kblam_engine.training.hidden_query import QueryMap, fit_query_map, hidden_states
 from kblam_engine.training.lexicon import Lexicon
 from kblam_engine.training.pools import EncodedWorld
-from kblam_engine.training.reading import chat_prompts, examiner_for, token_ids
+from kblam_engine.training.reading import RememberingEncoder, chat_prompts, examiner_for, token_ids
 from kblam_engine.training.samples import draw
 from kblam_engine.training.stages import Report, StageResult
 from kblam_engine.training.worlds import World, invented_world
@@ -85,6 +85,7 @@ class RetrievalStage:
     ) -> None:
         """Keep the parts; ``run`` fills ``adapter``."""
         self._config, self._loaded, self._encoder = config, loaded, encoder
+        self._texts = RememberingEncoder(encoder)
         self._adapter, self._injection, self._report = adapter, injection, report
         self._examiner = examiner_for(loaded)
 
@@ -117,17 +118,17 @@ class RetrievalStage:
         config, adapter = self._config, self._adapter
         random = Random(f"{config.seed} evidence")
         torch.manual_seed(config.seed)
-        real = [templates(EncodedWorld(world, self._encoder)) for world in real_worlds(random)]
+        real = [templates(EncodedWorld(world, self._texts)) for world in real_worlds(random)]
         asked = encoded_written = None
         if config.written_weight > 0 and written.samples:
-            encoded_written = EncodedWorld(written.world, self._encoder)
-            asked = SiblingQuestions.of(written, self._encoder, self._examiner.mask_name)
+            encoded_written = EncodedWorld(written.world, self._texts)
+            asked = SiblingQuestions.of(written, self._texts, self._examiner.mask_name)
         folds = [self._fold(random, lexicon, number) for number in range(config.n_folds)]
         examined: list[Examined] = []
         for number, fold in enumerate(folds):
             head = EvidenceHead(adapter.config.evidence_hidden, self._encoder.embed_dim)
             others_asked = asked and asked.outside(number, config.n_folds)
-            train_comparison(head, fold.others, self._encoder, others_asked, seed=config.seed)
+            train_comparison(head, fold.others, self._texts, others_asked, seed=config.seed)
             hidden_queries = self._hidden_queries([f for f in folds if f is not fold] or folds)
             sources = [*real, *fold.sources()]
             questions = written.fold(number, config.n_folds)
@@ -143,7 +144,7 @@ class RetrievalStage:
                 random, retriever, sources, share, config.pool_sizes, progress, hidden_queries
             )
         random.shuffle(examined)
-        train_comparison(adapter.evidence, lexicon, self._encoder, asked, seed=config.seed)
+        train_comparison(adapter.evidence, lexicon, self._texts, asked, seed=config.seed)
         if self._layer is not None:
             query_map = _query_map(folds)
             with torch.no_grad():
@@ -159,7 +160,7 @@ class RetrievalStage:
         n = min(MAX_FOLD_ENTITIES, config.n_entities)
         invented, titled = (
             tuple(
-                EncodedWorld(invented_world(random, own, [], n, titles=titles), self._encoder)
+                EncodedWorld(invented_world(random, own, [], n, titles=titles), self._texts)
                 for _ in range(config.n_fold_worlds)
             )
             for titles in (False, True)
