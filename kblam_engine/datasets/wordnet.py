@@ -7,30 +7,28 @@ and, where that has several, number: "bank (noun, 2)".
 
 from __future__ import annotations
 
-import hashlib
-import logging
-import os
 import re
-import shutil
-import subprocess
-import tempfile
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from kblam_engine.datasets._apt import DebianPackage, package_folder
 from kblam_engine.datasets._files import DatasetError, clean
-from kblam_engine.errors import MissingDependencyError
 from kblam_engine.triples import Triple
 
 LICENCE = "WordNet 3.0 licence (permissive, (c) 2006 Princeton University)"
 PROVENANCE = "WordNet 3.0, Debian package wordnet-base, 1:3.0-37"
-INSTALL = "apt-get update && apt-get install wordnet-base"
+PACKAGE = DebianPackage(
+    name="wordnet-base",
+    folder="usr/share/wordnet",
+    probe="data.noun",
+    cached="wordnet-3.0",
+    file="wordnet-base_1%3a3.0-37_all.deb",
+    sha256="61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752",
+)
+INSTALL = PACKAGE.install
 
-_INSTALLED = Path("/usr/share/wordnet")
-_CHECKSUMS = {
-    "wordnet-base_1%3a3.0-37_all.deb": "61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752",
-}
 _PARTS = {"n": "noun", "v": "verb", "a": "adjective", "s": "adjective", "r": "adverb"}
 _FILES = ("noun", "verb", "adj", "adv")
 # Pointer symbols of wndb(5WN) -> property of the word that carries the pointer.
@@ -52,8 +50,6 @@ _RELATIONS = {
     ";u": "kind of usage",
 }
 _MAX_RELATED = 5
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,57 +86,7 @@ def triples() -> Iterator[Triple]:
 
 def data_folder() -> Path:
     """Return the folder that holds data.noun and its siblings, downloading the package if need be."""
-    if (_INSTALLED / "data.noun").exists():
-        return _INSTALLED
-    from kblam_engine.models import cache_dir
-
-    target = cache_dir() / "datasets" / "wordnet-3.0"
-    if not (target / "data.noun").exists():
-        _download(target)
-    return target
-
-
-def _download(target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    for tool in ("apt-get", "dpkg-deb"):
-        if shutil.which(tool) is None:
-            raise MissingDependencyError(
-                f"WordNet comes from the Debian package wordnet-base, and {tool} is not on this machine. "
-                f"Copy WordNet 3.0's data.* and index.* files into {target}."
-            )
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        _run(["apt-get", "download", "wordnet-base"], scratch)
-        package = next(Path(scratch).glob("wordnet-base_*.deb"), None)
-        if package is None:
-            raise MissingDependencyError(f"apt-get downloaded no wordnet-base. Run: {INSTALL}")
-        digest = hashlib.sha256(package.read_bytes()).hexdigest()
-        expected = _CHECKSUMS.get(package.name)
-        if expected is None:
-            logger.warning(
-                "%s is not the version this was written for; its checksum is unknown.", package.name
-            )
-        elif digest != expected:
-            raise DatasetError(
-                f"Expected sha256 {expected} of {package.name}, got {digest}. Run: apt-get clean"
-            )
-        _run(["dpkg-deb", "-x", package.name, "unpacked"], scratch)
-        unpacked = Path(scratch, "unpacked", "usr", "share", "wordnet")
-        # One rename: another process sees all files or none. Losing that race is fine.
-        try:
-            os.rename(unpacked, target)
-        except OSError:
-            if not (target / "data.noun").exists():
-                raise
-
-
-def _run(command: list[str], folder: str) -> None:
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise MissingDependencyError(f"{' '.join(command)} failed: {error}. Run: {INSTALL}") from error
-    if done.returncode != 0:
-        reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise MissingDependencyError(f"{' '.join(command)} failed: {reason}. Run: {INSTALL}")
+    return package_folder(PACKAGE)
 
 
 def _read(line: str) -> tuple[str, _Synset]:
