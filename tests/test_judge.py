@@ -1,4 +1,5 @@
 import re
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -35,7 +36,8 @@ class Scripted:
         ("score = 0", 0),
         ("**Score:** 5\n**Reason:** it has 3 parts.", 5),
         ("**Score**: **2**.", 2),
-        ("### Score\n3\n\nIt repeats 2 of 4 points.", 3),
+        ("### Score\n\n3\n\nIt repeats 2 of 4 points.", 3),
+        ("Score:\n**4**\nReason:\n1. Accurate\n2. Useful", 4),
         ("Score (0-5): 4", 4),
         ("Score: [4]", 4),
         ("The score is 4", 4),
@@ -62,11 +64,21 @@ def test_a_score_is_read(reply, score):
         "", "   ", "Good answer.", "Score: high", "Score: 6", "Score: -1", "Score: \u22121", "Score: 10/10", "Score: 4/10",
         "Score: 80%", "Score: 3.5", "Score: 3,5", "Score: 3-4", "Score: 3 or 4", "Score: 2\nScore: 4",
         "It covers 2 of 3 parts.", "I would say 3, or rather 4.", "A score of 5 means accurate, so 2.", "<think>Score: 4",
-        "Score: 44", "COVID-19",
+        "Score: 44", "COVID-19", "Score:\n\n1. Accurate\n2. Useful",
     ],
 )  # fmt: skip
 def test_what_is_no_single_score_is_not_guessed(reply):
     assert read_judgement(reply) is None
+
+
+@pytest.mark.parametrize("reply", ["\n" * 20_000, "score: " + " " * 20_000, "Q: a\n" * 5_000, "1" * 4_000])
+def test_a_reply_that_runs_away_costs_no_time(reply):
+    started = time.perf_counter()
+    with pytest.raises(JudgeError):
+        judge("q", "e", "a", lambda messages: reply, tries=1)
+    with pytest.raises(JudgeError):
+        open_ended("q", "s", lambda messages: reply, tries=1)
+    assert time.perf_counter() - started < 2
 
 
 @pytest.mark.parametrize(

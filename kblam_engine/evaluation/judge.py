@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 from kblam_engine.chat_model import ChatModel, Message
@@ -91,23 +92,21 @@ _NUMBER = r"(?P<number>[-\u2212]?\d+(?:[.,]\d+)?)"
 _REST = (
     r"(?:[ \t]*(?:(?:/|out of)\s*(?P<scale>\d+(?:\.\d+)?)|(?P<other>%|(?:[-\u2013]|to|or)[ \t]*\d+)))?(?!\w)"
 )
-_LABEL = r"\bscore\b(?:[ \t]*\([^)\n]*\))?(?: is| of)?[^\w\n]*?\n?[^\w\n]*?"
+# On a line below the label a score stands alone: "1. Accurate" begins a list.
+_LABEL = r"\bscore\b(?:[ \t]*\([^)\n]*\))?(?: is| of)?[^\w\n]{0,20}?(?:\n{1,2}(?=\S+[ \t]*$)[^\w\n]{0,20}?)?"
 # From the most telling place to the least; the first that is in a reply decides. The last is any number at all.
 _PLACES = tuple(
     re.compile(place + _NUMBER + _REST, re.IGNORECASE | re.MULTILINE)
     for place in (
-        rf"\b(?:final|overall|total) {_LABEL}",
-        rf"(?:^[^\w\n]*{_LABEL}|\bscore[\"*_\s]*[:=][^\w\n]*?)",
+        r"\b(?:final|overall|total) " + _LABEL,
+        r"(?:^[^\w\n]*" + _LABEL + r"|\bscore[\"*_ ]{0,9}[:=][^\w\n]{0,20}?)",
         r"(?<![\w.,])",
     )
 )
 _REASON = re.compile(r"\b(?:reason(?:ing)?|explanation)\b[\"*_]*\s*:\s*", re.IGNORECASE)
-_EDGES = ' \t\r\n*_`#"{},;:'
-_PAIR = re.compile(
-    r"^\W*(?:Q|question)\b\W*?:[\s*_]*(?P<question>\S.*?)\s*^\W*(?:A|answer)\b\W*?:[\s*_]*(?P<answer>\S.*?)\s*"
-    r"(?=^\W*(?:Q|question)\b\W*?:|\Z)",
-    re.IGNORECASE | re.MULTILINE | re.DOTALL,
-)
+_MARKS = " \t\r\n*_`#"
+_EDGES = _MARKS + '"{},;:'
+_TURN = re.compile(r"^[^\w\n]*(q|question|a|answer)\b[^\w\n]*?:", re.IGNORECASE | re.MULTILINE)
 
 _Read = TypeVar("_Read")
 
@@ -206,8 +205,16 @@ def _reason(rest: str) -> str:
 
 
 def _read_pair(reply: str) -> OpenEnded | None:
-    found = _PAIR.search(_THOUGHTS.sub("", reply))
-    return OpenEnded(found["question"].strip("* "), found["answer"].strip("* ")) if found else None
+    """Return the first question that an answer follows."""
+    labels_and_texts = _TURN.split(_THOUGHTS.sub("", reply))[1:]
+    turns = [
+        (label[0].lower(), text.strip(_MARKS))
+        for label, text in zip(labels_and_texts[::2], labels_and_texts[1::2], strict=True)
+    ]
+    for (first, question), (second, answer) in pairwise(turns):
+        if (first, second) == ("q", "a") and question and answer:
+            return OpenEnded(question, answer)
+    return None
 
 
 def _case(evidence: str, question: str, answer: str) -> str:

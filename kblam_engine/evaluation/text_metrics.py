@@ -25,6 +25,7 @@ _PACKAGES = {"rouge-l": "rouge_score", "bertscore": "bert_score"}
 TEXT_METRICS = tuple(_PACKAGES)
 _WORD = re.compile(rf"[{UNSPACED}]|[^\W_{UNSPACED}]+")
 _BATCH = 64
+_MAX_TOKENS = 512
 
 
 def check_text_metrics(names: Iterable[str]) -> None:
@@ -185,6 +186,8 @@ def _encoder(folder: Path) -> tuple[Any, Any]:
         raise ModelNotFoundError(
             f"{folder}: expected a folder with a BERT-like model and its tokenizer, saved by transformers ({error})"
         ) from error
+    # Some tokenizers know no longest text, and the number in its place is too large for their own code.
+    tokenizer.model_max_length = min(tokenizer.model_max_length, _MAX_TOKENS)
     return model, tokenizer
 
 
