@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from kblam_engine.errors import CheckpointError, ConfigurationError
 from kblam_engine.evidence import FEATURES
 from kblam_engine.evidence_head import EvidenceHead
 from kblam_engine.native_tokens import NativeTokenAdapter, NativeTokenConfig
+from kblam_engine.sentence_tokens import SentenceTokenAdapter, SentenceTokenConfig
 
 FORMAT = 1
 """Version of the adapter folder; one that is newer or older than the code reads is refused."""
@@ -32,6 +33,7 @@ class AdapterConfig:
         refusal_threshold: a question whose best triple is less probable than this is refused.
         n_select: triples selected for an answer.
         retrieval_layer: decoder layer whose hidden state joins the KB query; None: sentence embeddings only.
+        sentence: shape and rules of the sentence tokens; None: the adapter has none.
     """
 
     base_model: str
@@ -41,9 +43,10 @@ class AdapterConfig:
     embed_dim: int
     native: NativeTokenConfig
     evidence_hidden: int = 64
-    refusal_threshold: float = 0.2
+    refusal_threshold: float = 0.4
     n_select: int = 6
     retrieval_layer: int | None = None
+    sentence: SentenceTokenConfig | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -62,10 +65,17 @@ class AdapterConfig:
                 f"retrieval_layer: expected one before the first KB layer {self.native.layers[0]}, "
                 f"got {self.retrieval_layer}"
             )
+        if self.sentence is not None and self.sentence.embed_dim != self.embed_dim:
+            raise ConfigurationError(
+                f"sentence tokens: expected embed_dim {self.embed_dim}, got {self.sentence.embed_dim}"
+            )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the configuration as JSON objects."""
-        return {"format": FORMAT, "features": list(FEATURES), **asdict(self)}
+        """Return the configuration as JSON objects; without sentence tokens nothing is said of them."""
+        told = {"format": FORMAT, "features": list(FEATURES), **asdict(self)}
+        if self.sentence is None:
+            del told["sentence"]
+        return told
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> AdapterConfig:
@@ -90,13 +100,23 @@ class AdapterConfig:
         try:
             native = dict(data.pop("native"))
             native["layers"] = tuple(native["layers"])
+            sentence = data.pop("sentence", None)
+            if sentence is not None:
+                data["sentence"] = SentenceTokenConfig.from_dict(sentence)
             return cls(native=NativeTokenConfig(**native), **data)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"adapter_config.json: not an adapter configuration ({error})") from error
 
 
 class KnowledgeAdapter(nn.Module):
-    """The trained tensors: native tokens, evidence head, and the map of the hidden state if there is one."""
+    """The trained tensors: native tokens and evidence head; if there are any, the hidden state's map, sentence tokens.
+
+    Attributes:
+        config: what it is made for.
+        sentence: the sentence tokens, or None.
+    """
+
+    sentence: SentenceTokenAdapter | None
 
     def __init__(self, config: AdapterConfig) -> None:
         """Make an untrained adapter of this configuration."""
@@ -106,6 +126,16 @@ class KnowledgeAdapter(nn.Module):
         self.evidence = EvidenceHead(config.evidence_hidden, config.embed_dim)
         if config.retrieval_layer is not None:
             self.hidden_query = nn.Linear(config.native.hidden_size, config.embed_dim)
+        self.sentence = None if config.sentence is None else SentenceTokenAdapter(config.sentence)
+
+    def add_sentence_tokens(self, sentence: SentenceTokenAdapter) -> None:
+        """Take sentence tokens in, in place of those that are there.
+
+        Raises:
+            ConfigurationError: they are for another width of sentence embeddings.
+        """
+        self.config = replace(self.config, sentence=sentence.config)
+        self.sentence = sentence
 
     @torch.no_grad()
     def query_of(self, hidden: torch.Tensor) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""One call's view of its KBs: retrieval at the retrieval layer, then native tokens in the KB layers."""
+"""One call's view of its KBs: retrieval at the retrieval layer, then native (and sentence) tokens in the KB layers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from kblam_engine.adapter import KnowledgeAdapter
 from kblam_engine.attention import KBBlock
 from kblam_engine.gating import Gates, decide
 from kblam_engine.hops import following, joined, next_question
+from kblam_engine.joined_tokens import Chosen, join, sentence_tokens_of
 from kblam_engine.kb_state import KBState
 from kblam_engine.knowledge_base import KBSnapshot
 from kblam_engine.native_layout import MIN_LOG_GATE, collate
@@ -20,6 +21,7 @@ from kblam_engine.native_state import NativeTokenState
 from kblam_engine.native_tokens import NativeTokenReader
 from kblam_engine.products import Floats
 from kblam_engine.retrieval import Message, Retrieved, Retriever, up_to_question
+from kblam_engine.sentence_tokens import SentenceTokenState
 from kblam_engine.statements import Role, StatementSource
 
 HIDDEN_TAIL = 12
@@ -51,7 +53,7 @@ class Row:
 class KnowledgeState(KBState):
     """Selects triples once during the prompt's forward pass, then feeds native tokens to the KB layers.
 
-    Rows without a KB run as the base model. The selection is kept in ``selections``; the attention that the
+    An adapter with sentence tokens brings those of the same triples besides, in its own KB layers. Rows without a KB run as the base model. The selection is kept in ``selections``; the attention that the
     answer paid to each selected triple adds up in ``attention`` and token by token in ``copied``.
     """
 
@@ -76,13 +78,16 @@ class KnowledgeState(KBState):
             threshold: probability below which a question is refused.
             max_hops: how often triples are selected for one answer: 1 is once per turn.
         """
-        self.layers = frozenset(adapter.config.native.layers)
+        sentence = adapter.config.sentence
+        self._native_layers = frozenset(adapter.config.native.layers)
+        self.layers = self._native_layers | frozenset(() if sentence is None else sentence.kb_layers)
         layer = adapter.config.retrieval_layer
         self.watch = frozenset() if layer is None else frozenset({layer})
         self._adapter, self._retriever, self._statements = adapter, retriever, statements
         self._unembedding, self._rows, self._threshold = unembedding, rows, threshold
         self.selections: tuple[Selection, ...] | None = None
         self._native: NativeTokenState | None = None
+        self._sentence: SentenceTokenState | None = None
         self._copies = 1  # sequences per row: beams, or several samples of one prompt
         self._hops_left = [max_hops - 1] * len(rows)
         self._written: list[Tensor] = []
@@ -121,8 +126,9 @@ class KnowledgeState(KBState):
             selections.append(Selection(row.snapshot, found, gates))
         self.selections = tuple(selections)
         self._native = self._lay_out(self.selections)
+        self._sentence = self._sentence_tokens(self.selections)
         if self._copies > 1:
-            self._native.repeat(self._copies)
+            self.repeat(self._copies)
 
     def _lay_out(self, selections: Sequence[Selection]) -> NativeTokenState:
         """Return the native tokens of the open triples, or of the null triple: nothing else can leak into the answer."""
@@ -144,6 +150,16 @@ class KnowledgeState(KBState):
         ]
         return NativeTokenState(NativeTokenReader(self._adapter.native, tokens, unembedding))
 
+    def _sentence_tokens(self, selections: Sequence[Selection]) -> SentenceTokenState | None:
+        """Return sentence tokens of the same triples, each with the logit that it has among all candidates."""
+        if self._adapter.sentence is None:
+            return None
+        chosen = []
+        for selection in selections:
+            positions = np.zeros(0, np.int64) if selection.retrieved is None else selection.retrieved.positions
+            chosen.append(Chosen(selection.snapshot, positions[: selection.gates.n_open], len(positions)))
+        return sentence_tokens_of(self._adapter.sentence, chosen)
+
     def _move_on(self) -> None:
         """Select again for every row whose open triples have all been written out."""
         assert self._native is not None and self.selections is not None
@@ -156,6 +172,7 @@ class KnowledgeState(KBState):
             return
         self.selections = tuple(selections)
         self._native = self._lay_out(self.selections)
+        self._sentence = self._sentence_tokens(self.selections)
         written = torch.stack(self._written, 1)
         if written.shape[1] > 1:
             self._native.reader.feed(written[:, :-1])
@@ -182,15 +199,16 @@ class KnowledgeState(KBState):
         return selection
 
     def extend(self, layer: int, hidden: Tensor, prompt_logsumexp: Tensor) -> KBBlock | None:
-        """Return the native tokens' block."""
-        return None if self._native is None else self._native.extend(layer, hidden, prompt_logsumexp)
+        """Return the block of the layer's native tokens, sentence tokens, or both."""
+        states = [s for s in (self._native, self._sentence) if s is not None and layer in s.layers]
+        return join([state.extend(layer, hidden, prompt_logsumexp) for state in states])
 
     def observe_weights(self, layer: int, weights: Tensor) -> None:
         """Keep which native tokens the newest position attended, at the last KB layer (first beam of each row)."""
-        if self._native is None or layer != max(self.layers):
+        if self._native is None or layer != max(self._native_layers):
             return
-        newest = weights[:: self._copies, :, -1].mean(1)  # [rows, s]
         tokens = self._native.reader.tokens
+        newest = weights[:: self._copies, :, -1, : tokens.ids.shape[1]].mean(1)  # [rows, s], native tokens come first
         self.copied.append(torch.where(newest.amax(1) > 0.5, newest.argmax(1), -1).cpu())
         for i in range(len(self._rows)):
             if i in self._ended:
@@ -220,10 +238,12 @@ class KnowledgeState(KBState):
 
     def repeat(self, n: int) -> None:
         """Follow the batch into beams."""
-        if self._native is not None:
-            self._native.repeat(n)
+        for state in (self._native, self._sentence):
+            if state is not None:
+                state.repeat(n)
 
     def reorder(self, indices: Tensor) -> None:
         """Follow a beam search."""
-        if self._native is not None:
-            self._native.reorder(indices)
+        for state in (self._native, self._sentence):
+            if state is not None:
+                state.reorder(indices)

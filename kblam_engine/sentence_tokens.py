@@ -9,7 +9,7 @@ mixture of values.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -55,6 +55,7 @@ class SentenceTokenConfig:
         form: "materialised" builds the knowledge tokens of a KB once per call, "absorbed" never does; "auto"
             decides by the size of the KB. All give the same answer.
         top_k: attend to the k best triples per layer only; None: to all.
+        query_bias: the KB query heads have a bias, as the model's own have.
     """
 
     embed_dim: int
@@ -69,10 +70,11 @@ class SentenceTokenConfig:
     token_heads: Literal["query", "kv"] = "query"
     form: Literal["auto", "absorbed", "materialised"] = "auto"
     top_k: int | None = None
+    query_bias: bool = False
 
     def __post_init__(self) -> None:
         for name, number in asdict(self).items():
-            if isinstance(number, int) and number < 1 and name not in ("key_norm", "kb_scale"):
+            if isinstance(number, int) and number < 1 and name not in ("key_norm", "kb_scale", "query_bias"):
                 raise ConfigurationError(f"expected {name} of at least 1, got {number}")
         if self.n_heads % self.n_kv_heads:
             raise ConfigurationError(f"expected n_kv_heads to divide {self.n_heads}, got {self.n_kv_heads}")
@@ -112,11 +114,10 @@ class SentenceTokenLayer(nn.Module):
     """Key adapter, value adapter and KB query head of one layer.
 
     Parameters: `key_map` and `value_map`, `[n_token_heads * head_dim, embed_dim]`; `query_weight`,
-    `[n_heads * head_dim, hidden]`; `query_bias`, `[n_heads * head_dim]`, where the model's own query head
-    has one.
+    `[n_heads * head_dim, hidden]`; `query_bias`, `[n_heads * head_dim]`, where the configuration says so.
     """
 
-    def __init__(self, config: SentenceTokenConfig, *, query_bias: bool = False) -> None:
+    def __init__(self, config: SentenceTokenConfig) -> None:
         super().__init__()
         self.config = config
         width = config.n_token_heads * config.head_dim
@@ -124,7 +125,7 @@ class SentenceTokenLayer(nn.Module):
         self.key_map = nn.Parameter(torch.empty(width, config.embed_dim))
         self.value_map = nn.Parameter(torch.empty(width, config.embed_dim))
         self.query_weight = nn.Parameter(torch.empty(asked, config.hidden_size))
-        self.query_bias = nn.Parameter(torch.zeros(asked)) if query_bias else None
+        self.query_bias = nn.Parameter(torch.zeros(asked)) if config.query_bias else None
         for parameter in (self.key_map, self.value_map):
             nn.init.normal_(parameter, std=config.embed_dim**-0.5)
         nn.init.normal_(self.query_weight, std=config.hidden_size**-0.5)
@@ -157,12 +158,10 @@ class SentenceTokenLayer(nn.Module):
 class SentenceTokenAdapter(nn.Module):
     """What is trained of KBLaM: per KB layer two adapters and a query head, under `layers.<index>.<name>`."""
 
-    def __init__(self, config: SentenceTokenConfig, *, query_bias: bool = False) -> None:
+    def __init__(self, config: SentenceTokenConfig) -> None:
         super().__init__()
         self.config = config
-        self.layers = nn.ModuleDict(
-            {str(index): SentenceTokenLayer(config, query_bias=query_bias) for index in config.kb_layers}
-        )
+        self.layers = nn.ModuleDict({str(index): SentenceTokenLayer(config) for index in config.kb_layers})
 
     @classmethod
     def from_injection(cls, injection: Injection, embed_dim: int, **options: Any) -> SentenceTokenAdapter:
@@ -192,7 +191,7 @@ class SentenceTokenAdapter(nn.Module):
             raise SeamError(f"layers {missing} have no self-attention: choose another kb_layer_stride")
         width = config.n_heads * config.head_dim
         heads = {index: own_query_head(injection.layers[index], width) for index in config.kb_layers}
-        adapter = cls(config, query_bias=any(bias is not None for _, bias in heads.values()))
+        adapter = cls(replace(config, query_bias=any(bias is not None for _, bias in heads.values())))
         with torch.no_grad():
             for index, (weight, bias) in heads.items():
                 layer = adapter.layer(index)
@@ -232,6 +231,8 @@ class SentenceTokenState(KBState):
         adapter: for the model that will run.
         key_embeddings: per KB `[n_triples, embed_dim]`; one KB alone serves every sequence of a batch.
         value_embeddings: per KB, as many as keys.
+        among: per KB, how many triples those were chosen from: each keeps the logit that it has among all of
+            them. None: these are all.
         collect: keep the weights of the last forward in `weights`, by layer.
 
     Raises:
@@ -244,23 +245,28 @@ class SentenceTokenState(KBState):
         key_embeddings: Sequence[Tensor],
         value_embeddings: Sequence[Tensor],
         *,
+        among: Sequence[int] | None = None,
         collect: bool = False,
     ) -> None:
         self.adapter = adapter
         self.layers = frozenset(adapter.config.kb_layers)
         self.collect = collect
         self.weights: dict[int, Tensor] = {}
-        self._check(key_embeddings, value_embeddings)
+        self._check(key_embeddings, value_embeddings, among)
         like = next(adapter.parameters())
         pad = nn.utils.rnn.pad_sequence
         self._keys = pad([keys.to(like) for keys in key_embeddings], batch_first=True)
         self._values = pad([values.to(like) for values in value_embeddings], batch_first=True)
         sizes = torch.tensor([len(keys) for keys in key_embeddings], device=like.device)
         self._mask = torch.arange(self._keys.shape[1], device=like.device) < sizes[:, None]
+        # The shift log C - log M counts what is visible; this turns M into what it was chosen from.
+        self._among = among is not None
+        unseen = sizes if among is None else torch.tensor(among, device=like.device)
+        self._missing = sizes.clamp_min(1).log() - unseen.clamp_min(1).log()
         self._rows = torch.arange(len(sizes), device=like.device)
         self._prepared: dict[int, tuple[Tensor, ...]] = {}
 
-    def _check(self, keys: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    def _check(self, keys: Sequence[Tensor], values: Sequence[Tensor], among: Sequence[int] | None) -> None:
         embed_dim = self.adapter.config.embed_dim
         key_shapes, value_shapes = [tuple(kb.shape) for kb in keys], [tuple(kb.shape) for kb in values]
         if not key_shapes or key_shapes != value_shapes:
@@ -270,6 +276,11 @@ class SentenceTokenState(KBState):
                 f"expected embeddings [n_triples, {embed_dim}], got {key_shapes}: "
                 "use the sentence encoder that the adapter was trained with"
             )
+        sizes = [shape[0] for shape in key_shapes]
+        if among is not None and (
+            len(among) != len(sizes) or any(n < size for n, size in zip(among, sizes, strict=True))
+        ):
+            raise ConfigurationError(f"expected among to be at least {sizes}, got {list(among)}")
 
     def on_input_ids(self, input_ids: Tensor) -> None:
         """Follow the repetition of the inputs by beam search or several return sequences."""
@@ -294,6 +305,7 @@ class SentenceTokenState(KBState):
     def _take(self, indices: Tensor) -> None:
         self._rows, self._mask = self._rows[indices], self._mask[indices]
         self._keys, self._values = self._keys[indices], self._values[indices]
+        self._missing = self._missing[indices]
         self._prepared.clear()
 
     def extend(self, layer: int, hidden: Tensor, prompt_logsumexp: Tensor) -> KBBlock | None:
@@ -313,6 +325,8 @@ class SentenceTokenState(KBState):
             key_map, value_map, *norm = self._prepare(layer)
             rules["key_norm"] = norm[0] if norm else None
             block = absorbed_block(query, self._keys, self._values, key_map, value_map, **rules)
+        if config.kb_scale is not None and self._among:
+            block = replace(block, logits=block.logits + self._missing[:, None, None, None])
         if config.top_k is not None:
             seen = (prompt_logsumexp != EMPTY_LOGSUMEXP).any(1)
             block, _ = keep_top_k(block, config.top_k, query_mask=seen)
