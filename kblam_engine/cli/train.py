@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from kblam_engine.training.config import TrainConfig
+    from kblam_engine.training.stages import Report
 
 
 def register(app: typer.Typer) -> None:
@@ -26,7 +27,16 @@ def train(
     recipe: Annotated[str, typer.Option(help="fast (under 30 minutes on 2 cores), full, or smoke.")] = "fast",
     seed: Annotated[int, typer.Option(help="Seed of every draw.")] = 0,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps of the native tokens.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Examples per step.")] = None,
+    batch: Annotated[
+        int | None, typer.Option(help="Examples that the base model reads at once, over all processes.")
+    ] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(help="Such batches per step, one after another: longer, not larger.")
+    ] = None,
+    dtype: Annotated[
+        str | None,
+        typer.Option(help="Of the frozen base model: float32, bfloat16 (where it is fast, the default), float16."),
+    ] = None,
     sentence_steps: Annotated[
         int | None,
         typer.Option(min=0, help="Optimiser steps of sentence tokens, after the rest; 0: the adapter has none."),
@@ -38,6 +48,9 @@ def train(
     checkpoint_every: Annotated[
         int, typer.Option(min=1, help="Optimiser steps between two checkpoints, from which a run goes on.")
     ] = 50,
+    tensorboard: Annotated[
+        Path | None, typer.Option(help="Folder that loss and validation are written to for TensorBoard.")
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Tell what the run would take, and train nothing.")
     ] = False,
@@ -46,7 +59,8 @@ def train(
     """Train an adapter; the base model stays frozen.
 
     First the evidence head, then the native tokens. The best adapter on held-out samples is written. What was
-    finished is kept in OUTPUT.stages: the same command goes on where a run was cut off.
+    finished is kept in OUTPUT.stages: the same command goes on where a run was cut off. Several processes or GPUs:
+    torchrun --nproc-per-node N -m kblam_engine train ...
     """
     import json
 
@@ -54,6 +68,7 @@ def train(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from kblam_engine.training.config import recipe as named_recipe
+    from kblam_engine.training.distributed import is_main
     from kblam_engine.training.recipe import train as run
     from kblam_engine.triples import read_triples
 
@@ -61,9 +76,11 @@ def train(
     config = named_recipe(
         recipe,
         model=model,
+        dtype=dtype,
         seed=seed,
         native_steps=steps,
         batch=batch,
+        accumulate=accumulate,
         exclude_names=names,
         sentence_steps=sentence_steps,
     )
@@ -72,9 +89,12 @@ def train(
         return
     output.mkdir(parents=True, exist_ok=True)  # a place that cannot be written is told now, not after the run
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
+    console = Console(stderr=True, quiet=not is_main())
     with Progress(*columns, TextColumn("{task.fields[numbers]}"), console=console) as progress:
-        result = run(config, output, _Reporter(progress), checkpoint_every=checkpoint_every)
+        report = _with_curves(_Reporter(progress), tensorboard)
+        result = run(config, output, report, checkpoint_every=checkpoint_every)
+    if not is_main():
+        return
     if json_output:
         summary = {
             "folder": str(result.folder),
@@ -93,9 +113,12 @@ def train(
 def _tell_estimate(config: TrainConfig, json_output: bool) -> None:
     import json
 
+    from kblam_engine.training.distributed import is_main
     from kblam_engine.training.estimate import estimate
 
     found = estimate(config)
+    if not is_main():
+        return
     if json_output:
         typer.echo(json.dumps(found.to_dict(), indent=2))
         return
@@ -110,6 +133,21 @@ def _tell_estimate(config: TrainConfig, json_output: bool) -> None:
     typer.echo("\n".join(["time on this machine as busy as it is now", *lines, f"{total:>10.1f} min  in all"]))
     if config.sources:
         typer.echo(f"besides: reading the real triples of {', '.join(config.sources)}")
+
+
+def _with_curves(shown: Report, folder: Path | None) -> Report:
+    """Return a report that also writes for TensorBoard, if there is a folder."""
+    if folder is None:
+        return shown
+    from kblam_engine.training.tensorboard import TensorBoard
+
+    curves = TensorBoard(folder)
+
+    def report(stage: str, done: int, total: int, numbers: dict[str, float]) -> None:
+        shown(stage, done, total, numbers)
+        curves(stage, done, total, numbers)
+
+    return report
 
 
 class _Reporter:

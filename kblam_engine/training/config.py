@@ -34,6 +34,7 @@ class TrainConfig:
 
     Attributes:
         model: base model, as ``load_base_model`` takes it.
+        dtype: of the frozen base model, as ``load_base_model`` takes it; the adapter learns in float32.
         encoder: sentence encoder.
         seed: of every draw.
         sources: data sets of real triples beside the invented worlds.
@@ -50,7 +51,8 @@ class TrainConfig:
         n_folds: parts of the lexicon; each part's questions are examined with a comparison trained on the others.
         pool_sizes: KB sizes that those questions are asked of.
         native_steps: optimiser steps of the native tokens.
-        batch: examples per step.
+        batch: examples that the base model reads at once, shared by all processes.
+        accumulate: such batches per step; all of one step are of one world.
         lr: learning rate of the small vectors; maps learn at a fifth of it.
         validate_every: steps between validations; the best adapter is kept.
         n_validation: validation examples.
@@ -59,6 +61,7 @@ class TrainConfig:
     """
 
     model: str = "smollm2-135m"
+    dtype: str | None = None
     encoder: str = "all-minilm-l6-v2"
     seed: int = 0
     sources: tuple[str, ...] = SOURCES
@@ -68,13 +71,14 @@ class TrainConfig:
     n_entities: int = 600
     n_source_entities: int = 300
     n_queries: int = 0
-    n_questions: int = 15000
+    n_questions: int = 12000
     n_fold_worlds: int = 3
     written_weight: float = 14.0
     n_folds: int = 4
     pool_sizes: tuple[int, ...] = (2, 2, 10, *(30, 100, 300, 1000) * 2)
     native_steps: int = 800
     batch: int = 8
+    accumulate: int = 1
     lr: float = 2e-3
     validate_every: int = 100
     n_validation: int = 32

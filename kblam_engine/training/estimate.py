@@ -25,6 +25,7 @@ from kblam_engine.retrieval import Retriever
 from kblam_engine.sentence_encoder import SentenceEncoder, load_sentence_encoder
 from kblam_engine.training.comparison import EPOCHS, train_comparison
 from kblam_engine.training.config import TrainConfig
+from kblam_engine.training.distributed import Processes, start
 from kblam_engine.training.evidence import Examined, make_examined, templates
 from kblam_engine.training.hidden_query import hidden_states
 from kblam_engine.training.lexicon import Lexicon, load_lexicon
@@ -55,8 +56,8 @@ class Estimate:
     Attributes:
         parameters: of the adapter, by part.
         adapter_bytes: of its tensors on disk.
-        memory_mb: peak resident memory, MiB; None where the system does not tell.
-        device_memory_mb: peak memory of the accelerator, MiB; None on a CPU.
+        memory_mb: peak resident memory of a process, MiB; None where the system does not tell.
+        device_memory_mb: peak memory of a process on its accelerator, MiB; None on a CPU.
         seconds: by part of the run; reading the sources of real triples is not among them.
     """
 
@@ -78,6 +79,8 @@ class Estimate:
 def estimate(config: TrainConfig) -> Estimate:
     """Take a few real steps of every stage, on invented triples, and return what the whole run would take.
 
+    Processes that a launcher started take them together, as they would in the run.
+
     Args:
         config: the run. Nothing is trained for it, and nothing is written.
 
@@ -85,7 +88,8 @@ def estimate(config: TrainConfig) -> Estimate:
         ModelNotFoundError: there is no such base model or encoder.
         SeamError: the base model's attention cannot be extended.
     """
-    loaded = load_base_model(config.model)
+    processes = start()
+    loaded = load_base_model(config.model, dtype=config.dtype, device=processes.device)
     encoder = load_sentence_encoder(config.encoder)
     injection = attach(loaded.model)
     try:
@@ -94,8 +98,10 @@ def estimate(config: TrainConfig) -> Estimate:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             adapter = KnowledgeAdapter(adapter_config(loaded, encoder, hidden=config.n_queries > 0))
-            retrieval, kept_mb = _retrieval(config, loaded, encoder, adapter, injection, lexicon)
-            native = _native(config, loaded, adapter, injection, lexicon)
+            retrieval, kept_mb = processes.from_main(
+                lambda: _retrieval(config, loaded, encoder, adapter, injection, lexicon)
+            )
+            native = _native(config, loaded, adapter, injection, lexicon, processes)
     finally:
         injection.detach()
     # The best native tokens so far are kept beside the newest, and once more on their way into a checkpoint.
@@ -225,15 +231,16 @@ def _native(
     adapter: KnowledgeAdapter,
     injection: Injection,
     lexicon: Lexicon,
+    processes: Processes,
 ) -> dict[str, float]:
     """Return the seconds of the parts of the native stage, after a step on the longest of many batches."""
     random = Random(config.seed)
     took: list[float] = []
     with _timed(took):
         world = scrambled(random, invented_world(random, lexicon, [], config.n_entities))
-    trainer = native_trainer(config, loaded, adapter.native, injection)
+    trainer = native_trainer(config, loaded, adapter.native, injection, processes)
     chat: Callable[[Any], str] = chat_prompts(loaded)
-    stream = examples(random, [world], chat, config.batch)
+    stream = examples(random, [world], chat, config.batch * config.accumulate)
     by_length = sorted((next(stream) for _ in range(40)), key=_length)
     trainer.step(*by_length[-1])
     middle = by_length[(len(by_length) - N_STEPS) // 2 :][:N_STEPS]
@@ -241,9 +248,9 @@ def _native(
         for batch in middle:
             trainer.step(*batch)
     with torch.no_grad(), _timed(took):
-        trainer.loss(*middle[0])
+        trainer.loss(middle[0][0], middle[0][1][: config.batch])
     n_validations = -(-config.native_steps // config.validate_every)
-    n_batches = max(1, config.n_validation // config.batch)
+    n_batches = -(-max(1, config.n_validation // config.batch) // processes.n)
     return {
         "worlds": took[0] * (config.n_worlds + len(config.sources)),
         "native tokens": took[1] / N_STEPS * config.native_steps,

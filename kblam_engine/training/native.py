@@ -23,6 +23,7 @@ from kblam_engine.native_layout import collate
 from kblam_engine.native_state import NativeTokenState
 from kblam_engine.native_tokens import NativeTokenAdapter, NativeTokenReader
 from kblam_engine.statements import REFUSAL_TEXT, StatementTokenizer
+from kblam_engine.training.distributed import Processes
 from kblam_engine.training.samples import Sample, draw
 from kblam_engine.training.worlds import World
 
@@ -66,10 +67,24 @@ class NativeTrainer:
         *,
         steps: int,
         lr: float = 2e-3,
+        accumulate: int = 1,
+        processes: Processes = Processes(),
     ) -> None:
-        """Prepare the optimiser: small vectors learn at ``lr``, the maps at a fifth of it."""
+        """Prepare the optimiser: small vectors learn at ``lr``, the maps at a fifth of it.
+
+        Args:
+            injection: of the base model.
+            tokenizer: of the base model.
+            adapter: what is trained.
+            statements: tokenizes triples.
+            steps: optimiser steps in all.
+            lr: learning rate.
+            accumulate: parts that the examples of a step are read in, one after another.
+            processes: those that share the examples of every step.
+        """
         self.model, self.injection = injection.model, injection
         self.tokenizer, self.adapter, self.statements = tokenizer, adapter, statements
+        self.accumulate, self.processes = accumulate, processes
         self.gradient = 0.0  # its length at the last step, before it was clipped
         self._unembedding = self.model.get_output_embeddings().weight.detach()
         maps = [adapter.value, adapter.content_query, adapter.content_key]
@@ -85,13 +100,27 @@ class NativeTrainer:
 
     def step(self, world: World, examples: Sequence[NativeExample]) -> float:
         """Take one optimiser step and return the answer-only loss (mean over answer tokens, in nats)."""
-        loss = self.loss(world, examples)
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss = self.backward(world, examples)
         self.gradient = float(torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), 1.0))
         self.optimizer.step()
         self.schedule.step()
-        return float(loss.detach())
+        return loss
+
+    def backward(self, world: World, examples: Sequence[NativeExample]) -> float:
+        """Leave the gradients of the loss of all the examples, and return that loss; every process has both.
+
+        A part weighs as much as it has answer tokens, so it does not matter how the examples are divided.
+        """
+        self.optimizer.zero_grad()
+        lengths = [len(answer_ids(self.tokenizer, e.answer, self.statements)) for e in examples]
+        total = 0.0
+        for part in self.processes.parts(range(len(examples)), self.accumulate):
+            weight = sum(lengths[i] for i in part) / sum(lengths)
+            loss = weight * self.loss(world, [examples[i] for i in part])
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += float(loss.detach())
+        self.processes.add_up_gradients(self.adapter.parameters())
+        return self.processes.add_up(total)
 
     def loss(self, world: World, examples: Sequence[NativeExample]) -> Tensor:
         """Return the cross-entropy of the answers, prompts excluded."""
@@ -112,18 +141,20 @@ class NativeTrainer:
     def _forward(
         self, prompts: list[list[int]], answers: list[list[int]], reader: NativeTokenReader
     ) -> tuple[Tensor, Tensor]:
-        pad = self.tokenizer.pad_token_id
+        pad, device = self.tokenizer.pad_token_id, self._unembedding.device
         shared = _shared_prefix(prompts)
         n_prompt, n_answer = max(map(len, prompts)), max(map(len, answers))
         # Layout of a row: shared prefix, padding, the rest of the prompt, the answer, padding.
         gaps = [n_prompt - len(p) for p in prompts]
         prefix = torch.tensor(
-            [p[:shared] + [pad] * gap + p[shared:] for p, gap in zip(prompts, gaps, strict=True)]
+            [p[:shared] + [pad] * gap + p[shared:] for p, gap in zip(prompts, gaps, strict=True)],
+            device=device,
         )
-        labels = torch.tensor([a + [-100] * (n_answer - len(a)) for a in answers])
+        labels = torch.tensor([a + [-100] * (n_answer - len(a)) for a in answers], device=device)
         mask = torch.ones(len(prompts), n_prompt + n_answer - 1, dtype=torch.long)
         for row, gap in enumerate(gaps):
             mask[row, shared : shared + gap] = 0
+        mask = mask.to(device)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         cache = DynamicCache(config=self.model.config)
         decoder = self.model.get_decoder()

@@ -49,7 +49,9 @@ class NativeProgress:
         self.kept = copy.deepcopy(self.trainer.adapter.state_dict())
 
     def save(self, checkpoints: Checkpoints) -> None:
-        """Write the checkpoint."""
+        """Write the checkpoint, of which the first process's is all there is to know."""
+        if not self.trainer.processes.is_main:
+            return
         optimizer = self.trainer.optimizer.state_dict()
         tensors = {
             **{_NATIVE + k: v for k, v in self.trainer.adapter.state_dict().items()},
@@ -70,7 +72,7 @@ class NativeProgress:
 
     def restore(self, checkpoints: Checkpoints) -> None:
         """Go on from the checkpoint if there is one that fits; otherwise stay at the beginning."""
-        found = checkpoints.load()
+        found = self.trainer.processes.from_main(checkpoints.load)
         if found is None:
             return
         tensors, state = found

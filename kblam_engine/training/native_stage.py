@@ -16,6 +16,7 @@ from kblam_engine.native_tokens import NativeTokenAdapter
 from kblam_engine.statements import StatementTokenizer
 from kblam_engine.training.checkpoints import Checkpoints
 from kblam_engine.training.config import TrainConfig
+from kblam_engine.training.distributed import Processes
 from kblam_engine.training.divergence import TrainingError, save_batch
 from kblam_engine.training.lexicon import Lexicon
 from kblam_engine.training.native import NativeExample, NativeTrainer, examples
@@ -34,6 +35,7 @@ def train_native_tokens(
     real_worlds: Callable[[Random], Iterable[World]],
     checkpoints: Checkpoints,
     report: Report = lambda *_: None,
+    processes: Processes = Processes(),
 ) -> StageResult:
     """Train the native tokens; the best of the validations is kept.
 
@@ -46,6 +48,7 @@ def train_native_tokens(
         real_worlds: draws worlds of real triples.
         checkpoints: where the stage goes on if it was cut off.
         report: told about progress.
+        processes: those that train together; all of them call this, and all have the same native tokens after it.
 
     Raises:
         TrainingError: the loss became NaN or ran away; the batch is saved beside the checkpoint.
@@ -53,7 +56,7 @@ def train_native_tokens(
     begun = time.perf_counter()
     random = Random(f"{config.seed} native")
     torch.manual_seed(config.seed)
-    trainer = native_trainer(config, loaded, native, injection)
+    trainer = native_trainer(config, loaded, native, injection, processes)
     chat_prompt = chat_prompts(loaded)
     invented = [
         invented_world(random, lexicon, [], config.n_entities) for _ in range(config.n_worlds)
@@ -63,13 +66,14 @@ def train_native_tokens(
     progress = NativeProgress(trainer, random)
     progress.restore(checkpoints)
     before, last = progress.seconds, config.native_steps
-    batches = examples(random, worlds, chat_prompt, config.batch)
+    batches = examples(random, worlds, chat_prompt, config.batch * config.accumulate)
     for step, (world, batch) in zip(range(progress.step + 1, last + 1), batches, strict=False):
         loss = trainer.step(world, batch)
         why = progress.watch.look(loss, trainer.gradient)
         if why is not None:
             path = checkpoints.path.with_name(f"native.step-{step}.batch.json")
-            save_batch(path, why, step, config.seed, loss, world, batch)
+            if processes.is_main:
+                save_batch(path, why, step, config.seed, loss, world, batch)
             raise TrainingError(
                 f"native tokens, step {step}: {why}; lower the learning rate, or look at the batch in {path}"
             )
@@ -88,9 +92,13 @@ def train_native_tokens(
 
 
 def native_trainer(
-    config: TrainConfig, loaded: LoadedModel, native: NativeTokenAdapter, injection: Injection
+    config: TrainConfig,
+    loaded: LoadedModel,
+    native: NativeTokenAdapter,
+    injection: Injection,
+    processes: Processes = Processes(),
 ) -> NativeTrainer:
-    """Return a trainer of native tokens that begin in closed form."""
+    """Return a trainer of native tokens that begin in closed form, and alike in all processes."""
     native = native.to(loaded.device)
     layers = native.config.layers
     attention: list[Any] = [injection.layers[i] for i in layers]
@@ -98,9 +106,17 @@ def native_trainer(
     native.initialise_from(
         loaded.model.get_output_embeddings().weight, [m.o_proj.weight for m in attention], strengths
     )
+    processes.broadcast(native)
     statements = StatementTokenizer(loaded.tokenizer, int(loaded.tokenizer.eos_token_id))
     return NativeTrainer(
-        injection, loaded.tokenizer, native, statements, steps=config.native_steps, lr=config.lr
+        injection,
+        loaded.tokenizer,
+        native,
+        statements,
+        steps=config.native_steps,
+        lr=config.lr,
+        accumulate=config.accumulate,
+        processes=processes,
     )
 
 
@@ -116,8 +132,9 @@ def held_batches(
 
 @torch.no_grad()
 def validation_loss(trainer: NativeTrainer, held: list[tuple[World, list[NativeExample]]]) -> float:
-    """Return the mean loss of the batches that validate."""
-    return sum(float(trainer.loss(world, batch)) for world, batch in held) / len(held)
+    """Return the mean loss of the batches that validate, of which every process reads its share."""
+    own = (float(trainer.loss(*batch)) for part in trainer.processes.parts(held) for batch in part)
+    return trainer.processes.add_up(sum(own)) / len(held)
 
 
 @torch.no_grad()

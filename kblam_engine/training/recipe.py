@@ -16,6 +16,7 @@ from kblam_engine.injection import attach
 from kblam_engine.models import LoadedModel, load_base_model
 from kblam_engine.native_tokens import NativeTokenConfig
 from kblam_engine.sentence_encoder import SentenceEncoder, load_sentence_encoder
+from kblam_engine.training import distributed
 from kblam_engine.training.card import render_card
 from kblam_engine.training.checkpoints import EVERY
 from kblam_engine.training.config import TrainConfig
@@ -57,6 +58,9 @@ def train(
 ) -> TrainResult:
     """Train an adapter and write its folder.
 
+    Processes that a launcher started (torchrun, ``accelerate launch``) train it together: all of them call this, the
+    first reports and writes, and all return the same.
+
     Args:
         config: the run.
         folder: where the adapter goes; an adapter that is there is replaced. Beside it, in ``<folder>.stages``,
@@ -68,43 +72,51 @@ def train(
     Raises:
         ConfigurationError: ``checkpoint_every`` is below 1.
         ModelNotFoundError: there is no such base model or encoder.
-        MissingDependencyError: a data source is not installed.
+        MissingDependencyError: a data source is not installed, or accelerate for several processes.
         TrainingError: the loss became NaN or ran away.
     """
-    loaded = load_base_model(config.model)
+    processes = distributed.start()
+    loaded = load_base_model(config.model, dtype=config.dtype, device=processes.device)
     encoder = load_sentence_encoder(config.encoder)
     injection = attach(loaded.model)
     try:
         injection.self_test()
         torch.manual_seed(config.seed)  # the adapter begins with random tensors
         adapter = KnowledgeAdapter(adapter_config(loaded, encoder, hidden=config.n_queries > 0))
-        stages = Stages(Path(f"{folder}.stages"), config, f"{loaded.fingerprint} {encoder.fingerprint}")
+        made_for = f"{loaded.fingerprint} {encoder.fingerprint}"
+        stages = Stages(Path(f"{folder}.stages"), config, made_for, processes)
         checkpoints = stages.checkpoints("native", checkpoint_every)
         metrics = Metrics(stages.folder / "metrics.jsonl", stages.key[:12])
         lexicon = load_lexicon().without(config.exclude_properties)
 
         def tell(stage: str, done: int, total: int, numbers: dict[str, float]) -> None:
-            metrics(stage, done, total, numbers)
-            report(stage, done, total, numbers)
+            if processes.is_main:
+                metrics(stage, done, total, numbers)
+                report(stage, done, total, numbers)
 
         def worlds(random: Random) -> Iterator[World]:
             return real_worlds(config, random, tell)
 
         retrieval = RetrievalStage(config, loaded, encoder, adapter, injection, tell)
         written = load_written(config.exclude_names, config.exclude_properties)
-        evidence = stages.run("retrieval", retrieval.module, lambda: retrieval.run(lexicon, worlds, written))
+        evidence = stages.run(
+            "retrieval",
+            retrieval.module,
+            lambda: processes.from_main(lambda: retrieval.run(lexicon, worlds, written)),
+        )
         native = stages.run(
             "native",
             adapter.native,
             lambda: train_native_tokens(
-                config, loaded, adapter.native, injection, lexicon, worlds, checkpoints, tell
+                config, loaded, adapter.native, injection, lexicon, worlds, checkpoints, tell, processes
             ),
         )
     finally:
         injection.detach()
     seconds = evidence.seconds + native.seconds
     loss = native.numbers["validation"]
-    path = save_adapter(adapter, folder, render_card(adapter.config, config, loss, evidence.numbers, seconds))
+    card = render_card(adapter.config, config, loss, evidence.numbers, seconds)
+    path = processes.from_main(lambda: save_adapter(adapter, folder, card))
     return TrainResult(path, loss, evidence.numbers, seconds)
 
 

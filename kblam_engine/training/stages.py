@@ -15,6 +15,7 @@ from torch import nn
 from kblam_engine import __version__
 from kblam_engine.training.checkpoints import EVERY, Checkpoints, write_tensors
 from kblam_engine.training.config import TrainConfig
+from kblam_engine.training.distributed import Processes
 
 logger = logging.getLogger(__name__)
 
@@ -43,15 +44,18 @@ class Stages:
         key: of everything that decides the result.
     """
 
-    def __init__(self, folder: Path, config: TrainConfig, made_for: str) -> None:
+    def __init__(
+        self, folder: Path, config: TrainConfig, made_for: str, processes: Processes = Processes()
+    ) -> None:
         """Open the folder (it is made when the first stage is kept).
 
         Args:
             folder: where the stages are kept.
             config: of the run.
             made_for: fingerprints of base model and encoder.
+            processes: those of the run; the first reads and writes the folder.
         """
-        self.folder = folder
+        self.folder, self._processes = folder, processes
         told = json.dumps([__version__, made_for, config.to_dict()], sort_keys=True)
         self.key = hashlib.sha256(told.encode()).hexdigest()
 
@@ -72,20 +76,27 @@ class Stages:
 
         Args:
             name: of the stage, a file name.
-            module: what the stage trains; filled from the folder, or kept there after ``work``.
+            module: what the stage trains; filled from the folder, or kept there after ``work``. In the end it is
+                the same in all processes.
             work: trains the module.
         """
         path = self.folder / f"{name}.safetensors"
-        kept = self._kept(path, module)
+        kept = self._processes.from_main(lambda: self._kept(path, module))
         if kept is not None:
             logger.info("stage %s: taken from %s", name, path)
-            self.checkpoints(name).remove()  # the process may have been killed between the two
-            return kept
-        result = work()
-        metadata = {"key": self.key, "numbers": json.dumps(result.numbers), "seconds": str(result.seconds)}
-        write_tensors(path, module.state_dict(), metadata)
-        self.checkpoints(name).remove()
+            result = kept
+        else:
+            result = work()
+            self._keep(path, module, result)
+        self._processes.broadcast(module)
+        if self._processes.is_main:
+            self.checkpoints(name).remove()  # also if the process was killed after the stage was kept
         return result
+
+    def _keep(self, path: Path, module: nn.Module, result: StageResult) -> None:
+        if self._processes.is_main:
+            metadata = {"key": self.key, "numbers": json.dumps(result.numbers), "seconds": str(result.seconds)}
+            write_tensors(path, module.state_dict(), metadata)
 
     def _kept(self, path: Path, module: nn.Module) -> StageResult | None:
         try:
