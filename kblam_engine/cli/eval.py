@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from kblam_engine.cli._grid import adapter_digest, cells_folder, show_grid, sizes_of
 from kblam_engine.cli._measuring import STDOUT, check_target, load_model, progress_bar, write_json
 
 if TYPE_CHECKING:
@@ -63,6 +64,12 @@ def evaluate(
     ),
     device: str | None = typer.Option(None, "--device", help="cpu, cuda or cuda:N."),
     seed: int = typer.Option(0, "--seed", help="Chooses distractors, and the questions under --limit."),
+    sizes: str | None = typer.Option(
+        None, "--sizes", help="Several sizes of the KB in one run, for example 10,100,1000."
+    ),
+    seeds: int | None = typer.Option(
+        None, "--seeds", min=1, help="With --sizes: this many seeds, from --seed on; means with intervals."
+    ),
     limit: int | None = typer.Option(
         None, "--limit", min=1, help="Ask only a sample of this many questions."
     ),
@@ -90,9 +97,12 @@ def evaluate(
     """
     names = _baselines(baseline or [], more_baselines or [])
     metrics = _text_metrics(text_metrics or [])
+    grid = sizes_of(sizes, seeds, n_triples)
     check_target(as_json)
     from kblam_engine.evaluation import read_questions, run_evaluation
     from kblam_engine.evaluation.baselines import PromptOptions, require_bm25
+    from kblam_engine.evaluation.grid import check_sizes
+    from kblam_engine.evaluation.grid_run import run_grid
     from kblam_engine.evaluation.text_metrics import check_text_metrics
     from kblam_engine.models import cache_dir
     from kblam_engine.triples import read_triples
@@ -105,6 +115,8 @@ def evaluate(
     if "bm25" in names:
         require_bm25()
     check_text_metrics(metrics)
+    if grid:
+        check_sizes(grid, triples, asked, fillers)
     loaded = load_model(model, adapter, encoder, dtype, device)
     labels = {
         "model": model,
@@ -116,22 +128,26 @@ def evaluate(
         "questions": str(questions),
         "distractors": str(distractors) if distractors else None,
     }
+    options: dict[str, Any] = {
+        "limit": limit,
+        "text_metrics": metrics,
+        "prompts": prompts,
+        "answer_options": {} if refusal_threshold is None else {"refusal_threshold": refusal_threshold},
+        "embedding_cache": cache_dir() / "embeddings" if cache else None,
+        "labels": labels,
+    }
+    if grid:
+        labels["adapter_digest"] = adapter_digest(adapter, model)
+        options |= {"folder": cells_folder(as_json)}
+        each = range(seed, seed + (seeds or 1))
+        with progress_bar() as progress:
+            found = run_grid(loaded, triples, asked, fillers, grid, each, names, progress=progress, **options)
+        write_json(as_json, found.to_dict())
+        show_grid(found, to_stderr=as_json == STDOUT)
+        return
     with progress_bar() as progress:
         result = run_evaluation(
-            loaded,
-            triples,
-            asked,
-            fillers,
-            n_triples,
-            names,
-            seed,
-            limit=limit,
-            text_metrics=metrics,
-            prompts=prompts,
-            answer_options={} if refusal_threshold is None else {"refusal_threshold": refusal_threshold},
-            embedding_cache=cache_dir() / "embeddings" if cache else None,
-            labels=labels,
-            progress=progress,
+            loaded, triples, asked, fillers, n_triples, names, seed, progress=progress, **options
         )
     write_json(as_json, result.to_dict())
     show(result, to_stderr=as_json == STDOUT)

@@ -1,4 +1,4 @@
-"""`kblam report`: files of `kblam eval` and `kblam bench` in; one folder with tables and plots out."""
+"""`kblam report`: files of `kblam eval`, grids among them, and `kblam bench` in; tables and plots out."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def report(
     drawn: dict[str, str] = {}
     if plots:  # a missing package is told before anything is written
         from kblam_engine.evaluation.plots import draw
-    evaluations, benches = read_runs(files)
+    runs = read_runs(files)
     output.mkdir(parents=True, exist_ok=True)
     if plots:
-        drawn = draw(evaluations, benches, output)
-    write_text(output / REPORT, build_report(evaluations, benches, drawn))
+        drawn = draw(*runs, output)
+    write_text(output / REPORT, build_report(*runs, drawn))
     for name in (REPORT, *drawn.values()):
         typer.echo(output / name)

@@ -10,12 +10,14 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kblam_engine.evaluation.grid import Summary
 from kblam_engine.evaluation.results import Metrics
 from kblam_engine.evaluation.runner import SYSTEM
 from kblam_engine.evaluation.runs import (
     BenchRun,
     Estimate,
     EvaluationRun,
+    GridRun,
     estimate,
     series_of,
     with_quartiles,
@@ -37,7 +39,7 @@ _REFUSALS = ("refusal_precision", "refusal_recall", "over_refusal")
 _BY_KIND = ("retrieval_top1", "retrieval_top5", "refusal_recall", "over_refusal")
 # Top-level parts of a file that have their own place in the report, or none.
 _PLACED = frozenset(
-    "format created command seed versions hardware commit n_triples n_from_kb n_distractors method results "
+    "format created command seed versions hardware commit n_triples n_from_kb n_distractors method results fingerprint "
     "n_skipped_distractors options warnings definitions system baselines answers".split()
 )
 _PLOTS = {
@@ -46,21 +48,40 @@ _PLOTS = {
     "systems": "The system beside its baselines; bars are 95 % intervals.",
     "cost": "Times as multiples of the base model's, and peak memory, against the size of the KB; "
     "bars are quartiles.",
+    "grid": "Each system against the size of the KB: means over the seeds; bands are 95 % intervals.",
+    "grid-cost": "Times and peak memory against the size of the KB: means over the seeds; bands are 95 % intervals.",
+    "attention": "Attention of answers to triples; framed is what holds the answer.",
+}
+# In the tables of a grid, with their digits.
+_OF_A_GRID = {
+    **{key: (label, 2) for key, label in _SHARES.items()},
+    "rouge_l": ("ROUGE-L", 2),
+    "bertscore": ("BERTScore", 2),
+    "ttft_ms_p50": ("time to first token, ms", 0),
+    "ms_per_token_p50": ("time per token, ms", 1),
+    "peak_rss_mb": ("peak memory, MiB", 0),
 }
 
 
 def build_report(
-    evaluations: Sequence[EvaluationRun], benches: Sequence[BenchRun], plots: Mapping[str, str]
+    evaluations: Sequence[EvaluationRun],
+    benches: Sequence[BenchRun],
+    grids: Sequence[GridRun],
+    plots: Mapping[str, str],
 ) -> str:
     """Return the report as Markdown.
 
     Args:
         evaluations: runs of `kblam eval`.
         benches: runs of `kblam bench`.
-        plots: what was drawn, "accuracy", "refusal", "systems", "cost", and the file it is in.
+        grids: runs of `kblam eval --sizes`.
+        plots: what was drawn, for example "accuracy", and the file it is in.
     """
     pictures = {name: ["", f"![{_PLOTS[name]}]({file})"] for name, file in plots.items()}
     lines = ["# Report"]
+    if grids:
+        lines += ["", "## Sizes and seeds", *(line for grid in grids for line in _grid(grid))]
+        lines += [*pictures.get("grid", []), *pictures.get("grid-cost", [])]
     if evaluations:
         lines += ["", "## Runs", "", *overview(evaluations), *pictures.get("accuracy", [])]
         lines += _section("Several runs with the same settings", repeated(evaluations))
@@ -71,7 +92,8 @@ def build_report(
     if benches:
         lines += ["", "## Time and memory against the size of the KB", "", *_scale(benches)]
         lines += pictures.get("cost", [])
-    runs: list[EvaluationRun | BenchRun] = [*evaluations, *benches]
+    lines += _section("Attention", pictures.get("attention", [])[1:])
+    runs: list[EvaluationRun | BenchRun | GridRun] = [*grids, *evaluations, *benches]
     lines += _section("What the columns mean", _definitions(runs))
     lines += ["", "## Settings and commands"]
     for run in runs:
@@ -202,19 +224,56 @@ def _scale(benches: Sequence[BenchRun]) -> list[str]:
     return lines
 
 
-def _with_interval(found: Estimate | None) -> str:
+def _grid(run: GridRun) -> list[str]:
+    """Return a grid's tables: each measure of all systems, then the exact answers and refusals by kind."""
+    seeds = list(dict.fromkeys(seed for at in run.sizes for seed in at.seeds))
+    lines = ["", f"### {_plain(run.title)}: {_plain(run.name)}", ""]
+    lines.append(
+        f"Seeds {', '.join(map(str, seeds))}; {run.sizes[0].systems[SYSTEM].overall.n:,} answers a size. "
+        + ("Means over the seeds, in brackets their 95 % intervals (Student's t)." if len(seeds) > 1 else "")
+    )
+    for measure, (label, digits) in _OF_A_GRID.items():
+        rows = []
+        for name in run.systems:
+            found = [at.systems[name].overall if name in at.systems else None for at in run.sizes]
+            rows += _over_sizes([name], found, measure, digits)
+        if rows:
+            lines += ["", *header(label, *(f"{at.size:,}" for at in run.sizes)), *rows]
+    rows = []
+    for kind in dict.fromkeys(kind for at in run.sizes for kind in at.systems[SYSTEM].kinds):
+        for name in run.systems:
+            found = [at.systems[name].kinds.get(kind) if name in at.systems else None for at in run.sizes]
+            for measure in ("exact", "refusal_recall"):
+                rows += _over_sizes([kind, name, _SHARES[measure]], found, measure, 2)
+    return [*lines, "", *header("kind", "system", "", *(f"{at.size:,}" for at in run.sizes)), *rows]
+
+
+def _over_sizes(
+    first: Sequence[str], found: Sequence[Summary | None], measure: str, digits: int
+) -> list[str]:
+    """Return a line of a grid's table, or none where no size has the measure."""
+    spreads = [one.measures.get(measure) if one else None for one in found]
+    if not any(spreads):
+        return []
+    cells = [_with_interval(Estimate(at.mean, at.low, at.high) if at else None, digits) for at in spreads]
+    return [row(*first, *cells)]
+
+
+def _with_interval(found: Estimate | None, digits: int = 2) -> str:
     if found is None:
         return NOTHING
     if found.low is None or found.high is None:
-        return number(found.value)
-    return f"{number(found.value)} [{number(found.low)}, {number(found.high)}]"
+        return number(found.value, digits)
+    return f"{number(found.value, digits)} [{number(found.low, digits)}, {number(found.high, digits)}]"
 
 
-def _settings(run: EvaluationRun | BenchRun) -> list[str]:
+def _settings(run: EvaluationRun | BenchRun | GridRun) -> list[str]:
     """Return the command, and what is known of model, data, machine and versions."""
     data = run.data
     about = {key: value for key, value in data.items() if key not in _PLACED}
-    about.update({**_mapping(data, "options"), "seed": data.get("seed")})
+    about.update(
+        {**_mapping(data, "options"), **({} if isinstance(run, GridRun) else {"seed": data.get("seed")})}
+    )
     if isinstance(run, EvaluationRun):
         parts = (("n_from_kb", "of the KB"), ("n_distractors", "distractors"))
         filled = [f"{data[key]:,} {what}" for key, what in parts if isinstance(data.get(key), int)]
@@ -250,7 +309,7 @@ def _command(data: Mapping[str, Any]) -> str:
     return shlex.join(["kblam" if program == "__main__.py" else program, *rest])
 
 
-def _definitions(runs: Sequence[EvaluationRun | BenchRun]) -> list[str]:
+def _definitions(runs: Sequence[EvaluationRun | BenchRun | GridRun]) -> list[str]:
     """Return what the files say about their numbers, each thing once."""
     found: dict[str, dict[str, None]] = {}
     for run in runs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -33,6 +33,14 @@ _WARM_UP: Message = {"role": "user", "content": "Say hello."}
 
 Progress = Callable[[str, int, int], None]
 """Called with the system's name, questions done, and questions in all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What each system said to the same questions, and what it was given; the system before the baselines."""
+
+    answers: dict[str, list[ScoredAnswer]]
+    info: dict[str, dict[str, Any]]
 
 
 def run_evaluation(
@@ -77,49 +85,100 @@ def run_evaluation(
         ConfigurationError: no questions, or a baseline or text metric nobody knows.
         MissingDependencyError: a baseline or text metric needs a package that is not installed.
     """
-    from kblam_engine.knowledge_base import KnowledgeBase
-
     if not questions:
         raise ConfigurationError("questions: expected at least one, got none")
     check_text_metrics(text_metrics)
     prompts = prompts or PromptOptions(seed=seed)
     # The KB is filled for all questions, so that a limited run meets the same KB as a full one.
     assembly = assemble(kb_triples, questions, distractors, n_triples, seed)
-    asked = _sample(questions, limit, seed)
-    encoder = CachedEncoder(model.encoder, embedding_cache) if embedding_cache else model.encoder
-    with KnowledgeBase.open(":memory:", encoder=encoder, multi=True) as kb:
-        kb.add(assembly.triples, progress=progress is not None)
+    asked = sample_questions(questions, limit, seed)
+    answered = ask_systems(
+        model,
+        assembly.triples,
+        asked,
+        baselines,
+        prompts=prompts,
+        answer_options=answer_options,
+        encoder=CachedEncoder(model.encoder, embedding_cache) if embedding_cache else None,
+        show_encoding=progress is not None,
+        progress=progress,
+    )
+    # Loaded after the last answer: what a scorer takes is no memory of the systems.
+    add_text_metrics(text_metrics, asked, assembly.triples, answered.answers.values())
+    settings = settings_of(seed, assembly, prompts, answer_options or {}, labels or {})
+    return result_of(asked, answered, settings, assembly.warnings)
+
+
+def ask_systems(
+    model: EvaluatedModel,
+    triples: Sequence[Triple],
+    questions: Sequence[Question],
+    baselines: Sequence[str],
+    *,
+    prompts: PromptOptions,
+    answer_options: dict[str, Any] | None = None,
+    encoder: Any = None,
+    show_encoding: bool = False,
+    progress: Progress | None = None,
+) -> Answered:
+    """Ask the system and then each baseline all questions over one knowledge base.
+
+    Arguments not named here are those of `run_evaluation`.
+
+    Args:
+        model: a `KBLaM`.
+        triples: the knowledge base.
+        questions: what is asked, all of it.
+        baselines: names out of `BASELINES`.
+        prompts: how the baselines' prompts are built.
+        answer_options: further options of `model.answer`.
+        encoder: embeds the triples; None for the model's own.
+        show_encoding: whether the sentence encoder shows a progress bar.
+        progress: called after each answer.
+    """
+    from kblam_engine.knowledge_base import KnowledgeBase
+
+    with KnowledgeBase.open(":memory:", encoder=encoder or model.encoder, multi=True) as kb:
+        kb.add(triples, progress=show_encoding)
         snapshot = kb.snapshot()
         corpus = Corpus(snapshot.triples(range(len(snapshot))), snapshot.key_embeddings, model.encoder)
-        built = [build_baseline(name, model, corpus, asked, prompts) for name in dict.fromkeys(baselines)]
-        model.generate_text(
-            [_WARM_UP], 2
-        )  # what loads on first use must not count as the first answer's time
+        built = [build_baseline(name, model, corpus, questions, prompts) for name in dict.fromkeys(baselines)]
+        # What loads on first use must not count as the first answer's time.
+        model.generate_text([_WARM_UP], 2)
         options = {"max_new_tokens": prompts.max_new_tokens, **(answer_options or {})}
         model.answer([_WARM_UP], snapshot, **{**options, "max_new_tokens": 2})
         told = progress or (lambda name, done, total: None)
-        own = _ask_all(SYSTEM, asked, told, lambda q: _ask_system(model, snapshot, q, options))
-        theirs = {
-            baseline.name: _ask_all(
-                baseline.name, asked, told, partial(_ask_baseline, model, corpus, baseline, prompts)
-            )
-            for baseline in built
+        answers = {
+            SYSTEM: _ask_all(SYSTEM, questions, told, lambda q: _ask_system(model, snapshot, q, options))
         }
-    # Loaded after the last answer: what a scorer takes is no memory of the systems.
-    for metric in dict.fromkeys(text_metrics):
-        _add_text_metric(metric, asked, assembly.triples, [own, *theirs.values()])
+        for baseline in built:
+            ask = partial(_ask_baseline, model, corpus, baseline, prompts)
+            answers[baseline.name] = _ask_all(baseline.name, questions, told, ask)
+    return Answered(answers, {SYSTEM: {"n_triples": len(triples)}, **{b.name: b.info for b in built}})
+
+
+def result_of(
+    questions: Sequence[Question], answered: Answered, settings: dict[str, Any], warnings: list[str]
+) -> EvaluationResult:
+    """Return the answers to some questions with their metrics."""
+    systems = {
+        name: summarise(zip(questions, answers, strict=True), answered.info[name])
+        for name, answers in answered.answers.items()
+    }
+    own = answered.answers[SYSTEM]
+    theirs = {name: answers for name, answers in answered.answers.items() if name != SYSTEM}
     return EvaluationResult(
-        system=summarise(zip(asked, own, strict=True), {"n_triples": len(assembly.triples)}),
-        baselines={b.name: summarise(zip(asked, theirs[b.name], strict=True), b.info) for b in built},
+        system=systems.pop(SYSTEM),
+        baselines=systems,
         answers=[
-            _answer_object(q, own[i], {n: a[i] for n, a in theirs.items()}) for i, q in enumerate(asked)
+            _answer_object(q, own[i], {n: a[i] for n, a in theirs.items()}) for i, q in enumerate(questions)
         ],
-        settings=_settings(seed, assembly, prompts, answer_options or {}, labels or {}),
-        warnings=assembly.warnings,
+        settings=settings,
+        warnings=warnings,
     )
 
 
-def _sample(questions: Sequence[Question], limit: int | None, seed: int) -> list[Question]:
+def sample_questions(questions: Sequence[Question], limit: int | None, seed: int) -> list[Question]:
     """Return all questions, or a seeded sample in file order: the first ones may all be of one kind."""
     if limit is None or limit >= len(questions):
         return list(questions)
@@ -178,10 +237,20 @@ def _ask_baseline(
     )
 
 
-def _add_text_metric(
-    name: str, questions: Sequence[Question], triples: Iterable[Triple], systems: Iterable[list[ScoredAnswer]]
+def add_text_metrics(
+    names: Iterable[str],
+    questions: Sequence[Question],
+    triples: Iterable[Triple],
+    systems: Iterable[list[ScoredAnswer]],
 ) -> None:
-    """Score the systems' answers to the answerable questions by a text metric and write that into them."""
+    """Score the systems' answers to the answerable questions by text metrics and write that into them.
+
+    Args:
+        names: out of `TEXT_METRICS`.
+        questions: what was asked.
+        triples: their supports among them, for the statements that an answer may look like.
+        systems: one list of answers each, in the order of the questions.
+    """
     statements: dict[tuple[str, str], list[str]] = {}
     for triple in triples:
         statements.setdefault(metrics.key_of(triple.name, triple.property), []).append(triple.statement)
@@ -190,12 +259,14 @@ def _add_text_metric(
     for question in (questions[place] for place in places):
         said = [text for pair in question.supports for text in statements.get(metrics.key_of(*pair), ())]
         references.append(reference_texts(question.answers, said))
-    scorer, field = text_scorer(name), name.replace("-", "_")
-    for answers in systems:
-        scores = scorer([answers[place].text for place in places], references)
-        for place, value in zip(places, scores, strict=True):
-            scored: dict[str, Any] = {field: round(value, 6)}
-            answers[place] = replace(answers[place], **scored)
+    scored = list(systems)
+    for name in dict.fromkeys(names):
+        scorer, field = text_scorer(name), name.replace("-", "_")
+        for answers in scored:
+            scores = scorer([answers[place].text for place in places], references)
+            for place, value in zip(places, scores, strict=True):
+                found: dict[str, Any] = {field: round(value, 6)}
+                answers[place] = replace(answers[place], **found)
 
 
 def _answer_object(question: Question, own: ScoredAnswer, theirs: dict[str, ScoredAnswer]) -> dict[str, Any]:
@@ -211,13 +282,14 @@ def _answer_object(question: Question, own: ScoredAnswer, theirs: dict[str, Scor
     }
 
 
-def _settings(
+def settings_of(
     seed: int,
     assembly: Assembly,
     prompts: PromptOptions,
     answer_options: dict[str, Any],
     labels: dict[str, Any],
 ) -> dict[str, Any]:
+    """Return what is needed to repeat a run, and when and on what it ran."""
     return {
         **labels,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from kblam_engine.errors import ImportFileError
-from kblam_engine.evaluation import latency, results
+from kblam_engine.evaluation import grid, latency, results
+from kblam_engine.evaluation.grid import SizeResult, Spread, Summary, SystemSummary
 from kblam_engine.evaluation.latency import LatencyResult
 from kblam_engine.evaluation.metrics import mean_interval
 from kblam_engine.evaluation.results import Metrics, SystemResult
@@ -45,8 +46,7 @@ class EvaluationRun:
     @property
     def title(self) -> str:
         """The name of the questions, or the run's own where the file does not say."""
-        questions = self.data.get("questions")
-        return Path(questions).stem if isinstance(questions, str) and questions else self.name
+        return _title(self.data, self.name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,34 @@ class BenchRun:
     data: dict[str, Any]
     results: list[LatencyResult]
     """One for each size of the knowledge base."""
+
+
+@dataclass(frozen=True, slots=True)
+class GridRun:
+    """One file of `kblam eval --sizes`."""
+
+    name: str
+    data: dict[str, Any]
+    sizes: list[SizeResult]
+    """Sizes ascending, at least one."""
+
+    @property
+    def systems(self) -> list[str]:
+        """The names of the system and of the baselines."""
+        return list(dict.fromkeys(name for at in self.sizes for name in at.systems))
+
+    @property
+    def title(self) -> str:
+        """The name of the questions, or the run's own where the file does not say."""
+        return _title(self.data, self.name)
+
+
+class Runs(NamedTuple):
+    """What some files hold, by kind, in the order of the files."""
+
+    evaluations: list[EvaluationRun]
+    benches: list[BenchRun]
+    grids: list[GridRun]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +105,7 @@ class Estimate:
     high: float | None = None
 
 
-def read_runs(paths: Iterable[Path]) -> tuple[list[EvaluationRun], list[BenchRun]]:
+def read_runs(paths: Iterable[Path]) -> Runs:
     """Read files of `kblam eval --json` and `kblam bench --json`, in the order given, each file once.
 
     Raises:
@@ -85,21 +113,22 @@ def read_runs(paths: Iterable[Path]) -> tuple[list[EvaluationRun], list[BenchRun
         OSError: a file cannot be read.
     """
     once = list({path.resolve(): path for path in paths}.values())
-    evaluations: list[EvaluationRun] = []
-    benches: list[BenchRun] = []
+    runs = Runs([], [], [])
     for path, name in zip(once, _names(once), strict=True):
         data = _load(path)
         try:
             if data.get("format") == results.FORMAT:
-                evaluations.append(_evaluation(name, data))
+                runs.evaluations.append(_evaluation(name, data))
             elif data.get("format") == latency.FORMAT:
-                benches.append(_bench(name, data))
+                runs.benches.append(_bench(name, data))
+            elif data.get("format") == grid.FORMAT:
+                runs.grids.append(_grid(name, data))
             else:
-                wanted = f"{results.FORMAT} or {latency.FORMAT} (kblam eval --json, kblam bench --json)"
+                wanted = f"{results.FORMAT}, {grid.FORMAT} or {latency.FORMAT} (kblam eval --json, kblam bench --json)"
                 raise _unexpected("format", wanted, data.get("format"))
         except ValueError as error:
             raise ImportFileError(path, 0, str(error)) from error
-    return evaluations, benches
+    return runs
 
 
 def series_of(runs: Sequence[EvaluationRun]) -> list[Series]:
@@ -161,6 +190,11 @@ def _titles(run: EvaluationRun, others: Sequence[EvaluationRun]) -> list[str]:
         if any(str(other.get(key)) != str(value) for other in alike)
     ]
     return [run.title, ", ".join([run.title, *told]), f"{run.title}, {run.name}"]
+
+
+def _title(data: dict[str, Any], name: str) -> str:
+    questions = data.get("questions")
+    return Path(questions).stem if isinstance(questions, str) and questions else name
 
 
 def _names(paths: Sequence[Path]) -> list[str]:
@@ -228,10 +262,7 @@ def _metrics(data: dict[str, Any]) -> Metrics:
 
 
 def _bench(name: str, data: dict[str, Any]) -> BenchRun:
-    measured = data.get("results")
-    if not isinstance(measured, list) or not all(isinstance(item, dict) for item in measured):
-        raise _unexpected("results", "a list of objects", measured)
-    return BenchRun(name, data, [_latency(item) for item in measured])
+    return BenchRun(name, data, [_latency(item) for item in _objects(data, "results")])
 
 
 def _latency(data: dict[str, Any]) -> LatencyResult:
@@ -245,6 +276,50 @@ def _latency(data: dict[str, Any]) -> LatencyResult:
     )
 
 
+def _grid(name: str, data: dict[str, Any]) -> GridRun:
+    sizes = sorted((_size(item) for item in _objects(data, "results")), key=lambda one: one.size)
+    if not sizes:
+        raise _unexpected("results", "at least one size", data["results"])
+    return GridRun(name, data, sizes)
+
+
+def _size(data: dict[str, Any]) -> SizeResult:
+    seeds, systems = data.get("seeds"), _object(data, "systems")
+    _object(systems, SYSTEM)
+    if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
+        raise _unexpected("seeds", "a list of whole numbers", seeds)
+    return SizeResult(
+        _count(data, "n_triples"),
+        tuple(seeds),
+        {name: _system_summary(_object(systems, name)) for name in systems},
+        _objects(data, "cells"),
+        _objects(data, "answers"),
+    )
+
+
+def _system_summary(data: dict[str, Any]) -> SystemSummary:
+    kinds = _object(data, "kinds")
+    overall = _summary(_object(data, "overall"))
+    return SystemSummary(
+        overall, {kind: _summary(_object(kinds, kind)) for kind in kinds}, _object(data, "info")
+    )
+
+
+def _summary(data: dict[str, Any]) -> Summary:
+    found = {name: _spread(_object(data, name)) for name in grid.MEASURES if data.get(name) is not None}
+    return Summary(_count(data, "n"), found)
+
+
+def _spread(data: dict[str, Any]) -> Spread:
+    mean, values = _number(data, "mean"), data.get("values")
+    if mean is None:
+        raise _unexpected("mean", "a number", None)
+    if not isinstance(values, list):
+        raise _unexpected("values", "a list of numbers", values)
+    known = [number for value in values if (number := _number({"values": value}, "values")) is not None]
+    return Spread(mean, _number(data, "low"), _number(data, "high"), tuple(known))
+
+
 def _numbers(data: dict[str, Any], record: type, *, except_for: Sequence[str]) -> dict[str, Any]:
     """Return the fields of a dataclass of numbers; what the file does not have is None."""
     return {f.name: _number(data, f.name) for f in fields(record) if f.name not in except_for}
@@ -254,6 +329,13 @@ def _object(data: dict[str, Any], key: str) -> dict[str, Any]:
     found = data.get(key)
     if not isinstance(found, dict):
         raise _unexpected(key, "an object", found)
+    return found
+
+
+def _objects(data: dict[str, Any], key: str) -> list[dict[str, Any]]:
+    found = data.get(key)
+    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
+        raise _unexpected(key, "a list of objects", found)
     return found
 
 

@@ -37,7 +37,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where the short copies go")
     parser.add_argument("files", type=Path, nargs="+", help="what kblam eval --json wrote")
     arguments = parser.parse_args()
-    runs, _ = read_runs(arguments.files)
+    runs, *_ = read_runs(arguments.files)
     for run in runs:
         text = json.dumps(short(run.data), indent=1, ensure_ascii=False)
         (arguments.folder / f"{Path(run.name).name}.json").write_text(text + "\n", encoding="utf-8")

@@ -1,0 +1,103 @@
+"""What `kblam eval --sizes` has beside a single run: its options, its folder and its tables."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from kblam_engine.cli._measuring import STDOUT
+
+if TYPE_CHECKING:
+    from kblam_engine.evaluation.grid import GridResult, Spread
+
+# Heading and digits of each table; a measure that nothing was measured of has none.
+_TABLES = {
+    "exact": ("exact", 3),
+    "token_f1": ("token F1", 3),
+    "rouge_l": ("ROUGE-L", 3),
+    "bertscore": ("BERTScore", 3),
+    "retrieval_top1": ("retrieval top-1", 3),
+    "retrieval_top5": ("retrieval top-5", 3),
+    "refusal_precision": ("refusal precision", 3),
+    "refusal_recall": ("refusal recall", 3),
+    "over_refusal": ("over-refusal", 3),
+    "ttft_ms_p50": ("time to first token, ms", 0),
+    "ms_per_token_p50": ("time per token, ms", 1),
+    "peak_rss_mb": ("peak memory, MiB", 0),
+}
+
+
+def sizes_of(sizes: str | None, seeds: int | None, n_triples: int | None) -> list[int]:
+    """Return the sizes of a grid, none where it is not one; refuse options that do not go together."""
+    if sizes is None:
+        if seeds is not None:
+            raise typer.BadParameter("needs --sizes; one size will do", param_hint="--seeds")
+        return []
+    if n_triples is not None:
+        raise typer.BadParameter("takes the place of --n-triples: give one of them", param_hint="--sizes")
+    parts = [part.strip() for part in sizes.split(",") if part.strip()]
+    if not parts or not all(part.isascii() and part.isdigit() and int(part) for part in parts):
+        raise typer.BadParameter(
+            f"expected whole numbers with commas, such as 10,100,1000, got {sizes!r}", param_hint="--sizes"
+        )
+    return [int(part) for part in parts]
+
+
+def cells_folder(target: Path | None) -> Path | None:
+    """Return the folder beside the result for what is finished; None where the result goes to no file."""
+    if target is None or target == STDOUT or (target.exists() and not target.is_file()):
+        return None
+    return target.with_name(f"{target.name.removesuffix('.json')}.cells")
+
+
+def adapter_digest(adapter: str | None, model: str) -> str:
+    """Return the digest of an adapter's files: under the same path, another one may lie tomorrow."""
+    from kblam_engine.checkpoint import shipped_adapter
+
+    folder = Path(adapter) if adapter is not None else shipped_adapter(model)
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix in (".json", ".safetensors"):
+            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def show_grid(result: GridResult, *, to_stderr: bool = False) -> None:
+    """Print a table for each measure: a row for each system, a column for each size."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(stderr=to_stderr)
+    names = list(dict.fromkeys(name for at in result.sizes for name in at.systems))
+    for measure, (title, digits) in _TABLES.items():
+        rows = {
+            name: [at.systems[name].overall.measures.get(measure) for at in result.sizes] for name in names
+        }
+        if not any(found is not None for line in rows.values() for found in line):
+            continue
+        table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+        table.add_column("", no_wrap=True)
+        for at in result.sizes:
+            table.add_column(f"{at.size:,}", justify="right", no_wrap=True)
+        for name, line in rows.items():
+            table.add_row(name, *(_cell(found, digits) for found in line))
+        console.print(table)
+    seeds = result.settings["seeds"]
+    console.print(
+        f"{result.sizes[0].systems['kblam'].overall.n:,} answers a size, seeds {seeds[0]} to {seeds[-1]}"
+        + (": means over the seeds ± half of their 95 % interval" if len(seeds) > 1 else ""),
+        highlight=False,
+    )
+    for warning in result.warnings:
+        typer.echo(f"warning: {warning}", err=True)
+
+
+def _cell(found: Spread | None, digits: int) -> str:
+    if found is None:
+        return "-"
+    if len(found.values) < 2 or found.low is None or found.high is None:
+        return f"{found.mean:.{digits}f}"
+    return f"{found.mean:.{digits}f} ±{max(found.mean - found.low, found.high - found.mean):.{digits}f}"

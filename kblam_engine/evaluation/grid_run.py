@@ -1,0 +1,337 @@
+"""Run a grid of evaluations, sizes of the knowledge base times seeds, with one model; keep what is finished."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from kblam_engine.errors import ConfigurationError
+from kblam_engine.evaluation.assembly import Assembly
+from kblam_engine.evaluation.baselines import PromptOptions
+from kblam_engine.evaluation.embedding_cache import CachedEncoder
+from kblam_engine.evaluation.grid import (
+    GridResult,
+    SizeResult,
+    check_sizes,
+    merged_info,
+    parts_of,
+    summarise_seeds,
+)
+from kblam_engine.evaluation.interface import EvaluatedModel
+from kblam_engine.evaluation.questions import Question
+from kblam_engine.evaluation.results import EvaluationResult, ScoredAnswer, summarise
+from kblam_engine.evaluation.runner import (
+    SYSTEM,
+    Answered,
+    Progress,
+    add_text_metrics,
+    ask_systems,
+    result_of,
+    sample_questions,
+    settings_of,
+)
+from kblam_engine.evaluation.text_metrics import check_text_metrics
+from kblam_engine.triples import Triple
+
+logger = logging.getLogger(__name__)
+# What of a cell goes into the grid's file; the rest is the same for all, or too large.
+_OF_A_CELL = ("seed", "n_kbs", "n_from_kb", "n_distractors", "created", "commit", "hardware")
+_OF_ONE_CELL = frozenset(
+    ("seed", "n_triples", "n_kbs", "n_from_kb", "n_distractors", "n_skipped_distractors")
+)
+_OF_AN_ANSWER = ("text", "refused", "confidence", "exact", "attended")
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a grid asks of whom; every cell sees the same plan."""
+
+    kb_triples: list[Triple]
+    questions: list[Question]
+    distractors: list[Triple]
+    baselines: tuple[str, ...]
+    limit: int | None
+    prompts: PromptOptions
+    answer_options: dict[str, Any]
+    labels: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of all that decides a cell's answers besides its size and seed, and of the version."""
+        told = {
+            "kb": [[t.name, t.property, t.value] for t in self.kb_triples],
+            "distractors": [[t.name, t.property, t.value] for t in self.distractors],
+            "questions": [[q.messages, q.kind, q.answers, q.supports] for q in self.questions],
+            "asked": [self.baselines, self.limit, self.answer_options],
+            "prompts": {**asdict(self.prompts), "seed": None},
+            "labels": self.labels,
+            "version": version("kblam-engine"),
+        }
+        text = json.dumps(told, sort_keys=True, default=str)
+        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """The answers at one size with one seed."""
+
+    size: int
+    seed: int
+    asked: list[Question]
+    answered: Answered
+    settings: dict[str, Any]
+    warnings: list[str]
+
+    def result(self) -> EvaluationResult:
+        """Return the cell as a single run."""
+        return result_of(self.asked, self.answered, self.settings, self.warnings)
+
+
+def run_grid(
+    model: EvaluatedModel,
+    kb_triples: Iterable[Triple],
+    questions: Sequence[Question],
+    distractors: Iterable[Triple] = (),
+    sizes: Sequence[int] = (100,),
+    seeds: Sequence[int] = (0,),
+    baselines: Sequence[str] = (),
+    *,
+    limit: int | None = None,
+    text_metrics: Sequence[str] = (),
+    prompts: PromptOptions | None = None,
+    answer_options: dict[str, Any] | None = None,
+    embedding_cache: Path | None = None,
+    labels: dict[str, Any] | None = None,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+) -> GridResult:
+    """Evaluate a model at several sizes of the knowledge base with several seeds.
+
+    Each size and seed is what `run_evaluation` does with them, where one knowledge base of that size can hold
+    the answers of all questions; else the questions are shared out over several (see `parts_of`). Sizes come
+    ascending, so that a larger knowledge base cannot raise a smaller one's peak memory. Every text is encoded
+    once. Arguments not named here are those of `run_evaluation`.
+
+    Args:
+        model: a `KBLaM`.
+        kb_triples: triples the questions are about.
+        questions: see `read_questions`.
+        distractors: triples to fill the knowledge bases with.
+        sizes: triples in the knowledge base.
+        seeds: each chooses distractors and, under `limit`, questions.
+        baselines: names out of `BASELINES`.
+        limit: ask only a sample of this many questions, another one for each seed.
+        text_metrics: names out of `TEXT_METRICS`, scored when all is answered.
+        prompts: how the baselines' prompts are built; its seed is not used.
+        answer_options: further options of `model.answer`.
+        embedding_cache: folder to keep sentence embeddings in; None keeps them until the end.
+        labels: further settings to write into the result.
+        folder: where to keep finished cells; one that is there from an equal plan is not run again.
+        progress: called after each answer, with the size, answers given and answers in all.
+
+    Raises:
+        ConfigurationError: no questions or seeds, a size that cannot be, an unknown baseline or text metric.
+        MissingDependencyError: a baseline or text metric needs a package that is not installed.
+    """
+    plan = Plan(
+        list(kb_triples), list(questions), list(distractors), tuple(dict.fromkeys(baselines)), limit,
+        prompts or PromptOptions(), answer_options or {}, labels or {},
+    )  # fmt: skip
+    if not plan.questions or not seeds:
+        raise ConfigurationError(f"expected questions and seeds, got {len(questions)} and {len(seeds)}")
+    check_text_metrics(text_metrics)
+    ascending = check_sizes(sizes, plan.kb_triples, plan.questions, plan.distractors)
+    fingerprint = plan.fingerprint
+    cells: list[Cell] = []
+    with ExitStack() as until_the_end:
+        cache = embedding_cache or Path(until_the_end.enter_context(TemporaryDirectory()))
+        encoder = CachedEncoder(model.encoder, cache)
+        for size in ascending:
+            for place, seed in enumerate(dict.fromkeys(seeds)):
+                cell = _kept(folder, plan, fingerprint, size, seed)
+                told = _counter(progress, plan, size, place, len(dict.fromkeys(seeds)))
+                if cell is None:
+                    cell = _run(model, encoder, plan, size, seed, told)
+                    _keep(folder, fingerprint, cell)
+                told(0, done=True)
+                cells.append(cell)
+    # Loaded after the last answer: what a scorer takes is no memory of the systems.
+    _add_text_metrics(text_metrics, cells, plan.kb_triples)
+    return _grid_result(cells, plan)
+
+
+Told = Callable[..., None]
+
+
+def _counter(progress: Progress | None, plan: Plan, size: int, place: int, n_seeds: int) -> Told:
+    """Return what counts one cell's answers up inside the bar of its size."""
+    each = min(plan.limit or len(plan.questions), len(plan.questions)) * (1 + len(plan.baselines))
+    given = place * each
+
+    def told(n: int = 1, *, done: bool = False) -> None:
+        nonlocal given
+        given = (place + 1) * each if done else given + n
+        if progress:
+            progress(f"{size:,} triples", given, n_seeds * each)
+
+    return told
+
+
+def _run(model: EvaluatedModel, encoder: CachedEncoder, plan: Plan, size: int, seed: int, told: Told) -> Cell:
+    prompts = replace(plan.prompts, seed=seed)
+    asked = sample_questions(plan.questions, plan.limit, seed)
+    parts = parts_of(plan.kb_triples, plan.questions, asked, plan.distractors, size, seed)
+    answers: dict[str, dict[int, ScoredAnswer]] = {}
+    infos: dict[str, list[dict[str, Any]]] = {}
+    told(0)
+    for part in parts:
+        answered = ask_systems(
+            model,
+            part.assembly.triples,
+            [asked[place] for place in part.places],
+            plan.baselines,
+            prompts=prompts,
+            answer_options=plan.answer_options,
+            encoder=encoder,
+            progress=lambda name, done, total: told(int(done > 0)),
+        )
+        for name, found in answered.answers.items():
+            answers.setdefault(name, {}).update(zip(part.places, found, strict=True))
+            infos.setdefault(name, []).append(answered.info[name])
+    in_order = {name: [found[place] for place in range(len(asked))] for name, found in answers.items()}
+    merged = Answered(in_order, {name: merged_info(found) for name, found in infos.items()})
+    first: Assembly = parts[0].assembly
+    settings = settings_of(seed, first, prompts, plan.answer_options, plan.labels)
+    settings.update({"limit": plan.limit, "n_kbs": len(parts)})
+    warnings = dict.fromkeys(text for part in parts for text in part.assembly.warnings)
+    return Cell(size, seed, asked, merged, settings, list(warnings))
+
+
+def _add_text_metrics(names: Sequence[str], cells: Sequence[Cell], triples: Iterable[Triple]) -> None:
+    """Score the answers of all cells at once: a scorer takes seconds to load."""
+    if not names:
+        return
+    asked = [question for cell in cells for question in cell.asked]
+    together = {
+        name: [answer for cell in cells for answer in cell.answered.answers[name]]
+        for name in cells[0].answered.answers
+    }
+    add_text_metrics(names, asked, triples, list(together.values()))
+    for name, answers in together.items():
+        start = 0
+        for cell in cells:
+            end = start + len(cell.asked)
+            cell.answered.answers[name][:] = answers[start:end]
+            start = end
+
+
+# --- what is finished stays finished ------------------------------------------------------------------------------
+
+
+def _file(folder: Path, size: int, seed: int) -> Path:
+    return folder / f"{size}-triples-seed-{seed}.json"
+
+
+def _keep(folder: Path | None, fingerprint: str, cell: Cell) -> None:
+    """Write a cell in the form of a single run, whole or not at all."""
+    if folder is None:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    told = {**cell.result().to_dict(), "fingerprint": fingerprint}
+    target = _file(folder, cell.size, cell.seed)
+    unfinished = target.with_suffix(".part")
+    unfinished.write_text(json.dumps(told, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(unfinished, target)
+
+
+def _kept(folder: Path | None, plan: Plan, fingerprint: str, size: int, seed: int) -> Cell | None:
+    """Return a finished cell of an equal plan; None where there is none, or it cannot be read."""
+    if folder is None or not _file(folder, size, seed).is_file():
+        return None
+    path = _file(folder, size, seed)
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        if told["fingerprint"] != fingerprint:
+            logger.info("%s is of another command: run again", path)
+            return None
+        asked = sample_questions(plan.questions, plan.limit, seed)
+        parts: list[Mapping[str, Any]] = told["answers"]
+        found = {SYSTEM: [ScoredAnswer(**part["system"]) for part in parts]}
+        info = {SYSTEM: told["system"]["info"]}
+        for name in plan.baselines:
+            found[name] = [ScoredAnswer(**part["baselines"][name]) for part in parts]
+            info[name] = told["baselines"][name]["info"]
+        if len(parts) != len(asked):
+            raise ValueError(f"expected {len(asked)} answers, got {len(parts)}")
+        dropped = {"format", "warnings", "definitions", "system", "baselines", "answers", "fingerprint"}
+        settings = {key: value for key, value in told.items() if key not in dropped}
+        return Cell(size, seed, asked, Answered(found, info), settings, list(told["warnings"]))
+    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
+        logger.warning("%s cannot be used and is run again: %s", path, error)
+        return None
+
+
+# --- from cells to the result -------------------------------------------------------------------------------------
+
+
+def _grid_result(cells: Sequence[Cell], plan: Plan) -> GridResult:
+    by_size: dict[int, list[Cell]] = {}
+    for cell in cells:
+        by_size.setdefault(cell.size, []).append(cell)
+    warnings = list(dict.fromkeys(text for cell in cells for text in cell.warnings))
+    for what in ("commit", "hardware", "versions"):
+        found = {json.dumps(cell.settings.get(what), sort_keys=True) for cell in cells}
+        if len(found) > 1:
+            warnings.append(f"not all cells have the same {what}: {' and '.join(sorted(found))}")
+    last = {key: value for key, value in cells[-1].settings.items() if key not in _OF_ONE_CELL}
+    seeds = list(dict.fromkeys(cell.seed for cell in cells))
+    return GridResult(
+        [_size_result(size, found) for size, found in by_size.items()],
+        {
+            **last,
+            # Of this command, which may have found all its cells finished.
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+            "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+            "sizes": list(by_size),
+            "seeds": seeds,
+            "n_questions": len(plan.questions),
+        },
+        warnings,
+    )
+
+
+def _size_result(size: int, cells: Sequence[Cell]) -> SizeResult:
+    results = [
+        {
+            name: summarise(zip(cell.asked, answers, strict=True), cell.answered.info[name])
+            for name, answers in cell.answered.answers.items()
+        }
+        for cell in cells
+    ]
+    return SizeResult(
+        size,
+        tuple(cell.seed for cell in cells),
+        {name: summarise_seeds([found[name] for found in results]) for name in results[0]},
+        [{key: cell.settings.get(key) for key in _OF_A_CELL} for cell in cells],
+        [
+            {
+                "line": question.line,
+                "kind": question.kind,
+                "messages": list(question.messages),
+                "supports": [list(pair) for pair in question.supports],
+                "system": {key: getattr(answer, key) for key in _OF_AN_ANSWER},
+            }
+            for question, answer in zip(cells[0].asked, cells[0].answered.answers[SYSTEM], strict=True)
+        ],
+    )
