@@ -102,6 +102,8 @@ def train(
             "evidence": result.evidence,
             "seconds": result.seconds,
         }
+        if result.sentence_loss is not None:
+            summary["sentence_validation_loss"] = result.sentence_loss
         typer.echo(json.dumps(summary, indent=2))
     else:
         typer.echo(

@@ -12,7 +12,12 @@ from kblam_engine.training.config import TrainConfig
 
 
 def render_card(
-    adapter: AdapterConfig, config: TrainConfig, loss: float, evidence: dict[str, float], seconds: float
+    adapter: AdapterConfig,
+    config: TrainConfig,
+    loss: float,
+    evidence: dict[str, float],
+    seconds: float,
+    sentence_loss: float | None = None,
 ) -> str:
     """Return the text of an adapter folder's README.md.
 
@@ -22,8 +27,10 @@ def render_card(
         loss: validation loss of the native tokens, nats per answer token.
         evidence: validation numbers of the evidence head.
         seconds: duration of the run.
+        sentence_loss: validation loss of the sentence tokens, if the adapter has any.
     """
     numbers = "\n".join(f"| {k} | {v:.3f} |" for k, v in evidence.items())
+    sentence = "" if sentence_loss is None else f" Sentence tokens: {sentence_loss:.3f} nats per answer token."
     # Hundreds of names that training left out say less than how many they are.
     settings = {k: f"{len(v)} left out" if k.startswith("exclude_") else v for k, v in config.to_dict().items()}
     return f"""# KBLaM adapter for {adapter.base_model}
@@ -50,7 +57,7 @@ lexicon of this package, and real triples from {", ".join(config.sources) or "no
 
 ## Measured while training, on samples that it did not train on
 
-Native tokens: {loss:.3f} nats per answer token. Evidence head, {int(evidence["n"])} questions:
+Native tokens: {loss:.3f} nats per answer token.{sentence} Evidence head, {int(evidence["n"])} questions:
 
 | number | value |
 |---|---|

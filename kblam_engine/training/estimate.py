@@ -35,6 +35,8 @@ from kblam_engine.training.pools import EncodedWorld
 from kblam_engine.training.reading import chat_prompts, examiner_for, token_ids
 from kblam_engine.training.recipe import adapter_config
 from kblam_engine.training.retrieval_stage import MAX_FOLD_ENTITIES
+from kblam_engine.training.sentence_estimate import sentence_seconds
+from kblam_engine.training.sentence_stage import new_sentence_tokens
 from kblam_engine.training.worlds import World, invented_world, scrambled
 from kblam_engine.training.written import load_written
 
@@ -102,10 +104,16 @@ def estimate(config: TrainConfig) -> Estimate:
                 lambda: _retrieval(config, loaded, encoder, adapter, injection, lexicon)
             )
             native = _native(config, loaded, adapter, injection, lexicon, processes)
+            sentence: dict[str, float] = {}
+            if config.sentence_steps:
+                part = new_sentence_tokens(config, injection, encoder.embed_dim)
+                adapter.add_sentence_tokens(part)
+                sentence = sentence_seconds(config, loaded, encoder, part, injection, lexicon, processes)
     finally:
         injection.detach()
     # The best native tokens so far are kept beside the newest, and once more on their way into a checkpoint.
-    copies = 2 * sum(p.numel() for p in adapter.native.parameters()) * 4 / _MB
+    trained = [*adapter.native.parameters(), *(adapter.sentence.parameters() if adapter.sentence else ())]
+    copies = 2 * sum(p.numel() for p in trained) * 4 / _MB
     peak = peak_rss_mb()
     on_device = loaded.device.type == "cuda"
     return Estimate(
@@ -113,7 +121,7 @@ def estimate(config: TrainConfig) -> Estimate:
         adapter_bytes(adapter),
         None if peak is None else round(peak + kept_mb + copies, 1),
         round(torch.cuda.max_memory_allocated() / _MB, 1) if on_device else None,
-        {part: round(seconds, 1) for part, seconds in {**retrieval, **native}.items()},
+        {part: round(seconds, 1) for part, seconds in {**retrieval, **native, **sentence}.items()},
     )
 
 
@@ -128,6 +136,8 @@ def parameters_by_part(adapter: KnowledgeAdapter) -> dict[str, int]:
     }
     if adapter.config.retrieval_layer is not None:
         parts["hidden state"] = list(adapter.hidden_query.parameters())
+    if adapter.sentence is not None:
+        parts["sentence tokens"] = list(adapter.sentence.parameters())
     return {name: sum(p.numel() for p in part) for name, part in parts.items()}
 
 

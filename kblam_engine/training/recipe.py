@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
@@ -24,6 +24,7 @@ from kblam_engine.training.lexicon import load_lexicon
 from kblam_engine.training.metrics import Metrics
 from kblam_engine.training.native_stage import train_native_tokens
 from kblam_engine.training.retrieval_stage import RetrievalStage
+from kblam_engine.training.sentence_stage import add_sentence_tokens
 from kblam_engine.training.stages import Report, Stages
 from kblam_engine.training.worlds import World, source_world
 from kblam_engine.training.written import load_written
@@ -41,12 +42,14 @@ class TrainResult:
         validation_loss: of the kept adapter, mean nats per answer token on worlds that training never saw.
         evidence: numbers of the evidence head on questions that it never saw.
         seconds: how long it took.
+        sentence_loss: of the sentence tokens, as ``validation_loss`` is of the native ones; None: there are none.
     """
 
     folder: Path
     validation_loss: float
     evidence: dict[str, float]
     seconds: float
+    sentence_loss: float | None = None
 
 
 def train(
@@ -84,7 +87,8 @@ def train(
         torch.manual_seed(config.seed)  # the adapter begins with random tensors
         adapter = KnowledgeAdapter(adapter_config(loaded, encoder, hidden=config.n_queries > 0))
         made_for = f"{loaded.fingerprint} {encoder.fingerprint}"
-        stages = Stages(Path(f"{folder}.stages"), config, made_for, processes)
+        # Sentence tokens decide nothing of the other stages: added to a finished run, they are all that is trained.
+        stages = Stages(Path(f"{folder}.stages"), replace(config, sentence_steps=0), made_for, processes)
         checkpoints = stages.checkpoints("native", checkpoint_every)
         metrics = Metrics(stages.folder / "metrics.jsonl", stages.key[:12])
         lexicon = load_lexicon().without(config.exclude_properties)
@@ -111,13 +115,22 @@ def train(
                 config, loaded, adapter.native, injection, lexicon, worlds, checkpoints, tell, processes
             ),
         )
+        seconds = evidence.seconds + native.seconds
+        sentence_loss = None
+        if config.sentence_steps:
+            later = Stages(stages.folder, config, made_for, processes)
+            kept = later.checkpoints("sentence", checkpoint_every)
+            sentence = add_sentence_tokens(
+                later, adapter, config, loaded, encoder, injection, lexicon, worlds, kept, tell, processes
+            )
+            sentence_loss = sentence.numbers["validation"]
+            seconds += sentence.seconds
     finally:
         injection.detach()
-    seconds = evidence.seconds + native.seconds
     loss = native.numbers["validation"]
-    card = render_card(adapter.config, config, loss, evidence.numbers, seconds)
+    card = render_card(adapter.config, config, loss, evidence.numbers, seconds, sentence_loss)
     path = processes.from_main(lambda: save_adapter(adapter, folder, card))
-    return TrainResult(path, loss, evidence.numbers, seconds)
+    return TrainResult(path, loss, evidence.numbers, seconds, sentence_loss)
 
 
 def adapter_config(loaded: LoadedModel, encoder: SentenceEncoder, *, hidden: bool) -> AdapterConfig:

@@ -1,0 +1,215 @@
+"""Stage: train sentence tokens on answers over many worlds, after everything else and apart from it."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from random import Random
+from typing import Any, cast
+
+import torch
+
+from kblam_engine.adapter import KnowledgeAdapter
+from kblam_engine.injection import Injection
+from kblam_engine.models import LoadedModel
+from kblam_engine.sentence_encoder import SentenceEncoder
+from kblam_engine.sentence_tokens import SentenceTokenAdapter
+from kblam_engine.training.checkpoints import Checkpoints
+from kblam_engine.training.config import TrainConfig
+from kblam_engine.training.distributed import Processes
+from kblam_engine.training.divergence import TrainingError, save_batch
+from kblam_engine.training.lexicon import Lexicon
+from kblam_engine.training.native import NativeExample, NativeTrainer
+from kblam_engine.training.native_progress import NativeProgress
+from kblam_engine.training.pools import EncodedWorld
+from kblam_engine.training.reading import chat_prompts
+from kblam_engine.training.sentence import SentenceExample, SentenceTrainer, sentence_examples
+from kblam_engine.training.stages import Report, StageResult, Stages
+from kblam_engine.training.worlds import Known, World, invented_world
+
+STAGE = "sentence tokens"
+
+
+def new_sentence_tokens(config: TrainConfig, injection: Injection, embed_dim: int) -> SentenceTokenAdapter:
+    """Return untrained sentence tokens for a model: random adapters, its own query heads.
+
+    Args:
+        config: the run; its seed decides the adapters.
+        injection: of the base model.
+        embed_dim: width of the sentence embeddings.
+
+    Raises:
+        SeamError: a KB layer has no query head to start from.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        return SentenceTokenAdapter.from_injection(injection, embed_dim)
+
+
+def add_sentence_tokens(
+    stages: Stages,
+    adapter: KnowledgeAdapter,
+    config: TrainConfig,
+    loaded: LoadedModel,
+    encoder: SentenceEncoder,
+    injection: Injection,
+    lexicon: Lexicon,
+    real_worlds: Callable[[Random], Iterable[World]],
+    checkpoints: Checkpoints,
+    report: Report,
+    processes: Processes,
+) -> StageResult:
+    """Run the stage, or take it from the folder, and give the adapter its sentence tokens.
+
+    Args:
+        stages: finished stages of the run.
+        adapter: what gets them.
+        config: the run.
+        loaded: the base model.
+        encoder: the sentence encoder.
+        injection: of the base model.
+        lexicon: properties and names to invent worlds from.
+        real_worlds: draws worlds of real triples.
+        checkpoints: where the stage goes on if it was cut off.
+        report: told about progress.
+        processes: those that train together.
+    """
+
+    def work() -> StageResult:
+        return train_sentence_tokens(
+            config, loaded, encoder, sentence, injection, lexicon, real_worlds, checkpoints, report, processes
+        )
+
+    sentence = new_sentence_tokens(config, injection, encoder.embed_dim)
+    result = stages.run("sentence", sentence, work)
+    adapter.add_sentence_tokens(sentence)
+    return result
+
+
+def train_sentence_tokens(
+    config: TrainConfig,
+    loaded: LoadedModel,
+    encoder: SentenceEncoder,
+    sentence: SentenceTokenAdapter,
+    injection: Injection,
+    lexicon: Lexicon,
+    real_worlds: Callable[[Random], Iterable[World]],
+    checkpoints: Checkpoints,
+    report: Report = lambda *_: None,
+    processes: Processes = Processes(),
+) -> StageResult:
+    """Train sentence tokens; the best of the validations is kept.
+
+    Args:
+        config: the run.
+        loaded: the base model.
+        encoder: the sentence encoder.
+        sentence: what is trained, as ``new_sentence_tokens`` made it.
+        injection: of the base model.
+        lexicon: properties and names to invent worlds from.
+        real_worlds: draws worlds of real triples.
+        checkpoints: where the stage goes on if it was cut off.
+        report: told about progress.
+        processes: those that train together; all of them call this, and all have the same sentence tokens after it.
+
+    Raises:
+        TrainingError: the loss became NaN or ran away; the batch is saved beside the checkpoint.
+    """
+    begun = time.perf_counter()
+    random = Random(f"{config.seed} sentence")
+    torch.manual_seed(config.seed)
+    trainer = sentence_trainer(config, loaded, sentence, injection, processes)
+    chat_prompt = chat_prompts(loaded)
+    worlds = list(_encoded_worlds(config, encoder, lexicon, real_worlds, random, report))
+    held = held_batches(config, encoder, lexicon, chat_prompt)
+    # It reads adapter, optimiser, schedule and processes of a trainer, and nothing that only native tokens have.
+    progress = NativeProgress(cast(NativeTrainer, trainer), random)
+    progress.restore(checkpoints)
+    before, last = progress.seconds, config.sentence_steps
+    batches = sentence_examples(random, worlds, chat_prompt, config.batch * config.accumulate)
+    for step, batch in zip(range(progress.step + 1, last + 1), batches, strict=False):
+        loss = trainer.step(batch)
+        why = progress.watch.look(loss, trainer.gradient)
+        if why is not None:
+            path = checkpoints.path.with_name(f"sentence.step-{step}.batch.json")
+            if processes.is_main:
+                _save_batch(path, why, step, config.seed, loss, batch)
+            raise TrainingError(f"{STAGE}, step {step}: {why}; look at the batch in {path}")
+        numbers = {"loss": loss}
+        if step % config.validate_every == 0 or step == last:
+            numbers["validation"] = validation_loss(trainer, held)
+            if numbers["validation"] < progress.best:
+                progress.best = numbers["validation"]
+                progress.keep()
+        progress.step, progress.seconds = step, before + time.perf_counter() - begun
+        report(STAGE, step, last, numbers)
+        if checkpoints.due(step) and step < last:
+            progress.save(checkpoints)
+    sentence.load_state_dict(progress.kept)
+    return StageResult({"validation": progress.best}, progress.seconds)
+
+
+def sentence_trainer(
+    config: TrainConfig,
+    loaded: LoadedModel,
+    sentence: SentenceTokenAdapter,
+    injection: Injection,
+    processes: Processes = Processes(),
+) -> SentenceTrainer:
+    """Return a trainer of sentence tokens that begin alike in all processes."""
+    processes.broadcast(sentence)
+    return SentenceTrainer(
+        injection,
+        loaded.tokenizer,
+        sentence,
+        steps=config.sentence_steps,
+        accumulate=config.accumulate,
+        processes=processes,
+    )
+
+
+def _encoded_worlds(
+    config: TrainConfig,
+    encoder: SentenceEncoder,
+    lexicon: Lexicon,
+    real_worlds: Callable[[Random], Iterable[World]],
+    random: Random,
+    report: Report,
+) -> Iterator[EncodedWorld]:
+    """Yield every world of the run with its embeddings."""
+    invented = (invented_world(random, lexicon, [], config.n_entities) for _ in range(config.n_worlds))
+    worlds = [*real_worlds(random), *invented]
+    for number, world in enumerate(worlds):
+        yield EncodedWorld(world, encoder)
+        report("sentence embeddings", number + 1, len(worlds), {})
+
+
+def held_batches(
+    config: TrainConfig, encoder: SentenceEncoder, lexicon: Lexicon, chat_prompt: Callable[[Any], str]
+) -> list[list[SentenceExample]]:
+    """Return the batches that validate, from a world that training does not see."""
+    random = Random(f"{config.seed} sentence validation")
+    world = EncodedWorld(invented_world(random, lexicon, [], 200), encoder)
+    stream = sentence_examples(random, [world], chat_prompt, config.batch)
+    return [next(stream) for _ in range(max(1, config.n_validation // config.batch))]
+
+
+@torch.no_grad()
+def validation_loss(trainer: SentenceTrainer, held: list[list[SentenceExample]]) -> float:
+    """Return the mean loss of the batches that validate, of which every process reads its share."""
+    own = (float(trainer.loss(batch)) for part in trainer.processes.parts(held) for batch in part)
+    return trainer.processes.add_up(sum(own)) / len(held)
+
+
+def _save_batch(
+    path: Path, why: str, step: int, seed: int, loss: float, batch: list[SentenceExample]
+) -> None:
+    """Write a batch as JSON; every example brings the triples of its KB."""
+    known: list[Known] = []
+    rows = []
+    for example in batch:
+        at = range(len(known), len(known) + len(example.triples))
+        known.extend(Known(triple, None, 0) for triple in example.triples)
+        rows.append(NativeExample(example.prompt, example.answer, tuple(at), ()))
+    save_batch(path, why, step, seed, loss, World(tuple(known), ()), rows)
