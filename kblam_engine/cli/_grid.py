@@ -88,7 +88,7 @@ def show_grid(result: GridResult, *, to_stderr: bool = False) -> None:
     seeds = result.settings["seeds"]
     console.print(
         f"{result.sizes[0].systems['kblam'].overall.n:,} answers a size, seeds {seeds[0]} to {seeds[-1]}"
-        + (": means over the seeds ± half of their 95 % interval" if len(seeds) > 1 else ""),
+        + (": means over the seeds ± 95 % (Student's t)" if len(seeds) > 1 else ""),
         highlight=False,
     )
     for warning in result.warnings:
