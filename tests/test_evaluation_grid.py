@@ -279,6 +279,7 @@ def test_attention():
             answer(2, ("Lake 2", 0.5), supports=[["Lake 2", "depth"], ["Lake 1", "depth"]]),
             answer(3, ("Lake 3", 1.0), supports=[]),
             answer(4),
+            {**answer(5, ("Lake 5", 1.0)), "kind": "unanswerable"},
             {"question": "another form"},
         ]
     )

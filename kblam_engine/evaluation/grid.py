@@ -13,7 +13,7 @@ from typing import Any
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.evaluation.assembly import Assembly, assemble
 from kblam_engine.evaluation.metrics import key_of, mean_interval
-from kblam_engine.evaluation.questions import Question
+from kblam_engine.evaluation.questions import UNANSWERABLE, Question
 from kblam_engine.evaluation.results import DEFINITIONS, Metrics, SystemResult, finite
 from kblam_engine.triples import Triple
 
@@ -311,5 +311,7 @@ def _attended(answer: Any) -> tuple[str, list[Key], list[tuple[Key, float]]] | N
         supports = [(str(name), str(prop)) for name, prop in answer["supports"]]
         found = [(key_of(t["name"], t["property"]), float(t["weight"])) for t in answer["system"]["attended"]]
     except (IndexError, KeyError, TypeError, ValueError):
+        return None
+    if answer.get("kind") == UNANSWERABLE:  # its supports are what the KB does not have
         return None
     return (str(question), supports, found) if supports and found else None
