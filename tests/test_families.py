@@ -1,0 +1,222 @@
+"""Five model families through the public engine: tiny random models, windows shorter than any prompt."""
+
+from random import Random
+
+import pytest
+import torch
+import transformers
+from engine_parts import BASE, QUESTION, SHORT, adapter_config, random_adapter, same, user
+
+from kblam_engine.engine import KBLaM
+from kblam_engine.injection import ATTENTION_NAME, KBCache
+from kblam_engine.knowledge_base import KnowledgeBase
+from kblam_engine.knowledge_state import Row
+from kblam_engine.models import LoadedModel
+from kblam_engine.native_state import NativeTokenState
+from kblam_engine.native_tokens import NativeTokenReader
+from kblam_engine.sentence_encoder import HashingEncoder
+from kblam_engine.statements import StatementTokenizer
+from kblam_engine.training.lexicon import load_lexicon
+from kblam_engine.training.native import NativeExample, NativeTrainer
+from kblam_engine.training.worlds import invented_world
+from kblam_engine.triples import Triple
+
+WINDOW = 16
+FAMILIES = {
+    "Llama": {},
+    "Mistral": {"sliding_window": WINDOW},
+    "Qwen3": {},
+    "Phi3": {},
+    "Gemma3Text": {
+        "sliding_window": WINDOW,
+        # The KB layers are 2, local, and 3, global.
+        "layer_types": ["sliding_attention", "full_attention", "sliding_attention", "full_attention"],
+        "query_pre_attn_scalar": 16,
+    },
+}
+SHAPE = {
+    "vocab_size": 320,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 2048,
+    "initializer_range": 0.15,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+    "tie_word_embeddings": True,
+}
+IDS = torch.randint(3, 267, (2, 40), generator=torch.Generator().manual_seed(4))
+
+
+def build(family, **extra):
+    """Return a frozen random model whose norms are not the identity either."""
+    options = {**SHAPE, **FAMILIES[family], **extra}
+    if family == "Phi3":
+        del options["head_dim"]  # always hidden size / heads there
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        config = getattr(transformers, f"{family}Config")(**options)
+        model = getattr(transformers, f"{family.removesuffix('Text')}ForCausalLM")(config)
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.data += 0.2 * torch.randn_like(parameter)
+            if family == "Gemma3Text" and name.endswith("post_attention_layernorm.weight"):
+                parameter.data += 20  # as in the real one, where attention writes through a norm with a gain above 100
+    return model.eval().requires_grad_(False)
+
+
+def engine_of(model, tokenizer, retrieval_layer=None):
+    loaded = LoadedModel(model, tokenizer, "tiny", BASE, torch.float32, torch.device("cpu"))
+    config = adapter_config(refusal_threshold=1e-6, retrieval_layer=retrieval_layer)
+    return KBLaM(loaded, HashingEncoder(), random_adapter(config))
+
+
+@pytest.fixture(params=FAMILIES, scope="module")
+def family(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def engine(family, tiny_tokenizer):
+    """An engine that attends to triples whatever it is asked; the hidden state has a say in which."""
+    made = engine_of(build(family), tiny_tokenizer, retrieval_layer=1)
+    yield made
+    made.injection.detach()
+
+
+@pytest.fixture
+def other_kb(hashing_encoder):
+    with KnowledgeBase.open(":memory:", encoder=hashing_encoder) as kb:
+        kb.add([Triple("Narwhal", "battery life", "two days"), Triple("Narwhal", "colour", "a deep green")])
+        yield kb
+
+
+@torch.no_grad()
+def logits(model, ids, **options):
+    return model(input_ids=ids, **options).logits
+
+
+def state_for(engine, kb, question=QUESTION):
+    return engine.new_state([Row(user(question), engine.snapshot_of(kb))], None)
+
+
+def test_prompts_are_longer_than_the_window(engine):
+    assert len(engine.prompt_ids(user(QUESTION))) > 2 * WINDOW
+
+
+def test_windows_are_real(family):
+    """A token far outside of the window changes nothing where all layers are local, and else it does."""
+    model = build(family, **({"layer_types": ["sliding_attention"] * 4} if family == "Gemma3Text" else {}))
+    changed = IDS[:1].clone()
+    changed[0, 0] = 7 if IDS[0, 0] != 7 else 8
+    with_window = family in ("Mistral", "Gemma3Text")
+    # Four layers look back 4 * (WINDOW - 1) positions at most.
+    ids, other = (torch.cat([x, IDS[1:], IDS[1:]], 1) for x in (IDS[:1], changed))
+    assert torch.equal(logits(model, ids)[0, -1], logits(model, other)[0, -1]) == with_window
+
+
+def test_without_a_kb_it_is_the_base_model(engine, family, tiny_tokenizer):
+    base = build(family)
+    ids = torch.tensor([engine.prompt_ids(user(QUESTION))])
+    assert torch.equal(logits(engine.lm, ids), logits(base, ids))
+    tokens = base.generate(ids, max_new_tokens=12, do_sample=False)[0, ids.shape[1] :]
+    expected = tiny_tokenizer.decode(tokens, skip_special_tokens=True).strip()
+    answer = engine.answer(QUESTION, **SHORT)
+    assert answer.text == expected and not answer.refused and answer.attended == ()
+
+
+def test_greedy_answer_with_a_kb(engine, memory_kb, six_triples, tiny_tokenizer):
+    answer = engine.answer(QUESTION, memory_kb, **SHORT)
+    same(answer, engine.answer(QUESTION, memory_kb, **SHORT))
+    assert answer.text != engine.answer(QUESTION, **SHORT).text
+    assert not answer.refused and answer.usage.n_triples == len(six_triples)
+    assert answer.attended[0].triple in six_triples and answer.attended[0].weight > 0
+    # The generation of transformers, with the cache that it makes for this family, writes the same.
+    ids = torch.tensor([engine.prompt_ids(user(QUESTION))])
+    with engine.injection.use(state_for(engine, memory_kb)):
+        out = engine.lm.generate(ids, max_new_tokens=12, do_sample=False)
+    assert tiny_tokenizer.decode(out[0, ids.shape[1] :], skip_special_tokens=True).strip() == answer.text
+
+
+def test_triples_make_the_difference(engine, memory_kb, other_kb):
+    question = "What is the battery life?"
+    answers = [engine.answer(question, kb, **SHORT) for kb in (memory_kb, other_kb)]
+    assert answers[0].text != answers[1].text
+
+
+def test_left_padded_batch_of_mixed_kbs_equals_single_runs(engine, memory_kb, other_kb):
+    questions = [QUESTION, "Who founded Acme Robotics, and when was that?", "Why?", "colour of the Narwhal"]
+    kbs = [memory_kb, memory_kb, None, other_kb]
+    together = engine.answer_batch(questions, kbs, **SHORT)
+    for question, kb, answer in zip(questions, kbs, together, strict=True):
+        same(answer, engine.answer(question, kb, **SHORT))
+
+
+@pytest.mark.parametrize("cached", ["dynamic", "with the state"])
+def test_cached_decoding_equals_one_forward(engine, memory_kb, cached):
+    prompt = engine.prompt_ids(user(QUESTION))
+    written = engine.prompt_ids(user("The battery life of Orca 2 is 7.5"))[20:40]
+    state = state_for(engine, memory_kb)
+    cache = KBCache(state, config=engine.lm.config) if cached == "with the state" else None
+    with torch.no_grad(), engine.injection.use(state):
+        output = engine.lm(input_ids=torch.tensor([prompt]), past_key_values=cache, use_cache=True)
+        steps = [output.logits[0, -1]]
+        for token in written:
+            output = engine.lm(input_ids=torch.tensor([[token]]), past_key_values=output.past_key_values)
+            steps.append(output.logits[0, -1])
+    used = state._native.reader
+    reader = NativeTokenReader(engine.adapter.native, used.tokens, used.unembedding)
+    reader.feed(torch.tensor([written]), after_prompt=True)
+    with engine.injection.use(NativeTokenState(reader)):
+        whole = logits(engine.lm, torch.tensor([prompt + written]))[0, len(prompt) - 1 :]
+    torch.testing.assert_close(torch.stack(steps), whole, rtol=1e-4, atol=1e-4)
+    bare = logits(engine.lm, torch.tensor([prompt + written]))[0, len(prompt) - 1 :]
+    assert (whole - bare).abs().amax(-1).min() > 1e-2  # every position of the answer saw the KB
+
+
+def test_detach_gives_the_stock_model_back(family, memory_kb, tiny_tokenizer):
+    model = build(family)
+    mask = torch.ones_like(IDS)
+    mask[1, :9] = 0
+    stock = [logits(model, IDS), logits(model, IDS, attention_mask=mask)]
+    name = model.config._attn_implementation
+    engine = engine_of(model, tiny_tokenizer)
+    assert model.config._attn_implementation == ATTENTION_NAME
+    engine.answer(QUESTION, memory_kb, **SHORT)
+    attached = [logits(model, IDS), logits(model, IDS, attention_mask=mask)]
+    engine.injection.detach()
+    assert model.config._attn_implementation == name
+    assert not any(module._forward_pre_hooks for module in model.modules())
+    restored = [logits(model, IDS), logits(model, IDS, attention_mask=mask)]
+    for before, during, after in zip(stock, attached, restored, strict=True):
+        assert torch.equal(before, during) and torch.equal(before, after)
+
+
+def test_training_step_reaches_every_native_token(family, tiny_tokenizer):
+    """The trainer's pass (shared prefix, padding behind it, cache) has the loss of plain forward passes."""
+    model = build(family, **({"sliding_window": 512} if "sliding_window" in FAMILIES[family] else {}))
+    engine = engine_of(model, tiny_tokenizer)
+    native = engine.adapter.native
+    for name, parameter in native.named_parameters():
+        parameter.requires_grad_(not name.startswith("token_"))
+    statements = StatementTokenizer(tiny_tokenizer, tiny_tokenizer.eos_token_id)
+    trainer = NativeTrainer(engine.injection, tiny_tokenizer, native, statements, steps=4)
+    world = invented_world(Random(0), load_lexicon(), [], 20)
+    questions = ["What is it?", "And what does the other thing with the long name weigh?"]
+    batch = [
+        NativeExample(engine.chat_prompt(q), f"The {world.known[i].triple.property}", (i,), (0.0,))
+        for i, q in enumerate(questions)
+    ]
+    loss = trainer.loss(world, batch)
+    alone = [trainer.loss(world, [example]) for example in batch]
+    lengths = [len(tiny_tokenizer(e.answer)["input_ids"]) + 1 for e in batch]
+    expected = sum(a * n for a, n in zip(alone, lengths, strict=True)) / sum(lengths)
+    torch.testing.assert_close(loss, expected, rtol=1e-3, atol=1e-3)
+    loss.backward()
+    assert all(p.grad.isfinite().all() for p in native.parameters() if p.grad is not None)
+    assert native.value.grad.abs().amax(dim=(1, 2)).min() > 0
+    engine.injection.detach()
