@@ -18,6 +18,7 @@ from kblam_engine.sentence_encoder import HashingEncoder
 from kblam_engine.statements import StatementTokenizer
 from kblam_engine.training.lexicon import load_lexicon
 from kblam_engine.training.native import NativeExample, NativeTrainer
+from kblam_engine.training.native_stage import write_lengths
 from kblam_engine.training.worlds import invented_world
 from kblam_engine.triples import Triple
 
@@ -219,4 +220,25 @@ def test_training_step_reaches_every_native_token(family, tiny_tokenizer):
     loss.backward()
     assert all(p.grad.isfinite().all() for p in native.parameters() if p.grad is not None)
     assert native.value.grad.abs().amax(dim=(1, 2)).min() > 0
+    engine.injection.detach()
+
+
+def test_what_attention_must_write_is_measured_behind_its_norm(family, tiny_tokenizer):
+    engine = engine_of(build(family), tiny_tokenizer)
+    layers = (2, 3)
+    text = "What is the capital of France? The capital of France is Paris."
+    ids = torch.tensor([tiny_tokenizer(text)["input_ids"]])
+    states = engine.lm.model(input_ids=ids, output_hidden_states=True).hidden_states
+    residual = [float(states[i][0, 4:].norm(dim=-1).mean()) for i in layers]
+
+    def n_hooks():
+        return sum(len(module._forward_hooks) for module in engine.lm.modules())
+
+    before = n_hooks()  # transformers leaves some of its own
+    measured = write_lengths(engine.loaded, engine.injection, layers)
+    if family == "Gemma3Text":  # its norms give everything the length sqrt(64) * 21, or so
+        assert all(m < r for m, r in zip(measured, residual, strict=True))
+    else:
+        assert measured == residual
+    assert n_hooks() == before
     engine.injection.detach()

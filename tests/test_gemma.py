@@ -76,9 +76,14 @@ def test_gemma() -> None:
     preparation.prepare(GEMMA)
     begun = time.perf_counter()
     loaded = load_base_model(GEMMA.name, dtype="float32", device="cpu")
-    assert time.perf_counter() - begun < 30  # about 2 s where nothing else runs
+    assert time.perf_counter() - begun < 30  # 4 s with one thread, and the imports
     assert loaded.fingerprint == "gemma3-270m:a5fd3b62230a"
     inputs = loaded.tokenizer("The capital of France is", return_tensors="pt")
     assert inputs["input_ids"].tolist() == [[2, 818, 5279, 529, 7001, 563]]
-    output = loaded.model.generate(**inputs, max_new_tokens=4, do_sample=False)
-    assert "Paris" in loaded.tokenizer.decode(output[0])
+    chat = [{"role": "user", "content": "What is the capital of France?"}]
+    prompt = loaded.tokenizer.apply_chat_template(
+        chat, add_generation_prompt=True, return_tensors="pt", return_dict=True
+    )
+    output = loaded.model.generate(**prompt, max_new_tokens=12, do_sample=False)
+    answer = loaded.tokenizer.decode(output[0, prompt["input_ids"].shape[1] :])
+    assert answer == "The capital of France is Paris.\n\n"

@@ -48,7 +48,7 @@ def _prepare() -> None:
             continue
         if model.role == "base model":
             if not is_whole(prepared_folder(model)):
-                typer.echo(f"preparing {model.name}, once; about half a minute", err=True)
+                typer.echo(f"preparing {model.name}, once; half a minute to two minutes", err=True)
             prepare(model)
         else:
             model.verify(model.require())

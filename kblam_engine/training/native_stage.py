@@ -8,7 +8,7 @@ from random import Random
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from kblam_engine.injection import Injection
 from kblam_engine.models import LoadedModel
@@ -102,7 +102,7 @@ def native_trainer(
     native = native.to(loaded.device)
     layers = native.config.layers
     attention: list[Any] = [injection.layers[i] for i in layers]
-    strengths = [config.write_strength * n for n in residual_lengths(loaded, injection, layers)]
+    strengths = [config.write_strength * n for n in write_lengths(loaded, injection, layers)]
     native.initialise_from(
         loaded.model.get_output_embeddings().weight, [m.o_proj.weight for m in attention], strengths
     )
@@ -138,12 +138,40 @@ def validation_loss(trainer: NativeTrainer, held: list[tuple[World, list[NativeE
 
 
 @torch.no_grad()
-def residual_lengths(loaded: LoadedModel, injection: Injection, layers: tuple[int, ...]) -> list[float]:
-    """Return the mean length of the residual stream before each of the layers, on one short chat."""
+def write_lengths(loaded: LoadedModel, injection: Injection, layers: tuple[int, ...]) -> list[float]:
+    """Return how long an attention's output must be to write as much as the residual stream before it holds.
+
+    Where a layer adds its attention's output as it is, that is the mean length of the residual stream. Where it puts
+    a norm between them (Gemma, OLMo 2), far less does: a longer output would drown the prompt's at the smallest weight.
+
+    Args:
+        loaded: the base model; it reads one short chat.
+        injection: of the base model.
+        layers: decoder layers.
+    """
+    passed: dict[int, list[Tensor]] = {}  # by layer: what its attention gave, and what was made of that
+    paths = {id(module): path for path, module in injection.decoder.named_modules()}
+    handles = []
+    for i in layers:
+        attention = injection.layers[i]
+        layer = injection.decoder.get_submodule(paths[id(attention)].rpartition(".")[0])
+        handles.append(attention.register_forward_hook(lambda _, args, out, i=i: passed.update({i: [out[0]] * 2})))
+
+        def follow(_: nn.Module, args: tuple[Any, ...], out: Any, i: int = i) -> None:
+            if i in passed and args and args[0] is passed[i][1]:
+                passed[i][1] = out
+
+        handles += [m.register_forward_hook(follow) for m in layer.children() if m is not attention]
     text = "What is the capital of France? The capital of France is Paris."
-    ids = torch.tensor([loaded.tokenizer(text, add_special_tokens=False)["input_ids"]], device=loaded.device)
-    seen: list[Tensor] = list(
-        loaded.model.get_decoder()(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
-    )
-    # The first positions are attention sinks with enormous states.
-    return [float(seen[i][0, 4:].float().norm(dim=-1).mean()) for i in layers]
+    ids = torch.tensor([loaded.tokenizer(text)["input_ids"]], device=loaded.device)
+    try:
+        states = injection.decoder(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
+    finally:
+        for handle in handles:
+            handle.remove()
+
+    def length(states: Tensor) -> float:
+        # The first positions are attention sinks with enormous states.
+        return float(states[0, 4:].float().norm(dim=-1).mean())
+
+    return [length(states[i]) * (length(passed[i][0]) / length(passed[i][1])) for i in layers]
