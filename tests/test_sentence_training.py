@@ -312,7 +312,8 @@ def test_a_loss_that_is_no_number_stops_the_run_and_leaves_its_batch(tiny_model_
 def test_a_dry_run_tells_what_they_take(tiny_model_folder, whole):
     found = estimate(config_of(tiny_model_folder))
     parts = ("sentence tokens, embeddings", "sentence tokens", "sentence tokens, validation")
-    assert all(found.seconds[part] > 0 for part in parts)
+    assert all(found.seconds[part] >= 0 for part in parts)  # tenths of a second: a tiny model's may be none
+    assert found.seconds["sentence tokens"] + found.seconds["sentence tokens, validation"] > 0
     assert found.parameters["sentence tokens"] == 2 * 3 * 64 * 64
     assert found.adapter_bytes == (whole[0] / "adapter.safetensors").stat().st_size
     none = estimate(config_of(tiny_model_folder, sentence_steps=0))
