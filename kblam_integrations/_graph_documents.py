@@ -1,0 +1,70 @@
+"""Graph documents, as LangChain's graph transformers make them, to triples; told by their shape, nothing imported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from kblam_engine.triples import Triple
+
+__all__ = ["triples_from_graph_document"]
+
+
+def triples_from_graph_document(document: Any) -> Iterator[Triple]:
+    """Yield a triple for each relationship, and one for each property of a node or relationship.
+
+    A relationship ``Lena -[FOUNDED {year: 2009}]-> Acme`` gives (Lena, founded, Acme), with the year in the metadata. A
+    node's properties give (name, key, value). The name is the node's property ``name`` if it has one, else its id.
+    Where the graph document has a source document, its id and metadata `source` go with every triple.
+
+    Args:
+        document: an object with ``nodes`` (``id``, ``type``, ``properties``), ``relationships`` (``source``,
+            ``target``, ``type``, ``properties``) and perhaps ``source``.
+
+    Raises:
+        TripleError: a node or relationship gives no usable triple, such as one with an empty id.
+    """
+    origin = _origin(getattr(document, "source", None))
+    for node in document.nodes:
+        for key, value in _properties(node).items():
+            text = _text(value)
+            if key != "name" and text:
+                yield Triple(_name(node), _phrase(key), text, origin)
+    for edge in document.relationships:
+        extra = {f"relationship_{key}": _text(value) for key, value in _properties(edge).items()}
+        yield Triple(_name(edge.source), _phrase(edge.type), _name(edge.target), {**extra, **origin})
+
+
+def _origin(source: Any) -> dict[str, Any]:
+    if source is None:
+        return {}
+    metadata = getattr(source, "metadata", None) or {}
+    found = {"document_id": getattr(source, "id", None), "source": metadata.get("source")}
+    return {key: str(value) for key, value in found.items() if value is not None}
+
+
+def _properties(part: Any) -> Mapping[str, Any]:
+    return getattr(part, "properties", None) or {}
+
+
+def _name(node: Any) -> str:
+    return _text(_properties(node).get("name")) or _text(node.id)
+
+
+def _phrase(name: Any) -> str:
+    """Return words for a relationship's type: FOUNDED_BY and foundedBy are "founded by"."""
+    text = str(name).replace("_", " ").replace("-", " ").strip()
+    if text.isupper():
+        return text.lower()
+    spaced = "".join(f" {c}" if c.isupper() and i and text[i - 1].islower() else c for i, c in enumerate(text))
+    return spaced.lower() if spaced != text else text
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, set | frozenset):
+        return ", ".join(sorted(map(_text, value)))
+    if isinstance(value, list | tuple):
+        return ", ".join(map(_text, value))
+    return " ".join(str(value).split())
