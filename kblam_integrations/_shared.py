@@ -65,6 +65,10 @@ class EngineConfig:
                 )
             return _engines[self]
 
+    def loaded(self) -> KBLaM | None:
+        """Return the engine if it is there already."""
+        return _engines.get(self)
+
     def sentence_encoder(self) -> SentenceEncoder:
         """Return the sentence encoder that the engine uses or will use, without loading the base model."""
         from kblam_engine.sentence_encoder import load_sentence_encoder
@@ -94,15 +98,14 @@ def release_engines(config: EngineConfig | None = None) -> int:
 class KBRegistry:
     """Knowledge bases by id, for calls that name theirs: ``kb_id="tenant-7"``. Safe to share between threads.
 
-    What is registered is opened when it is first asked for, and then kept.
+    Directories are opened when they are first asked for, and then kept; anything else is embedded at once.
     """
 
     def __init__(self, sources: Mapping[str, Any] | None = None, *, encoder: Any = None) -> None:
         """Register what ``as_knowledge_base`` takes, by id; `encoder` embeds what is not embedded yet."""
-        self._sources: dict[str, Any] = {}
-        self._opened: dict[str, KnowledgeBase | KBSnapshot] = {}
+        self._registered: dict[str, Any] = {}
         self._encoder = encoder
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
         for kb_id, source in (sources or {}).items():
             self.register(kb_id, source)
 
@@ -110,44 +113,43 @@ class KBRegistry:
         """Give a knowledge base an id; one that had the id is replaced.
 
         Raises:
-            ConfigurationError: the id is no text, or empty.
+            ConfigurationError: the id is no text, or empty, or the source holds no triples.
         """
         if not isinstance(kb_id, str) or not kb_id:
             raise ConfigurationError(f"kb_id: expected a text, got {kb_id!r}")
+        if not _is_directory_name(source):
+            source = as_knowledge_base(source, encoder=self._encoder)
         with self._lock:
-            self._sources[kb_id] = source
-            self._opened.pop(kb_id, None)
+            self._registered[kb_id] = source
 
     def remove(self, kb_id: str) -> None:
         """Forget an id; an unknown one is fine. The knowledge base stays as it is."""
         with self._lock:
-            self._sources.pop(kb_id, None)
-            self._opened.pop(kb_id, None)
+            self._registered.pop(kb_id, None)
 
-    def get(self, kb_id: str, *, encoder: Any = None) -> KnowledgeBase | KBSnapshot:
-        """Return the knowledge base with an id; `encoder` counts where the registry was given none.
+    def get(self, kb_id: str) -> KnowledgeBase | KBSnapshot:
+        """Return the knowledge base with an id.
 
         Raises:
             ConfigurationError: there is none; the message does not name the others, which may be other tenants'.
+            KnowledgeBaseNotFoundError: there is none in the directory that was registered.
         """
         with self._lock:
-            if kb_id not in self._sources:
+            if kb_id not in self._registered:
                 raise ConfigurationError(
-                    f"kb_id: no knowledge base is registered as {kb_id!r} ({len(self)} are): register it first"
+                    f"kb_id: no knowledge base is registered as {kb_id!r} ({len(self)} others are): register it first"
                 )
-            if kb_id not in self._opened:
-                chosen = self._encoder if self._encoder is not None else encoder
-                self._opened[kb_id] = as_knowledge_base(self._sources[kb_id], encoder=chosen)
-            return self._opened[kb_id]
+            kb = self._registered[kb_id] = as_knowledge_base(self._registered[kb_id])
+        return kb
 
     def __contains__(self, kb_id: object) -> bool:
-        return kb_id in self._sources
+        return kb_id in self._registered
 
     def __iter__(self) -> Iterator[str]:
-        return iter(list(self._sources))
+        return iter(list(self._registered))
 
     def __len__(self) -> int:
-        return len(self._sources)
+        return len(self._registered)
 
     def __repr__(self) -> str:
         return f"KBRegistry({len(self)} knowledge bases)"
@@ -174,13 +176,17 @@ def as_knowledge_base(source: Any, *, encoder: Any = None) -> KnowledgeBase | KB
 
     if isinstance(source, KnowledgeBase | KBSnapshot):
         return source
-    if isinstance(source, str | os.PathLike) and Path(source).suffix.lower() not in (".jsonl", ".csv"):
+    if _is_directory_name(source):
         return _opened_once(Path(source))
     triples = list(triples_of(source))
     chosen = encoder() if callable(encoder) else encoder
     kb = KnowledgeBase.open(":memory:", encoder=chosen, multi=True)
     kb.add(triples)
     return kb
+
+
+def _is_directory_name(source: Any) -> bool:
+    return isinstance(source, str | os.PathLike) and Path(source).suffix.lower() not in (".jsonl", ".csv")
 
 
 _open_kbs: WeakValueDictionary[Path, KnowledgeBase] = WeakValueDictionary()
