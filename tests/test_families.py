@@ -5,22 +5,17 @@ from random import Random
 import pytest
 import torch
 import transformers
-from engine_parts import BASE, QUESTION, SHORT, adapter_config, random_adapter, same, user
+from conftest import TINY_SHAPE
+from engine_parts import QUESTION, SHORT, build_engine, same, user
 
-from kblam_engine.engine import KBLaM
 from kblam_engine.injection import ATTENTION_NAME, KBCache
-from kblam_engine.knowledge_base import KnowledgeBase
 from kblam_engine.knowledge_state import Row
-from kblam_engine.models import LoadedModel
 from kblam_engine.native_state import NativeTokenState
 from kblam_engine.native_tokens import NativeTokenReader
-from kblam_engine.sentence_encoder import HashingEncoder
-from kblam_engine.statements import StatementTokenizer
 from kblam_engine.training.lexicon import load_lexicon
 from kblam_engine.training.native import NativeExample, NativeTrainer
 from kblam_engine.training.native_stage import write_lengths
 from kblam_engine.training.worlds import invented_world
-from kblam_engine.triples import Triple
 
 WINDOW = 16
 FAMILIES = {
@@ -35,27 +30,12 @@ FAMILIES = {
         "query_pre_attn_scalar": 16,
     },
 }
-SHAPE = {
-    "vocab_size": 320,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 4,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "max_position_embeddings": 2048,
-    "initializer_range": 0.15,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "pad_token_id": 2,
-    "tie_word_embeddings": True,
-}
 IDS = torch.randint(3, 267, (2, 40), generator=torch.Generator().manual_seed(4))
 
 
 def build(family, **extra):
     """Return a frozen random model whose norms are not the identity either."""
-    options = {**SHAPE, **FAMILIES[family], **extra}
+    options = {**TINY_SHAPE, **FAMILIES[family], **extra}
     if family == "Phi3":
         del options["head_dim"]  # always hidden size / heads there
     with torch.random.fork_rng(devices=[]):
@@ -71,9 +51,7 @@ def build(family, **extra):
 
 
 def engine_of(model, tokenizer, retrieval_layer=None):
-    loaded = LoadedModel(model, tokenizer, "tiny", BASE, torch.float32, torch.device("cpu"))
-    config = adapter_config(refusal_threshold=1e-6, retrieval_layer=retrieval_layer)
-    return KBLaM(loaded, HashingEncoder(), random_adapter(config))
+    return build_engine(model, tokenizer, retrieval_layer=retrieval_layer, refusal_threshold=1e-6)
 
 
 @pytest.fixture(params=FAMILIES, scope="module")
@@ -87,13 +65,6 @@ def engine(family, tiny_tokenizer):
     made = engine_of(build(family), tiny_tokenizer, retrieval_layer=1)
     yield made
     made.injection.detach()
-
-
-@pytest.fixture
-def other_kb(hashing_encoder):
-    with KnowledgeBase.open(":memory:", encoder=hashing_encoder) as kb:
-        kb.add([Triple("Narwhal", "battery life", "two days"), Triple("Narwhal", "colour", "a deep green")])
-        yield kb
 
 
 @torch.no_grad()
@@ -207,16 +178,15 @@ def test_training_step_reaches_every_native_token(family, tiny_tokenizer):
     native = engine.adapter.native
     for name, parameter in native.named_parameters():
         parameter.requires_grad_(not name.startswith("token_"))
-    statements = StatementTokenizer(tiny_tokenizer, tiny_tokenizer.eos_token_id)
-    trainer = NativeTrainer(engine.injection, tiny_tokenizer, native, statements, steps=4)
+    trainer = NativeTrainer(engine.injection, tiny_tokenizer, native, steps=4)
     world = invented_world(Random(0), load_lexicon(), [], 20)
     questions = ["What is it?", "And what does the other thing with the long name weigh?"]
     batch = [
-        NativeExample(engine.chat_prompt(q), f"The {world.known[i].triple.property}", (i,), (0.0,))
-        for i, q in enumerate(questions)
+        NativeExample(engine.chat_prompt(q), f"The {known.triple.property}", (known.triple,), (0.0,))
+        for q, known in zip(questions, world.known, strict=False)
     ]
-    loss = trainer.loss(world, batch)
-    alone = [trainer.loss(world, [example]) for example in batch]
+    loss = trainer.loss(batch)
+    alone = [trainer.loss([example]) for example in batch]
     lengths = [len(tiny_tokenizer(e.answer)["input_ids"]) + 1 for e in batch]
     expected = sum(a * n for a, n in zip(alone, lengths, strict=True)) / sum(lengths)
     torch.testing.assert_close(loss, expected, rtol=1e-3, atol=1e-3)

@@ -19,12 +19,12 @@ from kblam_engine.injection import attach
 from kblam_engine.models import load_base_model
 from kblam_engine.retrieval import Retriever
 from kblam_engine.sentence_encoder import HashingEncoder
-from kblam_engine.statements import REFUSAL_TEXT, StatementTokenizer
+from kblam_engine.statements import REFUSAL_TEXT
 from kblam_engine.training.comparison import train_comparison
 from kblam_engine.training.config import HELD_OUT_PROPERTIES, recipe
 from kblam_engine.training.evidence import Examined, make_examined, templates, train_head, validate
 from kblam_engine.training.lexicon import Lexicon, load_lexicon
-from kblam_engine.training.native import NativeTrainer, answer_ids, examples, simulate
+from kblam_engine.training.native import NativeTrainer, examples, simulate
 from kblam_engine.training.pools import EncodedWorld
 from kblam_engine.training.recipe import train
 from kblam_engine.training.samples import draw
@@ -160,30 +160,32 @@ def test_simulated_selections_are_what_the_gating_rule_lets_through(world):
     random = Random(9)
     orders = set()
     for sample in drawn(world, 200, seed=9):
-        example = simulate(random, sample, "prompt")
+        example = simulate(random, sample, world, "prompt")
         assert example.prompt == "prompt"
-        assert sorted(example.selection) == sorted(sample.supports), "nothing but what is asked for"
+        supports = [world.known[p].triple for p in sample.supports]
+        assert sorted(map(str, example.triples)) == sorted(map(str, supports)), "nothing but what is asked for"
         assert example.answer == (sample.answer or REFUSAL_TEXT)
         if not sample.supports:
             assert len(example.gates) == 1 and example.gates[0] > OPEN_FLOOR, "the null triple alone"
             continue
-        gates = dict(zip(example.selection, example.gates, strict=True))
+        gates = {str(t): gate for t, gate in zip(example.triples, example.gates, strict=True)}
         assert all(OPEN_FLOOR <= gate <= 0 for gate in gates.values())
-        ordered = [gates[p] for p in sample.supports]
+        ordered = [gates[str(triple)] for triple in supports]
         assert ordered == sorted(ordered, reverse=True), "what is written first is the likeliest"
-        orders.add(example.selection == sample.supports)
+        orders.add(list(example.triples) == supports)
     assert orders == {True, False}, "the place in the selection says nothing"
 
 
-def test_answers_are_written_in_the_tokens_of_their_statements(world, tiny_tokenizer):
-    statements = StatementTokenizer(tiny_tokenizer, 2)
+def test_answers_are_written_in_the_tokens_of_their_statements(world, tiny_llama, tiny_tokenizer):
+    trainer = trainer_of(tiny_llama, tiny_tokenizer)
+    statements, answer_ids = trainer.statements, trainer.answer_ids
     for known in world.known[:40]:
         own = list(statements(known.triple).ids)
-        assert answer_ids(tiny_tokenizer, known.triple.statement, statements) == [*own[:-2], own[-1]]
+        assert answer_ids(known.triple.statement) == [*own[:-2], own[-1]]
     first, second = (k.triple for k in world.known[:2])
-    two = answer_ids(tiny_tokenizer, f"{first.statement}\n{second.statement}", statements)
+    two = answer_ids(f"{first.statement}\n{second.statement}")
     assert two == [*statements(first).ids[:-1], *statements(second).ids[:-2], 2]
-    assert answer_ids(tiny_tokenizer, REFUSAL_TEXT, statements) == list(statements.null.ids)
+    assert answer_ids(REFUSAL_TEXT) == list(statements.null.ids)
 
 
 def trainer_of(llama, tokenizer, steps=12, seed=0):
@@ -194,8 +196,7 @@ def trainer_of(llama, tokenizer, steps=12, seed=0):
         [llama.model.layers[i].self_attn.o_proj.weight for i in native.config.layers],
         [8.0, 8.0],
     )
-    injection = attach(llama)
-    return NativeTrainer(injection, tokenizer, native, StatementTokenizer(tokenizer, 2), steps=steps, lr=2e-2)
+    return NativeTrainer(attach(llama), tokenizer, native, steps=steps, lr=2e-2)
 
 
 def small_batches(world, tokenizer, n, seed=3):
@@ -217,7 +218,7 @@ def test_native_training_lowers_the_loss_and_leaves_the_base_alone(tiny_llama, t
     trainer = trainer_of(tiny_llama, tiny_tokenizer, steps=60)
     (batch,) = small_batches(short_world, tiny_tokenizer, 1)
     start = {name: p.detach().clone() for name, p in trainer.adapter.named_parameters()}
-    losses = [trainer.step(*batch) for _ in range(60)]
+    losses = [trainer.step(batch) for _ in range(60)]
     assert np.isfinite(losses).all() and losses[-1] < 0.8 * losses[0]
     for name, tensor in tiny_llama.state_dict().items():
         assert torch.equal(tensor, base[name]), name
@@ -230,7 +231,7 @@ def test_native_training_is_reproducible(tiny_tokenizer, short_world):
     def run():
         trainer = trainer_of(build_llama(), tiny_tokenizer, steps=3)
         return [
-            trainer.step(*b) for b in small_batches(short_world, tiny_tokenizer, 3)
+            trainer.step(b) for b in small_batches(short_world, tiny_tokenizer, 3)
         ], trainer.adapter.value
 
     (losses, value), (again, same_value) = run(), run()
@@ -240,12 +241,12 @@ def test_native_training_is_reproducible(tiny_tokenizer, short_world):
 def test_loss_of_a_batch_is_that_of_its_examples(tiny_llama, tiny_tokenizer, short_world):
     """Shared prefix, padding between prompt and prefix, padding after answers: none of it has an influence."""
     trainer = trainer_of(tiny_llama, tiny_tokenizer)
-    made, (first, second) = small_batches(short_world, tiny_tokenizer, 1)[0]
+    (first, second) = small_batches(short_world, tiny_tokenizer, 1)[0]
     assert len(first.prompt) != len(second.prompt)
-    counts = [len(answer_ids(tiny_tokenizer, e.answer, trainer.statements)) for e in (first, second)]
+    counts = [len(trainer.answer_ids(e.answer)) for e in (first, second)]
     with torch.no_grad():
-        together = float(trainer.loss(made, [first, second]))
-        alone = [float(trainer.loss(made, [e])) for e in (first, second)]
+        together = float(trainer.loss([first, second]))
+        alone = [float(trainer.loss([e])) for e in (first, second)]
     expected = sum(n * x for n, x in zip(counts, alone, strict=True)) / sum(counts)
     assert together == pytest.approx(expected, rel=1e-4)
 

@@ -15,7 +15,6 @@ from kblam_engine.training.checkpoints import Checkpoints
 from kblam_engine.training.config import recipe
 from kblam_engine.training.distributed import Processes
 from kblam_engine.training.lexicon import load_lexicon
-from kblam_engine.training.native import answer_ids
 from kblam_engine.training.native_stage import train_native_tokens
 from kblam_engine.training.recipe import adapter_config, train
 
@@ -28,25 +27,25 @@ class Stop(Exception):
 def whole():
     """The loss and gradients of 16 examples that are read at once."""
     trainer = tiny_trainer()
-    ((world, rows),) = batches(trainer, 16)
-    trainer.loss(world, rows).backward()
-    return float(trainer.loss(world, rows).detach()), gradients_of(trainer)
+    (rows,) = batches(trainer, 16)
+    trainer.loss(rows).backward()
+    return float(trainer.loss(rows).detach()), gradients_of(trainer)
 
 
 @pytest.mark.parametrize("accumulate", [2, 3, 16, 40])
 def test_parts_give_the_gradients_of_the_whole(whole, accumulate):
     trainer = tiny_trainer(accumulate=accumulate)
-    ((world, rows),) = batches(trainer, 16)
-    sizes = [sum(len(answer_ids(trainer.tokenizer, e.answer, trainer.statements)) for e in rows[i::2]) for i in (0, 1)]
+    (rows,) = batches(trainer, 16)
+    sizes = [sum(len(trainer.answer_ids(e.answer)) for e in rows[i::2]) for i in (0, 1)]
     assert sizes[0] != sizes[1], "parts that weigh alike would show nothing"
-    loss = trainer.backward(world, rows)
+    loss = trainer.backward(rows)
     assert loss == pytest.approx(whole[0], rel=1e-5)
     assert_close(gradients_of(trainer), whole[1])
 
 
 def test_one_part_gives_the_same_bits(whole):
     trainer = tiny_trainer()
-    assert trainer.backward(*batches(trainer, 16)[0]) == whole[0]
+    assert trainer.backward(*batches(trainer, 16)) == whole[0]
     for name, gradient in gradients_of(trainer).items():
         assert torch.equal(gradient, whole[1][name]), name
 
@@ -54,8 +53,8 @@ def test_one_part_gives_the_same_bits(whole):
 def test_a_step_forgets_the_gradients_of_the_one_before(whole):
     trainer = tiny_trainer(accumulate=2)
     first, second = batches(trainer, 16, 4)
-    trainer.backward(*second)
-    trainer.backward(*first)
+    trainer.backward(second)
+    trainer.backward(first)
     assert_close(gradients_of(trainer), whole[1])
 
 
@@ -106,7 +105,7 @@ def test_at_least_one_batch_a_step():
 def test_native_tokens_learn_in_float32_on_a_bfloat16_model():
     trainer = tiny_trainer(dtype=torch.bfloat16, accumulate=2)
     (batch,) = batches(trainer, 4)
-    losses = [trainer.step(*batch) for _ in range(12)]
+    losses = [trainer.step(batch) for _ in range(12)]
     assert losses[-1] < losses[0]
     assert all(p.dtype == torch.float32 for p in trainer.adapter.parameters())
 

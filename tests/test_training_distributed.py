@@ -67,9 +67,9 @@ trainer = tiny_trainer(seed=processes.rank, accumulate=2, processes=processes)  
 processes.broadcast(trainer.adapter)
 drawn, losses = batches(trainer, *sizes), []
 for number, batch in enumerate(drawn):
-    losses.append(trainer.backward(*batch))
+    losses.append(trainer.backward(batch))
     save_file(gradients_of(trainer), folder / f"gradients-{number}-{processes.rank}")
-losses += [trainer.step(*batch) for batch in drawn]
+losses += [trainer.step(batch) for batch in drawn]
 save_file(trainer.adapter.state_dict(), folder / f"adapter-{processes.rank}")
 shared = processes.from_main(lambda: processes.rank)
 print(json.dumps([losses, trainer.gradient, shared, processes.add_up(processes.rank + 0.25), processes.device]))
@@ -81,12 +81,12 @@ def test_two_processes_take_the_steps_of_one(tmp_path):
     assert first == second and first[2:] == [0, 1.5, "cpu"]
     alone = tiny_trainer(seed=0)
     for number, batch in enumerate(batches(alone, *SIZES)):
-        loss = alone.backward(*batch)
+        loss = alone.backward(batch)
         assert first[0][number] == pytest.approx(loss, rel=1e-5)
         found, other = (load_file(tmp_path / f"gradients-{number}-{rank}") for rank in range(2))
         assert all(torch.equal(found[name], other[name]) for name in found)
         assert_close(found, gradients_of(alone))
-    steps = [alone.step(*batch) for batch in batches(alone, *SIZES)]
+    steps = [alone.step(batch) for batch in batches(alone, *SIZES)]
     assert first[0][len(SIZES) :] == pytest.approx(steps, rel=1e-3)
     ends = [load_file(tmp_path / f"adapter-{rank}") for rank in range(2)]
     start = tiny_trainer(seed=0).adapter.state_dict()

@@ -224,9 +224,9 @@ def spoilt(monkeypatch, at, loss):
     """Let the losses from a step on be of another size."""
     taken, step = [], NativeTrainer.step
 
-    def spoilt_step(self, world, batch):
+    def spoilt_step(self, batch):
         taken.append(batch)
-        return step(self, world, batch) if len(taken) < at else loss
+        return step(self, batch) if len(taken) < at else loss
 
     monkeypatch.setattr(NativeTrainer, "step", spoilt_step)
     return taken
@@ -242,7 +242,7 @@ def test_a_loss_that_is_not_a_number_stops_with_its_batch(tiny_model_folder, beg
     assert (told["step"], told["seed"], told["loss"]) == (5, 0, None)
     for found, example in zip(told["examples"], taken[-1], strict=True):
         assert (found["prompt"], found["answer"]) == (example.prompt, example.answer)
-        assert len(found["triples"]) == len(example.selection)
+        assert len(found["triples"]) == len(example.triples)
         assert all({"name", "property", "value"} <= triple.keys() for triple in found["triples"])
     assert not begun.exists() and checkpoint_of(begun).exists()
 

@@ -9,7 +9,6 @@ from engine_parts import adapter_config
 
 from kblam_engine.adapter import KnowledgeAdapter
 from kblam_engine.injection import attach
-from kblam_engine.statements import StatementTokenizer
 from kblam_engine.training.distributed import Processes
 from kblam_engine.training.native import NativeTrainer, examples
 from kblam_engine.training.worlds import source_world
@@ -25,9 +24,8 @@ def tiny_trainer(*, seed=0, accumulate=1, processes=Processes(), dtype=torch.flo
         [llama.model.layers[i].self_attn.o_proj.weight for i in native.config.layers],
         [8.0, 8.0],
     )
-    statements = StatementTokenizer(tokenizer, 2)
     return NativeTrainer(
-        attach(llama), tokenizer, native, statements, steps=12, lr=2e-2, accumulate=accumulate, processes=processes
+        attach(llama), tokenizer, native, steps=12, lr=2e-2, accumulate=accumulate, processes=processes
     )
 
 
@@ -39,8 +37,8 @@ def batches(trainer, *sizes):
     def chat_prompt(messages):
         return trainer.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
 
-    stream = (rows for _, rows in examples(Random(3), [world], chat_prompt, 1))
-    return [(world, [row for rows in itertools.islice(stream, n) for row in rows]) for n in sizes]
+    stream = examples(Random(3), [world], chat_prompt, 1)
+    return [[row for rows in itertools.islice(stream, n) for row in rows] for n in sizes]
 
 
 def gradients_of(trainer):

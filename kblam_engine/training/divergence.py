@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from kblam_engine.errors import KBLaMError
-from kblam_engine.training.native import NativeExample
-from kblam_engine.training.worlds import World
+from kblam_engine.training.answer_trainer import AnswerExample
 
 FAR = 5.0
 """A loss above this multiple of the running mean is far above it."""
@@ -66,7 +65,7 @@ class LossWatch:
 
 
 def save_batch(
-    path: Path, why: str, step: int, seed: int, loss: float, world: World, batch: Sequence[NativeExample]
+    path: Path, why: str, step: int, seed: int, loss: float, batch: Sequence[AnswerExample]
 ) -> Path:
     """Write a batch as JSON, to look at or to try again, and return the path.
 
@@ -76,7 +75,6 @@ def save_batch(
         step: optimiser step, from 1.
         seed: of the run.
         loss: of the batch; null in the file if it is not a number.
-        world: that the batch asks about.
         batch: the examples.
     """
     told = {
@@ -84,15 +82,7 @@ def save_batch(
         "step": step,
         "seed": seed,
         "loss": loss if math.isfinite(loss) else None,
-        "examples": [
-            {
-                "prompt": e.prompt,
-                "answer": e.answer,
-                "triples": [world.known[p].triple.to_dict() for p in e.selection],
-                "gates": e.gates,
-            }
-            for e in batch
-        ],
+        "examples": [example.to_dict() for example in batch],
     }
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(told, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

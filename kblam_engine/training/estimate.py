@@ -37,7 +37,7 @@ from kblam_engine.training.recipe import adapter_config
 from kblam_engine.training.retrieval_stage import MAX_FOLD_ENTITIES
 from kblam_engine.training.sentence_estimate import sentence_seconds
 from kblam_engine.training.sentence_stage import new_sentence_tokens
-from kblam_engine.training.worlds import World, invented_world, scrambled
+from kblam_engine.training.worlds import invented_world, scrambled
 from kblam_engine.training.written import load_written
 
 N_STEPS = 2
@@ -47,8 +47,6 @@ N_PROMPTS = 8
 N_TEXTS = 512
 """Enough that batches of them are as even in length as those of the whole lexicon."""
 _MB = 2**20
-
-Batch = tuple[World, list[NativeExample]]
 
 
 @dataclass(frozen=True)
@@ -252,13 +250,13 @@ def _native(
     chat: Callable[[Any], str] = chat_prompts(loaded)
     stream = examples(random, [world], chat, config.batch * config.accumulate)
     by_length = sorted((next(stream) for _ in range(40)), key=_length)
-    trainer.step(*by_length[-1])
+    trainer.step(by_length[-1])
     middle = by_length[(len(by_length) - N_STEPS) // 2 :][:N_STEPS]
     with _timed(took):
         for batch in middle:
-            trainer.step(*batch)
+            trainer.step(batch)
     with torch.no_grad(), _timed(took):
-        trainer.loss(middle[0][0], middle[0][1][: config.batch])
+        trainer.loss(middle[0][: config.batch])
     n_validations = -(-config.native_steps // config.validate_every)
     n_batches = -(-max(1, config.n_validation // config.batch) // processes.n)
     return {
@@ -268,7 +266,6 @@ def _native(
     }
 
 
-def _length(batch: Batch) -> int:
+def _length(batch: list[NativeExample]) -> int:
     """Return how long the longest rows of a batch are, in characters."""
-    rows = batch[1]
-    return max(len(e.prompt) for e in rows) + max(len(e.answer) for e in rows)
+    return max(len(e.prompt) for e in batch) + max(len(e.answer) for e in batch)

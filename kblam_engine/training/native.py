@@ -8,7 +8,7 @@ native tokens, so the prompt runs without gradients.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Any
@@ -22,28 +22,35 @@ from kblam_engine.injection import Injection
 from kblam_engine.native_layout import collate
 from kblam_engine.native_state import NativeTokenState
 from kblam_engine.native_tokens import NativeTokenAdapter, NativeTokenReader
-from kblam_engine.statements import REFUSAL_TEXT, StatementTokenizer
+from kblam_engine.statements import REFUSAL_TEXT
+from kblam_engine.training.answer_trainer import AnswerExample, AnswerTrainer
 from kblam_engine.training.distributed import Processes
 from kblam_engine.training.samples import Sample, draw
 from kblam_engine.training.worlds import World
 
 
 @dataclass(frozen=True)
-class NativeExample:
-    """One training example: a chat prompt, the answer, the selected triples and their gates."""
+class NativeExample(AnswerExample):
+    """One training example; its triples are the selected ones (none: the null triple).
 
-    prompt: str
-    answer: str
-    selection: tuple[int, ...]  # positions in the world; none: the null triple
-    gates: tuple[float, ...]  # one per triple, or the null triple's
+    Attributes:
+        gates: one per triple, or the null triple's.
+    """
+
+    gates: tuple[float, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what a person needs to look at the example."""
+        return {**super().to_dict(), "gates": list(self.gates)}
 
 
-def simulate(random: Random, sample: Sample, prompt: str) -> NativeExample:
+def simulate(random: Random, sample: Sample, world: World, prompt: str) -> NativeExample:
     """Return a training example for ``sample``, with gates as ``gating.decide`` leaves them.
 
     Args:
         random: source of the draws.
         sample: the conversation and what it asks for.
+        world: that the sample asks about.
         prompt: the conversation as the LLM reads it.
     """
     # The likelier triple is written first, so that the order of an answer can be told from the gates.
@@ -52,10 +59,11 @@ def simulate(random: Random, sample: Sample, prompt: str) -> NativeExample:
     random.shuffle(order)
     if sample.answer is None:
         return NativeExample(prompt, REFUSAL_TEXT, (), (0.0,))
-    return NativeExample(prompt, sample.answer, tuple(sample.supports[i] for i in order), tuple(gates[i] for i in order))
+    triples = tuple(world.known[sample.supports[i]].triple for i in order)
+    return NativeExample(prompt, sample.answer, triples, tuple(gates[i] for i in order))
 
 
-class NativeTrainer:
+class NativeTrainer(AnswerTrainer[NativeExample, NativeTokenAdapter]):
     """Optimises a ``NativeTokenAdapter`` on examples; the LLM stays frozen."""
 
     def __init__(
@@ -63,7 +71,6 @@ class NativeTrainer:
         injection: Injection,
         tokenizer: Any,
         adapter: NativeTokenAdapter,
-        statements: StatementTokenizer,
         *,
         steps: int,
         lr: float = 2e-3,
@@ -76,63 +83,37 @@ class NativeTrainer:
             injection: of the base model.
             tokenizer: of the base model.
             adapter: what is trained.
-            statements: tokenizes triples.
             steps: optimiser steps in all.
             lr: learning rate.
             accumulate: parts that the examples of a step are read in, one after another.
             processes: those that share the examples of every step.
         """
-        self.model, self.injection = injection.model, injection
-        self.tokenizer, self.adapter, self.statements = tokenizer, adapter, statements
-        self.accumulate, self.processes = accumulate, processes
-        self.gradient = 0.0  # its length at the last step, before it was clipped
-        self._unembedding = self.model.get_output_embeddings().weight.detach()
         maps = [adapter.value, adapter.content_query, adapter.content_key]
         known = {id(p) for p in maps}
         rest = [p for p in adapter.parameters() if p.requires_grad and id(p) not in known]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": maps, "lr": lr / 5}, {"params": rest, "lr": lr}], weight_decay=0
-        )
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer,
+        super().__init__(
+            injection,
+            tokenizer,
+            adapter,
+            [{"params": maps, "lr": lr / 5}, {"params": rest, "lr": lr}],
             lambda s: min(1.0, (s + 1) / 20) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * s / steps))),
+            accumulate,
+            processes,
         )
+        self.model = injection.model
+        self._unembedding = self.model.get_output_embeddings().weight.detach()
 
-    def step(self, world: World, examples: Sequence[NativeExample]) -> float:
-        """Take one optimiser step and return the answer-only loss (mean over answer tokens, in nats)."""
-        loss = self.backward(world, examples)
-        self.gradient = float(torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), 1.0))
-        self.optimizer.step()
-        self.schedule.step()
-        return loss
-
-    def backward(self, world: World, examples: Sequence[NativeExample]) -> float:
-        """Leave the gradients of the loss of all the examples, and return that loss; every process has both.
-
-        A part weighs as much as it has answer tokens, so it does not matter how the examples are divided.
-        """
-        self.optimizer.zero_grad()
-        lengths = [len(answer_ids(self.tokenizer, e.answer, self.statements)) for e in examples]
-        total = 0.0
-        for part in self.processes.parts(range(len(examples)), self.accumulate):
-            weight = sum(lengths[i] for i in part) / sum(lengths)
-            loss = weight * self.loss(world, [examples[i] for i in part])
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
-        self.processes.add_up_gradients(self.adapter.parameters())
-        return self.processes.add_up(total)
-
-    def loss(self, world: World, examples: Sequence[NativeExample]) -> Tensor:
-        """Return the cross-entropy of the answers, prompts excluded."""
-        selections = [[self.statements(world.known[p].triple) for p in e.selection] for e in examples]
+    def loss(self, examples: Sequence[NativeExample]) -> Tensor:
+        """Return the cross-entropy of the answers, prompts excluded (mean over answer tokens, in nats)."""
+        selections = [[self.statements(triple) for triple in e.triples] for e in examples]
         tokens = collate(
             [row or [self.statements.null] for row in selections],
             [e.gates for e in examples],
             self._unembedding.device,
         )
         reader = NativeTokenReader(self.adapter, tokens, self._unembedding)
-        prompts = [self.tokenizer(e.prompt, add_special_tokens=False)["input_ids"] for e in examples]
-        answers = [answer_ids(self.tokenizer, e.answer, self.statements) for e in examples]
+        prompts = [self.prompt_ids(e.prompt) for e in examples]
+        answers = [self.answer_ids(e.answer) for e in examples]
         hidden, labels = self._forward(prompts, answers, reader)
         keep = labels >= 0
         logits = self.model.lm_head(hidden[keep].to(self._unembedding.dtype)).float()
@@ -187,26 +168,14 @@ def _shared_prefix(prompts: list[list[int]]) -> int:
     return next((i for i in range(limit) if len({p[i] for p in prompts}) > 1), max(0, limit))
 
 
-def answer_ids(tokenizer: Any, answer: str, statements: StatementTokenizer) -> list[int]:
-    """Return the ids of an answer, line by line, so that they equal the statements' own ids where they quote them."""
-    ids: list[int] = []
-    for number, line in enumerate(answer.split("\n")):
-        if number:
-            ids.append(statements.more_id)
-        # A name or value is written with the space that it carries inside its statement.
-        text = line if line.startswith(("The ", "I cannot")) else f" {line}"
-        ids.extend(tokenizer(text, add_special_tokens=False)["input_ids"])
-    return [*ids, statements.end_id]
-
-
 def examples(
-    random: Random, worlds: Sequence[World], chat_prompt: Any, batch: int
-) -> Iterator[tuple[World, list[NativeExample]]]:
+    random: Random, worlds: Sequence[World], chat_prompt: Callable[[Any], str], batch: int
+) -> Iterator[list[NativeExample]]:
     """Yield batches for ever; every batch comes from one world."""
     while True:
         world = random.choice(worlds)
         rows = []
         for _ in range(batch):
             sample = draw(random, world)
-            rows.append(simulate(random, sample, chat_prompt(sample.messages)))
-        yield world, rows
+            rows.append(simulate(random, sample, world, chat_prompt(sample.messages)))
+        yield rows

@@ -13,16 +13,15 @@ from torch import Tensor, nn
 from kblam_engine.injection import Injection
 from kblam_engine.models import LoadedModel
 from kblam_engine.native_tokens import NativeTokenAdapter
-from kblam_engine.statements import StatementTokenizer
 from kblam_engine.training.checkpoints import Checkpoints
 from kblam_engine.training.config import TrainConfig
 from kblam_engine.training.distributed import Processes
-from kblam_engine.training.divergence import TrainingError, save_batch
 from kblam_engine.training.lexicon import Lexicon
 from kblam_engine.training.native import NativeExample, NativeTrainer, examples
-from kblam_engine.training.native_progress import NativeProgress
+from kblam_engine.training.progress import Progress
 from kblam_engine.training.reading import chat_prompts
 from kblam_engine.training.stages import Report, StageResult
+from kblam_engine.training.steps import Steps
 from kblam_engine.training.worlds import World, invented_world, scrambled
 
 
@@ -63,32 +62,11 @@ def train_native_tokens(
     ]
     worlds = [scrambled(random, world) for world in (*real_worlds(random), *invented)]
     held = held_batches(config, lexicon, chat_prompt)
-    progress = NativeProgress(trainer, random)
+    progress = Progress(trainer, random)
     progress.restore(checkpoints)
-    before, last = progress.seconds, config.native_steps
     batches = examples(random, worlds, chat_prompt, config.batch * config.accumulate)
-    for step, (world, batch) in zip(range(progress.step + 1, last + 1), batches, strict=False):
-        loss = trainer.step(world, batch)
-        why = progress.watch.look(loss, trainer.gradient)
-        if why is not None:
-            path = checkpoints.path.with_name(f"native.step-{step}.batch.json")
-            if processes.is_main:
-                save_batch(path, why, step, config.seed, loss, world, batch)
-            raise TrainingError(
-                f"native tokens, step {step}: {why}; lower the learning rate, or look at the batch in {path}"
-            )
-        numbers = {"loss": loss}
-        if step % config.validate_every == 0 or step == last:
-            numbers["validation"] = validation_loss(trainer, held)
-            if numbers["validation"] < progress.best:
-                progress.best = numbers["validation"]
-                progress.keep()
-        progress.step, progress.seconds = step, before + time.perf_counter() - begun
-        report("native tokens", step, last, numbers)
-        if checkpoints.due(step) and step < last:
-            progress.save(checkpoints)
-    native.load_state_dict(progress.kept)
-    return StageResult({"validation": progress.best}, progress.seconds)
+    steps = Steps("native tokens", config.native_steps, config, held, checkpoints, report)
+    return steps.take(progress, batches, begun)
 
 
 def native_trainer(
@@ -107,12 +85,10 @@ def native_trainer(
         loaded.model.get_output_embeddings().weight, [m.o_proj.weight for m in attention], strengths
     )
     processes.broadcast(native)
-    statements = StatementTokenizer(loaded.tokenizer, int(loaded.tokenizer.eos_token_id))
     return NativeTrainer(
         injection,
         loaded.tokenizer,
         native,
-        statements,
         steps=config.native_steps,
         lr=config.lr,
         accumulate=config.accumulate,
@@ -122,19 +98,12 @@ def native_trainer(
 
 def held_batches(
     config: TrainConfig, lexicon: Lexicon, chat_prompt: Callable[[Any], str]
-) -> list[tuple[World, list[NativeExample]]]:
+) -> list[list[NativeExample]]:
     """Return the batches that validate, from a world that training does not see."""
     random = Random(f"{config.seed} validation")
     world = scrambled(random, invented_world(random, lexicon, [], 200))
     stream = examples(random, [world], chat_prompt, config.batch)
     return [next(stream) for _ in range(max(1, config.n_validation // config.batch))]
-
-
-@torch.no_grad()
-def validation_loss(trainer: NativeTrainer, held: list[tuple[World, list[NativeExample]]]) -> float:
-    """Return the mean loss of the batches that validate, of which every process reads its share."""
-    own = (float(trainer.loss(*batch)) for part in trainer.processes.parts(held) for batch in part)
-    return trainer.processes.add_up(sum(own)) / len(held)
 
 
 @torch.no_grad()

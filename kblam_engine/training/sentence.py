@@ -18,13 +18,12 @@ from torch import Tensor
 from kblam_engine.injection import Injection
 from kblam_engine.products import Floats
 from kblam_engine.sentence_tokens import SentenceTokenAdapter, SentenceTokenState
-from kblam_engine.statements import REFUSAL_TEXT, StatementTokenizer
+from kblam_engine.statements import REFUSAL_TEXT
 from kblam_engine.training import samples
+from kblam_engine.training.answer_trainer import AnswerExample, AnswerTrainer
 from kblam_engine.training.distributed import Processes
-from kblam_engine.training.native import answer_ids
 from kblam_engine.training.pools import EncodedWorld, draw_pool
 from kblam_engine.training.samples import Sample
-from kblam_engine.triples import Triple
 
 FIRST_LR, LAST_LR = 5e-4, 5e-6
 """Ends of the cosine that the learning rate follows."""
@@ -40,33 +39,20 @@ KINDS: tuple[tuple[str, float], ...] = (
 
 
 @dataclass(frozen=True)
-class SentenceExample:
-    """One training example: a chat prompt, the answer, and the KB that it is answered from.
+class SentenceExample(AnswerExample):
+    """One training example; its triples are the KB that it is answered from.
 
     Attributes:
-        prompt: the conversation as the LLM reads it.
-        answer: what it should write.
-        triples: of the KB.
         keys: float32 [n_triples, embed_dim].
         values: float32 [n_triples, embed_dim].
     """
 
-    prompt: str
-    answer: str
-    triples: tuple[Triple, ...]
     keys: Floats
     values: Floats
 
 
-class SentenceTrainer:
-    """Optimises a ``SentenceTokenAdapter`` on examples; the LLM stays frozen.
-
-    Attributes:
-        adapter: what is trained.
-        optimizer: AdamW without weight decay.
-        schedule: of its learning rate.
-        gradient: length of the gradient at the last step, before it was clipped.
-    """
+class SentenceTrainer(AnswerTrainer[SentenceExample, SentenceTokenAdapter]):
+    """Optimises a ``SentenceTokenAdapter`` on examples; the LLM stays frozen."""
 
     def __init__(
         self,
@@ -92,45 +78,20 @@ class SentenceTrainer:
             accumulate: parts that the examples of a step are read in, one after another.
             processes: those that share the examples of every step.
         """
-        self.model, self.injection = injection.model, injection
-        self.tokenizer, self.adapter = tokenizer, adapter
-        self.accumulate, self.processes = accumulate, processes
-        self.gradient = 0.0
-        self._statements = StatementTokenizer(tokenizer, int(tokenizer.eos_token_id))
-        self._head = self.model.get_output_embeddings()
-        self.optimizer = torch.optim.AdamW(adapter.parameters(), lr=lr, weight_decay=0.0)
         low, last = last_lr / lr, max(1, steps - 1)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(
-            self.optimizer,
+        super().__init__(
+            injection,
+            tokenizer,
+            adapter,
+            [{"params": list(adapter.parameters()), "lr": lr}],
             lambda s: low + (1 - low) * 0.5 * (1 + math.cos(math.pi * min(s, last) / last)),
+            accumulate,
+            processes,
         )
-
-    def step(self, examples: Sequence[SentenceExample]) -> float:
-        """Take one optimiser step and return the answer-only loss (mean over answer tokens, in nats)."""
-        loss = self.backward(examples)
-        self.gradient = float(torch.nn.utils.clip_grad_norm_(self.adapter.parameters(), 1.0))
-        self.optimizer.step()
-        self.schedule.step()
-        return loss
-
-    def backward(self, examples: Sequence[SentenceExample]) -> float:
-        """Leave the gradients of the loss of all the examples, and return that loss; every process has both.
-
-        A part weighs as much as it has answer tokens, so it does not matter how the examples are divided.
-        """
-        self.optimizer.zero_grad()
-        lengths = [len(answer_ids(self.tokenizer, e.answer, self._statements)) for e in examples]
-        total = 0.0
-        for part in self.processes.parts(range(len(examples)), self.accumulate):
-            weight = sum(lengths[i] for i in part) / sum(lengths)
-            loss = weight * self.loss([examples[i] for i in part])
-            loss.backward()  # type: ignore[no-untyped-call]
-            total += float(loss.detach())
-        self.processes.add_up_gradients(self.adapter.parameters())
-        return self.processes.add_up(total)
+        self._head = injection.model.get_output_embeddings()
 
     def loss(self, examples: Sequence[SentenceExample]) -> Tensor:
-        """Return the cross-entropy of the answers, prompts excluded."""
+        """Return the cross-entropy of the answers, prompts excluded (mean over answer tokens, in nats)."""
         ids, labels = self._batch(examples)
         state = SentenceTokenState(
             self.adapter,
@@ -147,11 +108,11 @@ class SentenceTrainer:
         """Return ids and, for each, the answer token that follows it or -100: both [batch, n]."""
         rows, labels = [], []
         for example in examples:
-            prompt = self.tokenizer(example.prompt, add_special_tokens=False)["input_ids"]
-            answer = answer_ids(self.tokenizer, example.answer, self._statements)
+            prompt = self.prompt_ids(example.prompt)
+            answer = self.answer_ids(example.answer)
             rows.append([*prompt, *answer[:-1]])
             labels.append([-100] * (len(prompt) - 1) + answer)
-        n, device = max(map(len, rows)), self.model.device
+        n, device = max(map(len, rows)), self.injection.model.device
         # Padded on the right, no token sees the padding, and nothing needs a mask.
         pad = self.tokenizer.pad_token_id
         ids = torch.tensor([row + [pad] * (n - len(row)) for row in rows], device=device)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
 from random import Random
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -18,15 +17,14 @@ from kblam_engine.sentence_tokens import SentenceTokenAdapter
 from kblam_engine.training.checkpoints import Checkpoints
 from kblam_engine.training.config import TrainConfig
 from kblam_engine.training.distributed import Processes
-from kblam_engine.training.divergence import TrainingError, save_batch
 from kblam_engine.training.lexicon import Lexicon
-from kblam_engine.training.native import NativeExample, NativeTrainer
-from kblam_engine.training.native_progress import NativeProgress
 from kblam_engine.training.pools import EncodedWorld
+from kblam_engine.training.progress import Progress
 from kblam_engine.training.reading import chat_prompts
 from kblam_engine.training.sentence import SentenceExample, SentenceTrainer, sentence_examples
 from kblam_engine.training.stages import Report, StageResult, Stages
-from kblam_engine.training.worlds import Known, World, invented_world
+from kblam_engine.training.steps import Steps
+from kblam_engine.training.worlds import World, invented_world
 
 STAGE = "sentence tokens"
 
@@ -123,31 +121,11 @@ def train_sentence_tokens(
     chat_prompt = chat_prompts(loaded)
     worlds = list(_encoded_worlds(config, encoder, lexicon, real_worlds, random, report))
     held = held_batches(config, encoder, lexicon, chat_prompt)
-    # It reads adapter, optimiser, schedule and processes of a trainer, and nothing that only native tokens have.
-    progress = NativeProgress(cast(NativeTrainer, trainer), random)
+    progress = Progress(trainer, random)
     progress.restore(checkpoints)
-    before, last = progress.seconds, config.sentence_steps
     batches = sentence_examples(random, worlds, chat_prompt, config.batch * config.accumulate)
-    for step, batch in zip(range(progress.step + 1, last + 1), batches, strict=False):
-        loss = trainer.step(batch)
-        why = progress.watch.look(loss, trainer.gradient)
-        if why is not None:
-            path = checkpoints.path.with_name(f"sentence.step-{step}.batch.json")
-            if processes.is_main:
-                _save_batch(path, why, step, config.seed, loss, batch)
-            raise TrainingError(f"{STAGE}, step {step}: {why}; look at the batch in {path}")
-        numbers = {"loss": loss}
-        if step % config.validate_every == 0 or step == last:
-            numbers["validation"] = validation_loss(trainer, held)
-            if numbers["validation"] < progress.best:
-                progress.best = numbers["validation"]
-                progress.keep()
-        progress.step, progress.seconds = step, before + time.perf_counter() - begun
-        report(STAGE, step, last, numbers)
-        if checkpoints.due(step) and step < last:
-            progress.save(checkpoints)
-    sentence.load_state_dict(progress.kept)
-    return StageResult({"validation": progress.best}, progress.seconds)
+    steps = Steps(STAGE, config.sentence_steps, config, held, checkpoints, report)
+    return steps.take(progress, batches, begun)
 
 
 def sentence_trainer(
@@ -193,23 +171,3 @@ def held_batches(
     world = EncodedWorld(invented_world(random, lexicon, [], 200), encoder)
     stream = sentence_examples(random, [world], chat_prompt, config.batch)
     return [next(stream) for _ in range(max(1, config.n_validation // config.batch))]
-
-
-@torch.no_grad()
-def validation_loss(trainer: SentenceTrainer, held: list[list[SentenceExample]]) -> float:
-    """Return the mean loss of the batches that validate, of which every process reads its share."""
-    own = (float(trainer.loss(batch)) for part in trainer.processes.parts(held) for batch in part)
-    return trainer.processes.add_up(sum(own)) / len(held)
-
-
-def _save_batch(
-    path: Path, why: str, step: int, seed: int, loss: float, batch: list[SentenceExample]
-) -> None:
-    """Write a batch as JSON; every example brings the triples of its KB."""
-    known: list[Known] = []
-    rows = []
-    for example in batch:
-        at = range(len(known), len(known) + len(example.triples))
-        known.extend(Known(triple, None, 0) for triple in example.triples)
-        rows.append(NativeExample(example.prompt, example.answer, tuple(at), ()))
-    save_batch(path, why, step, seed, loss, World(tuple(known), ()), rows)

@@ -1,4 +1,4 @@
-"""How far the training of the native tokens is: everything that the steps to come depend on, to and from a file."""
+"""How far the steps of a stage are: everything that the steps to come depend on, to and from a file."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from kblam_engine.training.answer_trainer import AnswerTrainer
 from kblam_engine.training.checkpoints import Checkpoints, random_state, restore_random
 from kblam_engine.training.divergence import LossWatch
-from kblam_engine.training.native import NativeTrainer
 
-_NATIVE, _KEPT, _OPTIMIZER = "native.", "kept.", "optimizer."
+_TRAINED, _KEPT, _OPTIMIZER = "trained.", "kept.", "optimizer."
 
 
 @dataclass
-class NativeProgress:
+class Progress:
     """The state of the stage after a step.
 
     Attributes:
-        trainer: native tokens, optimiser and schedule.
+        trainer: what is trained, optimiser and schedule.
         random: what the batches are drawn with.
         step: optimiser steps taken.
         seconds: time that they took, in all sessions.
         best: lowest validation loss so far.
-        kept: the native tokens that had it.
+        kept: the tensors that had it.
         watch: over the loss.
     """
 
-    trainer: NativeTrainer
+    trainer: AnswerTrainer[Any, Any]
     random: Random
     step: int = 0
     seconds: float = 0.0
@@ -41,11 +41,11 @@ class NativeProgress:
     watch: LossWatch = field(default_factory=LossWatch)
 
     def __post_init__(self) -> None:
-        """Keep the native tokens as they begin."""
+        """Keep the tensors as they begin."""
         self.keep()
 
     def keep(self) -> None:
-        """Keep the native tokens as they are now."""
+        """Keep the tensors as they are now."""
         self.kept = copy.deepcopy(self.trainer.adapter.state_dict())
 
     def save(self, checkpoints: Checkpoints) -> None:
@@ -54,7 +54,7 @@ class NativeProgress:
             return
         optimizer = self.trainer.optimizer.state_dict()
         tensors = {
-            **{_NATIVE + k: v for k, v in self.trainer.adapter.state_dict().items()},
+            **{_TRAINED + k: v for k, v in self.trainer.adapter.state_dict().items()},
             **{_KEPT + k: v for k, v in self.kept.items()},
             **{f"{_OPTIMIZER}{i}.{k}": v for i, own in optimizer["state"].items() for k, v in own.items()},
         }
@@ -79,9 +79,9 @@ class NativeProgress:
         if not self._fit(tensors):
             checkpoints.ignore("its tensors are not those of this stage")
             return
-        native = self.trainer.adapter.state_dict()
-        self.trainer.adapter.load_state_dict(_part(tensors, _NATIVE))
-        self.kept = {k: v.to(native[k].device) for k, v in _part(tensors, _KEPT).items()}
+        now = self.trainer.adapter.state_dict()
+        self.trainer.adapter.load_state_dict(_part(tensors, _TRAINED))
+        self.kept = {k: v.to(now[k].device) for k, v in _part(tensors, _KEPT).items()}
         optimizer = self.trainer.optimizer.state_dict()
         for name, tensor in _part(tensors, _OPTIMIZER).items():
             number, _, key = name.partition(".")
@@ -96,14 +96,14 @@ class NativeProgress:
         restore_random(self.random, state["random"])
 
     def _fit(self, tensors: Mapping[str, Tensor]) -> bool:
-        native = {k: v.shape for k, v in self.trainer.adapter.state_dict().items()}
+        now = {k: v.shape for k, v in self.trainer.adapter.state_dict().items()}
         parameters = [p for group in self.trainer.optimizer.param_groups for p in group["params"]]
         moments = {
             f"{i}.{k}": p.shape if k != "step" else torch.Size()
             for i, p in enumerate(parameters)
             for k in ("step", "exp_avg", "exp_avg_sq")
         }
-        expected = {_NATIVE: native, _KEPT: native, _OPTIMIZER: moments}
+        expected = {_TRAINED: now, _KEPT: now, _OPTIMIZER: moments}
         found = {prefix: {k: v.shape for k, v in _part(tensors, prefix).items()} for prefix in expected}
         return found == expected
 
