@@ -1,8 +1,10 @@
-"""Fixtures shared by all tests: a tiny Llama with a tokenizer built in code, a hashing encoder, a few triples."""
+"""Shared by all tests: a tiny Llama, a tokenizer built in code, a hashing encoder, a few triples, the command."""
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 
 # Before any import of transformers: no test touches the network.
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -11,12 +13,13 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # Tests run side by side, and tiny tensors gain nothing from threads.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from kblam_engine.cli import main
 from kblam_engine.knowledge_base import KnowledgeBase
 from kblam_engine.models import LoadedModel, load_base_model
 from kblam_engine.sentence_encoder import HashingEncoder
@@ -29,6 +32,23 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 SPECIAL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
+# The configuration of a tiny model, whatever its family. Weights are drawn larger than at a real initialisation,
+# so that attention and logits are far from uniform and a mistake in either shows.
+TINY_SHAPE = {
+    "vocab_size": 320,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "max_position_embeddings": 2048,
+    "initializer_range": 0.15,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "pad_token_id": 2,
+    "tie_word_embeddings": True,
+}
 
 
 def build_tokenizer() -> Any:
@@ -66,32 +86,14 @@ def build_tokenizer() -> Any:
 
 
 def build_llama(*, n_layers: int = 4, seed: int = 0, **overrides: Any) -> Any:
-    """Return a frozen random Llama in float32: hidden 64, 4 heads over 2 KV heads of 16, 320 tokens.
-
-    Weights are drawn larger than at a real initialisation, so that attention and logits are far from uniform
-    and a mistake in either shows.
-    """
+    """Return a frozen random Llama in float32: hidden 64, 4 heads over 2 KV heads of 16, 320 tokens."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    options: dict[str, Any] = {
-        "vocab_size": 320,
-        "hidden_size": 64,
-        "intermediate_size": 128,
-        "num_hidden_layers": n_layers,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 16,
-        "max_position_embeddings": 2048,
-        "initializer_range": 0.15,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-        "pad_token_id": 2,
-        "tie_word_embeddings": True,
-    }
+    options = {**TINY_SHAPE, "num_hidden_layers": n_layers, **overrides}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = LlamaForCausalLM(LlamaConfig(**{**options, **overrides}))
+        model = LlamaForCausalLM(LlamaConfig(**options))
     return model.eval().requires_grad_(False)
 
 
@@ -105,6 +107,24 @@ def tiny_tokenizer() -> Any:
 def tiny_llama() -> Any:
     """A fresh random Llama of 4 layers; the same weights in every test."""
     return build_llama()
+
+
+@pytest.fixture(scope="session")
+def statements(tiny_tokenizer: Any) -> Any:
+    """Statements in tokens of the tiny Llama."""
+    from kblam_engine.statements import StatementTokenizer
+
+    return StatementTokenizer(tiny_tokenizer, tiny_tokenizer.eos_token_id)
+
+
+@pytest.fixture
+def injection(tiny_llama: Any) -> Iterator[Any]:
+    """The injection of a tiny Llama, attached for the time of a test."""
+    from kblam_engine.injection import attach
+
+    attached = attach(tiny_llama)
+    yield attached
+    attached.detach()
 
 
 @pytest.fixture(scope="session")
@@ -147,3 +167,27 @@ def memory_kb(hashing_encoder: HashingEncoder, six_triples: list[Triple]) -> Ite
     with KnowledgeBase.open(":memory:", encoder=hashing_encoder) as kb:
         kb.add(six_triples)
         yield kb
+
+
+@pytest.fixture
+def other_kb(hashing_encoder: HashingEncoder) -> Iterator[KnowledgeBase]:
+    """Two triples about something else, in a knowledge base in memory."""
+    with KnowledgeBase.open(":memory:", encoder=hashing_encoder) as kb:
+        kb.add([Triple("Narwhal", "battery life", "two days"), Triple("Narwhal", "colour", "a deep green")])
+        yield kb
+
+
+@pytest.fixture
+def kblam(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., tuple[object, str, str]]:
+    """Run the command in this process on lines of input; return exit code, stdout, stderr."""
+
+    def run(*arguments: object, lines: Sequence[str] = ()) -> tuple[object, str, str]:
+        monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+        with pytest.raises(SystemExit) as caught:
+            main([str(argument) for argument in arguments])
+        captured = capsys.readouterr()
+        return caught.value.code, captured.out, captured.err
+
+    return run

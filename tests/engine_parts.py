@@ -47,10 +47,23 @@ def random_adapter(config, seed=0, scale=0.3):
     return adapter.eval().requires_grad_(False)
 
 
-def build_engine(llama, tokenizer, encoder=None, **options):
+def engine_with(model, tokenizer, adapter, encoder=None):
+    """Return an engine of a tiny model, which goes as the one that the adapter was made for."""
+    loaded = LoadedModel(model, tokenizer, "tiny-llama", BASE, torch.float32, torch.device("cpu"))
+    return KBLaM(loaded, encoder or HashingEncoder(), adapter)
+
+
+def build_engine(model, tokenizer, encoder=None, **options):
     encoder = encoder or HashingEncoder()
-    loaded = LoadedModel(llama, tokenizer, "tiny-llama", BASE, torch.float32, torch.device("cpu"))
-    return KBLaM(loaded, encoder, random_adapter(adapter_config(encoder, **options)))
+    return engine_with(model, tokenizer, random_adapter(adapter_config(encoder, **options)), encoder)
+
+
+@pytest.fixture(name="engine", scope="module", params=[None, 1], ids=["sentence embeddings", "hidden state too"])
+def engine_fixture(request, tiny_tokenizer):
+    """An engine; its refusal threshold is low, so that answers attend to triples."""
+    made = build_engine(build_llama(), tiny_tokenizer, retrieval_layer=request.param, refusal_threshold=1e-6)
+    yield made
+    made.injection.detach()
 
 
 def copying_engine(tokenizer, n_select=1):
@@ -80,8 +93,7 @@ def copying_engine(tokenizer, n_select=1):
         adapter.evidence.outer.weight.zero_()
         adapter.evidence.outer.bias.fill_(2.0)
         adapter.evidence.direct.weight[0, 0] = 3.0
-    loaded = LoadedModel(llama, tokenizer, "tiny-llama", BASE, torch.float32, torch.device("cpu"))
-    return KBLaM(loaded, HashingEncoder(), adapter)
+    return engine_with(llama, tokenizer, adapter)
 
 
 COMMON = "the of is it a in what who and".split()

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from conftest import build_llama, build_tokenizer
-from engine_parts import QUESTION, SHORT, adapter_config, build_engine, random_adapter, same, user
+from engine_parts import QUESTION, SHORT, adapter_config, engine_fixture, random_adapter, same, user  # noqa: F401
 
 from kblam_engine.checkpoint import save_adapter
 from kblam_engine.engine import KBLaM
@@ -18,22 +18,6 @@ from kblam_engine.native_state import NativeTokenState
 from kblam_engine.native_tokens import NativeTokenReader
 from kblam_engine.sentence_encoder import HashingEncoder
 from kblam_engine.triples import Triple
-
-
-@pytest.fixture(scope="module", params=[None, 1], ids=["sentence embeddings", "hidden state too"])
-def engine(request, tiny_tokenizer):
-    """An engine; its refusal threshold is low, so that answers attend to triples."""
-    made = build_engine(build_llama(), tiny_tokenizer, retrieval_layer=request.param, refusal_threshold=1e-6)
-    yield made
-    made.injection.detach()
-
-
-@pytest.fixture
-def other_kb(hashing_encoder):
-    with KnowledgeBase.open(":memory:", encoder=hashing_encoder) as kb:
-        kb.add([Triple("Narwhal", "battery life", "two days"), Triple("Narwhal", "colour", "a deep green")])
-        yield kb
-
 
 # --- no KB ------------------------------------------------------------------------------------------------
 

@@ -4,21 +4,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from conftest import build_llama
-from engine_parts import QUESTION, SHORT, build_engine, copying_engine, same, user
+from engine_parts import QUESTION, SHORT, copying_engine, engine_fixture, same, user  # noqa: F401
 
 from kblam_engine.errors import ConfigurationError, EncoderMismatchError, KBLaMError
 from kblam_engine.knowledge_base import KnowledgeBase
 from kblam_engine.sentence_encoder import HashingEncoder
-
-
-@pytest.fixture(scope="module", params=[None, 1], ids=["sentence embeddings", "hidden state too"])
-def engine(request, tiny_tokenizer):
-    """An engine; its refusal threshold is low, so that answers attend to triples."""
-    made = build_engine(build_llama(), tiny_tokenizer, retrieval_layer=request.param, refusal_threshold=1e-6)
-    yield made
-    made.injection.detach()
-
 
 # --- streams, cancelling, stop texts ----------------------------------------------------------------------
 
