@@ -49,7 +49,7 @@ def evaluate(
     baseline: list[str] | None = typer.Option(
         None,
         "--baseline",
-        help="zero-shot, in-context, bm25, dense, oracle, or all; several names, or repeat.",
+        help="zero-shot, in-context, bm25, dense, oracle, or all; ablations: encoder-gates, oracle-gates.",
     ),
     text_metrics: list[str] | None = typer.Option(
         None, "--metrics", help="rouge-l, bertscore: score the answers' texts by these, too."
@@ -91,7 +91,7 @@ def evaluate(
     cache: bool = typer.Option(True, "--cache/--no-cache", help="Keep sentence embeddings for the next run."),
     as_json: Path | None = typer.Option(None, "--json", help="Write everything to this file; - for stdout."),
 ) -> None:
-    """Ask your own questions, beside baselines, and score the answers.
+    """Ask your own questions beside baselines, and score the answers.
 
     The baselines run on the same base model, with triples in its prompt or without any.
     """
@@ -201,12 +201,12 @@ def _cell(value: float | None, digits: int) -> str:
 
 def _baselines(named: list[str], following: list[str]) -> list[str]:
     """Return baseline names given as `--baseline a --baseline b`, `--baseline a b` or `--baseline a,b`."""
-    from kblam_engine.evaluation.baselines import BASELINES
+    from kblam_engine.evaluation.baselines import ABLATIONS, BASELINES
 
     if following and not named:
         raise typer.BadParameter(f"unexpected argument {following[0]!r}")
-    names = _names([*named, *following], (*BASELINES, "all"), "--baseline")
-    return list(BASELINES) if "all" in names else names
+    names = _names([*named, *following], (*BASELINES, *ABLATIONS, "all"), "--baseline")
+    return list(dict.fromkeys([*BASELINES, *(n for n in names if n != "all")])) if "all" in names else names
 
 
 def _text_metrics(named: list[str]) -> list[str]:

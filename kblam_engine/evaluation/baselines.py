@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     import numpy as np
 
 BASELINES = ("zero-shot", "in-context", "bm25", "dense", "oracle")
+ABLATIONS = {
+    "encoder-gates": "native tokens of the triple whose key is nearest to the question: no evidence, no refusal",
+    "oracle-gates": "native tokens of the supports, the null triple's without any: perfect retrieval and refusal",
+}
+"""The system itself with a part taken out or made perfect (see `ablations`), by name."""
 INSTRUCTION = "Answer the question using these facts."
 REFUSAL_INSTRUCTION = "If the facts do not contain the answer, say that you cannot find it."
 _MARGIN = 16  # tokens kept free: joining texts can cost a few more than their parts
@@ -96,7 +101,7 @@ def build_baseline(
         return Baseline(name, _dense(corpus, options.top_k), ranked=True, info={"top_k": options.top_k})
     if name == "oracle":
         return Baseline(name, _oracle(corpus, options.top_k), ranked=True, info={"top_k": options.top_k})
-    raise ConfigurationError(f"baseline: expected one of {', '.join(BASELINES)}, got {name!r}")
+    raise ConfigurationError(f"baseline: expected one of {', '.join((*BASELINES, *ABLATIONS))}, got {name!r}")
 
 
 def prompt_with_statements(

@@ -15,6 +15,7 @@ from kblam_engine.errors import ConfigurationError
 from kblam_engine.evaluation import environment, metrics
 from kblam_engine.evaluation.assembly import Assembly, assemble
 from kblam_engine.evaluation.baselines import (
+    ABLATIONS,
     Baseline,
     Corpus,
     PromptOptions,
@@ -71,7 +72,7 @@ def run_evaluation(
         questions: see `read_questions`.
         distractors: triples to fill the knowledge base with.
         n_triples: size of the knowledge base; None for everything given (see `assemble`).
-        baselines: names out of `BASELINES`.
+        baselines: names out of `BASELINES` and `ABLATIONS`.
         seed: chooses distractors and the in-context baseline's triples, and the questions under `limit`.
         limit: ask only a seeded sample of this many questions.
         text_metrics: names out of `TEXT_METRICS`, scored besides.
@@ -129,7 +130,7 @@ def ask_systems(
         model: a `KBLaM`.
         triples: the knowledge base.
         questions: what is asked, all of it.
-        baselines: names out of `BASELINES`.
+        baselines: names out of `BASELINES` and `ABLATIONS`.
         prompts: how the baselines' prompts are built.
         answer_options: further options of `model.answer`.
         encoder: embeds the triples; None for the model's own.
@@ -142,7 +143,8 @@ def ask_systems(
         kb.add(triples, progress=show_encoding)
         snapshot = kb.snapshot()
         corpus = Corpus(snapshot.triples(range(len(snapshot))), snapshot.key_embeddings, model.encoder)
-        built = [build_baseline(name, model, corpus, questions, prompts) for name in dict.fromkeys(baselines)]
+        names = list(dict.fromkeys(baselines))
+        in_prompt = {n: build_baseline(n, model, corpus, questions, prompts) for n in names if n not in ABLATIONS}
         # What loads on first use must not count as the first answer's time.
         model.generate_text([_WARM_UP], 2)
         options = {"max_new_tokens": prompts.max_new_tokens, **(answer_options or {})}
@@ -151,10 +153,14 @@ def ask_systems(
         answers = {
             SYSTEM: _ask_all(SYSTEM, questions, told, lambda q: _ask_system(model, snapshot, q, options))
         }
-        for baseline in built:
-            ask = partial(_ask_baseline, model, corpus, baseline, prompts)
-            answers[baseline.name] = _ask_all(baseline.name, questions, told, ask)
-    return Answered(answers, {SYSTEM: {"n_triples": len(triples)}, **{b.name: b.info for b in built}})
+        info: dict[str, dict[str, Any]] = {SYSTEM: {"n_triples": len(triples)}}
+        for name in names:
+            if name in ABLATIONS:
+                ask, info[name] = partial(_ask_ablated, model, name, snapshot, options), {"what": ABLATIONS[name]}
+            else:
+                ask, info[name] = partial(_ask_baseline, model, corpus, in_prompt[name], prompts), in_prompt[name].info
+            answers[name] = _ask_all(name, questions, told, ask)
+    return Answered(answers, info)
 
 
 def result_of(
@@ -212,6 +218,14 @@ def _ask_system(
         ttft_ms=answer.ttft_ms,
         peak_rss_mb=environment.peak_rss_mb(),
     )
+
+
+def _ask_ablated(
+    model: EvaluatedModel, name: str, snapshot: Any, options: dict[str, Any], question: Question
+) -> ScoredAnswer:
+    from kblam_engine.evaluation.ablations import ablated  # which loads torch
+
+    return _ask_system(ablated(model, name, question), snapshot, question, options)
 
 
 def _ask_baseline(
