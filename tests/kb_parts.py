@@ -1,6 +1,7 @@
 """What the tests of the knowledge base share."""
 
 import numpy as np
+import pytest
 
 from kblam_engine import KnowledgeBase, Triple
 from kblam_engine.sentence_encoder import HashingEncoder
@@ -22,6 +23,13 @@ class CountingEncoder(HashingEncoder):
     def encode(self, texts, *, progress=False):
         self.texts.extend(texts)
         return super().encode(texts, progress=progress)
+
+
+@pytest.fixture(name="kb", params=["disk", "memory"])
+def kb_fixture(request, tmp_path):
+    path = tmp_path / "kb" if request.param == "disk" else ":memory:"
+    with KnowledgeBase.open(path, encoder=CountingEncoder()) as opened:
+        yield opened
 
 
 def open_kb(path, **options):

@@ -13,26 +13,12 @@ import pytest
 
 import kblam_engine
 from kblam_engine import KnowledgeBase, Triple
-from kblam_engine.cli import main
 
 LINES = [
     {"name": "Acme", "property": "founder", "value": "Lena [b]Hoffmann[/b]", "source": "register"},
     {"name": "Acme", "property": "seat", "value": "Berlin"},
     {"name": "Borealis", "property": "founder", "value": "Tomás Rivera"},
 ]
-
-
-@pytest.fixture
-def kblam(capsys):
-    """Run the command in this process; return exit code, stdout, stderr."""
-
-    def run(*arguments):
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return caught.value.code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture

@@ -1,11 +1,9 @@
 """The hidden state's part of the KB query: pooled as an answer pools it, mapped by ridge regression."""
 
 import numpy as np
-import pytest
 import torch
 from engine_parts import build_engine
 
-from kblam_engine.injection import attach
 from kblam_engine.kb_state import KBState
 from kblam_engine.knowledge_state import pool_tail
 from kblam_engine.training.hidden_query import SHARE, fit_query_map, hidden_states
@@ -18,13 +16,6 @@ class Watching(KBState):
 
     def observe(self, layer, hidden):
         self.pooled = pool_tail(hidden)
-
-
-@pytest.fixture
-def injection(tiny_llama):
-    made = attach(tiny_llama)
-    yield made
-    made.detach()
 
 
 PROMPTS = [list(range(5, 40)), list(range(3, 9)), list(range(60, 80))]

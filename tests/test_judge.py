@@ -4,6 +4,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from chat_stub import Scripted
 
 import kblam_engine
 from kblam_engine.errors import ConfigurationError, KBLaMError
@@ -11,18 +12,6 @@ from kblam_engine.evaluation.judge import JudgeError, Judgement, OpenEnded, judg
 from kblam_engine.triples import Triple
 
 DOCS = Path(kblam_engine.__file__).parents[1] / "docs" / "evaluation.md"
-
-
-class Scripted:
-    """A chat model that gives one reply after the other."""
-
-    def __init__(self, *replies):
-        self.replies = list(replies)
-        self.seen = []
-
-    def __call__(self, messages, /):
-        self.seen.append(list(messages))
-        return self.replies.pop(0)
 
 
 @pytest.mark.parametrize(

@@ -7,22 +7,15 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
-from kb_parts import ACME, CountingEncoder, assert_consistent, contents, open_kb
+from kb_parts import ACME, CountingEncoder, assert_consistent, contents, kb_fixture, open_kb  # noqa: F401
 
-from kblam_engine import KnowledgeBase, Triple
+from kblam_engine import Triple
 from kblam_engine.errors import (
     ConfigurationError,
     TripleError,
 )
 from kblam_engine.knowledge_base import AddResult
 from kblam_engine.sentence_encoder import HashingEncoder
-
-
-@pytest.fixture(params=["disk", "memory"])
-def kb(request, tmp_path):
-    path = tmp_path / "kb" if request.param == "disk" else ":memory:"
-    with KnowledgeBase.open(path, encoder=CountingEncoder()) as opened:
-        yield opened
 
 
 def test_add_get_remove(kb):

@@ -7,15 +7,8 @@ from hypothesis import strategies as st
 
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.native_layout import MIN_LOG_GATE, advance, collate, deficits, start_progress
-from kblam_engine.statements import Role, StatementTokenizer, StatementTokens
+from kblam_engine.statements import Role, StatementTokens
 from kblam_engine.triples import Triple
-
-END = 2
-
-
-@pytest.fixture(scope="module")
-def statements(tiny_tokenizer):
-    return StatementTokenizer(tiny_tokenizer, END)
 
 
 def made(rows):

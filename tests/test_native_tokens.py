@@ -6,16 +6,10 @@ import torch
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.native_layout import collate
 from kblam_engine.native_tokens import NativeTokenAdapter, NativeTokenConfig, NativeTokenReader
-from kblam_engine.statements import Role, StatementTokenizer
+from kblam_engine.statements import Role
 from kblam_engine.triples import Triple
 
-END = 2
 CONFIG = NativeTokenConfig((1, 3), hidden_size=64, n_heads=4, head_dim=16, key_dim=8)
-
-
-@pytest.fixture(scope="module")
-def statements(tiny_tokenizer):
-    return StatementTokenizer(tiny_tokenizer, END)
 
 
 def random_adapter(seed=0):

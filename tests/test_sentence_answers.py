@@ -6,26 +6,17 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import build_llama, build_tokenizer
-from engine_parts import BASE, QUESTION, SHORT, adapter_config, random_adapter, same, user
+from engine_parts import BASE, QUESTION, SHORT, adapter_config, engine_with, random_adapter, same, user
 
 from kblam_engine.adapter import AdapterConfig, KnowledgeAdapter
 from kblam_engine.attention import KBBlock, merge_block
 from kblam_engine.checkpoint import load_adapter, save_adapter
-from kblam_engine.engine import KBLaM
 from kblam_engine.errors import CheckpointError, ConfigurationError
 from kblam_engine.injection import attach
 from kblam_engine.joined_tokens import Chosen, join, sentence_tokens_of
 from kblam_engine.knowledge_state import Row
-from kblam_engine.models import LoadedModel
 from kblam_engine.sentence_encoder import HashingEncoder
 from kblam_engine.sentence_tokens import SentenceTokenAdapter, SentenceTokenState
-
-
-@pytest.fixture
-def injection(tiny_llama):
-    attached = attach(tiny_llama)
-    yield attached
-    attached.detach()
 
 
 def with_sentence_tokens():
@@ -53,8 +44,7 @@ def without_sentence_tokens(adapter):
 
 
 def engine_of(adapter):
-    loaded = LoadedModel(build_llama(), build_tokenizer(), "tiny-llama", BASE, torch.float32, torch.device("cpu"))
-    return KBLaM(loaded, HashingEncoder(), adapter)
+    return engine_with(build_llama(), build_tokenizer(), adapter)
 
 
 def logits_of(engine, kbs, threshold=1e-6, question=QUESTION):

@@ -14,11 +14,6 @@ PARTS = {
 }
 
 
-@pytest.fixture(scope="module")
-def statements(tiny_tokenizer):
-    return StatementTokenizer(tiny_tokenizer, END)
-
-
 def said(tokenizer, statement, part):
     """Return the text of the tokens that play a part, the space before it left out."""
     ids = [i for i, r in zip(statement.ids, statement.roles, strict=True) if r in PARTS[part]]

@@ -8,6 +8,7 @@ from pathlib import Path
 from random import Random
 
 import pytest
+from chat_stub import Scripted
 
 from kblam_engine.errors import ImportFileError
 from kblam_engine.sentence_encoder import load_sentence_encoder
@@ -131,18 +132,6 @@ def test_likeness_tells_names_that_say_what_a_thing_is() -> None:
     assert likeness([Triple(n, "purpose", v) for n, v in telling], encoder) == 1.0
     with pytest.raises(ValueError, match="two triples"):
         likeness([Triple("a", "b", "c")], encoder)
-
-
-class Scripted:
-    """A chat model that gives one reply after the other."""
-
-    def __init__(self, *replies: str) -> None:
-        self.replies = list(replies)
-        self.seen: list[list[dict[str, str]]] = []
-
-    def __call__(self, messages: Sequence[dict[str, str]], /) -> str:
-        self.seen.append(list(messages))
-        return self.replies.pop(0)
 
 
 def things_json(word: str) -> str:
