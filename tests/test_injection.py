@@ -4,99 +4,12 @@ import threading
 
 import pytest
 import torch
-import transformers
+from injection_parts import FAMILIES, Notes, build, logits, prompts
 from transformers import StaticCache
 
-from kblam_engine.attention import KBBlock, prompt_attention
+from kblam_engine.attention import KBBlock
 from kblam_engine.errors import ConfigurationError, SeamError
 from kblam_engine.injection import ATTENTION_NAME, KBCache, KBState, attach
-
-SMALL = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "vocab_size": 96,
-    "max_position_embeddings": 128,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
-FAMILIES = {
-    "Llama": {},
-    "Mistral": {"sliding_window": 4},
-    "Qwen2": {},
-    "Qwen3": {"head_dim": 16},
-    "Phi3": {},
-    "Gemma": {"head_dim": 8},
-    "Gemma2": {"head_dim": 8, "sliding_window": 4},
-    "Gemma3Text": {
-        "head_dim": 8,
-        "sliding_window": 4,
-        "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
-    },
-    "SmolLM3": {"no_rope_layer_interval": 2},
-    "Olmo2": {},
-    "Granite": {},
-    "StableLm": {},
-}
-
-
-def build(family="Llama", **extra):
-    torch.manual_seed(0)
-    options = {**SMALL, **FAMILIES.get(family, {}), **extra}
-    if "layer_types" in options:
-        options["layer_types"] = options["layer_types"][: options["num_hidden_layers"]]
-    config = getattr(transformers, f"{family}Config")(**options)
-    name = family.removesuffix("Text")
-    return getattr(transformers, f"{name}ForCausalLM")(config).eval()
-
-
-def prompts(rows=2, length=9, seed=1):
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(3, 96, (rows, length), generator=generator)
-    return ids, torch.ones_like(ids)
-
-
-class Notes(KBState):
-    """Knowledge tokens drawn from a seed, one KB per row; logits depend on hidden state and prompt."""
-
-    def __init__(self, model, layers, seeds, size=5):
-        config = model.config
-        self.layers = frozenset(layers)
-        self.watch = frozenset(layers)
-        self.hidden, self.weights, self.ids = {}, {}, []
-        self.heads = config.num_attention_heads
-        width = getattr(config, "head_dim", None) or config.hidden_size // self.heads
-        self.keys, self.values = [], []
-        for seed in seeds:
-            generator = torch.Generator().manual_seed(seed)
-            self.keys.append(torch.randn(self.heads, size, config.hidden_size, generator=generator))
-            self.values.append(3 * torch.randn(self.heads, size, width, generator=generator))
-        self.rows = torch.arange(len(seeds))
-
-    def on_input_ids(self, input_ids):
-        self.ids.append(input_ids)
-        if len(input_ids) != len(self.rows):
-            self.repeat(len(input_ids) // len(self.rows))
-
-    def observe(self, layer, hidden):
-        self.hidden[layer] = hidden
-
-    def observe_weights(self, layer, weights):
-        self.weights[layer] = weights
-
-    def extend(self, layer, hidden, prompt_logsumexp):
-        keys = torch.stack(self.keys)[self.rows]
-        logits = torch.einsum("bqx,bhsx->bhqs", hidden, keys) / hidden.shape[-1] ** 0.5
-        return KBBlock(logits + 0.3 * prompt_logsumexp[..., None], torch.stack(self.values)[self.rows])
-
-    def repeat(self, n):
-        self.rows = self.rows.repeat_interleave(n)
-
-    def reorder(self, indices):
-        self.rows = self.rows[indices]
 
 
 @pytest.fixture
@@ -105,11 +18,6 @@ def llama():
     injection = attach(model)
     yield model, injection
     injection.detach()
-
-
-@torch.no_grad()
-def logits(model, ids, mask=None, **kwargs):
-    return model(input_ids=ids, attention_mask=mask, **kwargs).logits
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -138,11 +46,6 @@ def test_no_kb_is_the_stock_model_bitwise(family):
     injection.detach()
     for a, b, c, d in zip(stock, attached, idle, everything(), strict=True):
         assert torch.equal(a, b) and torch.equal(a, c) and torch.equal(a, d)
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_self_test_passes(family):
-    attach(build(family)).self_test()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -369,56 +272,6 @@ def test_layers_of_another_model_are_refused(llama):
     model, injection = llama
     with pytest.raises(ConfigurationError, match=r"got \[7\]"), injection.use(Notes(model, [0, 7], [1])):
         pass
-
-
-def test_self_test_catches_a_layer_that_ignores_the_registration():
-    model = build()
-    deaf = model.model.layers[1].self_attn
-    stock = type(deaf).forward
-
-    def forward(self, hidden_states, *args, **kwargs):
-        kwargs.pop("kblam_call", None)
-        config, self.config = self.config, build().config
-        try:
-            return stock(self, hidden_states, *args, **kwargs)
-        finally:
-            self.config = config
-
-    deaf.forward = forward.__get__(deaf)
-    with pytest.raises(SeamError, match=r"layers \[1\]"):
-        attach(model).self_test()
-
-
-def test_self_test_catches_a_wrong_prompt_in_the_joint_softmax(monkeypatch):
-    def without_causality(query, key, value, mask, **options):
-        return prompt_attention(query, key, value, None, **{**options, "is_causal": False})
-
-    monkeypatch.setattr("kblam_engine.injection.prompt_attention", without_causality)
-    with pytest.raises(SeamError, match="masked KB"):
-        attach(build()).self_test()
-
-
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_self_test_passes_in_half_precision(dtype):
-    attach(build().to(dtype)).self_test()
-
-
-def test_self_test_catches_a_layer_that_drops_the_output():
-    model = build(num_hidden_layers=1)
-    torch.nn.init.zeros_(model.model.layers[0].self_attn.o_proj.weight)
-    with pytest.raises(SeamError, match="does not change"):
-        attach(model).self_test()
-
-
-def test_attention_sinks_are_refused_but_run_without_a_kb():
-    extra = {"num_local_experts": 2, "num_experts_per_tok": 1, "head_dim": 8}
-    model = build("GptOss", **extra)
-    ids, _ = prompts()
-    stock = logits(model, ids)
-    injection = attach(model)
-    assert torch.equal(logits(model, ids), stock)
-    with pytest.raises(SeamError, match="sinks"):
-        injection.self_test()
 
 
 def test_attention_dropout_is_refused():
