@@ -3,8 +3,8 @@ from itertools import islice
 
 import numpy as np
 import pytest
+from evaluation_parts import command_fixture  # noqa: F401
 from evaluation_stub import StubModel
-from test_evaluation import command  # noqa: F401  (a fixture)
 
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.evaluation.latency import BenchOptions, bench
@@ -83,7 +83,7 @@ def test_what_cannot_be_measured(model):
         BenchOptions(n_pairs=0)
 
 
-def test_scale_command(command, tmp_path):  # noqa: F811
+def test_scale_command(command, tmp_path):
     out = tmp_path / "bench.json"
     done = command("bench", "scale", "--triples", 20, "--triples", 50, "--pairs", 2, "--json", out)
     assert done.exit_code == 0, done.output
@@ -97,7 +97,7 @@ def test_scale_command(command, tmp_path):  # noqa: F811
     assert {"command", "seed", "versions", "hardware", "method"} <= set(found)
 
 
-def test_latency_command(command):  # noqa: F811
+def test_latency_command(command):
     done = command("bench", "latency", "--triples", 20, "--pairs", 2, "--json", "-")
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["results"][0]["ttft_ratio"] == 1.2

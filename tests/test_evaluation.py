@@ -3,8 +3,18 @@ import sys
 
 import numpy as np
 import pytest
+from evaluation_parts import (  # noqa: F401  (fixtures)
+    ACME,
+    OTHERS,
+    QUESTIONS,
+    ask,
+    command_fixture,
+    encoder_fixture,
+    files_fixture,
+    model_fixture,
+)
 from evaluation_stub import StubAnswer, StubModel
-from typer.testing import CliRunner
+from kb_parts import CountingEncoder
 
 from kblam_engine.errors import ConfigurationError, MissingDependencyError
 from kblam_engine.evaluation import run_evaluation
@@ -17,44 +27,15 @@ from kblam_engine.evaluation.baselines import (
     prompt_with_statements,
 )
 from kblam_engine.evaluation.embedding_cache import CachedEncoder
-from kblam_engine.evaluation.questions import Question, question_from_dict
+from kblam_engine.evaluation.questions import question_from_dict
 from kblam_engine.evaluation.results import aggregate, finite, score
 from kblam_engine.sentence_encoder import HashingEncoder
 from kblam_engine.triples import Triple
 
-ACME = [
-    Triple("Acme Robotics", "founder", "Lena Hoffmann"),
-    Triple("Acme Robotics", "city", "Oslo"),
-    Triple("Borea Foods", "founder", "Ann Lee"),
-    Triple("Borea Foods", "city", "Riga"),
-]
-OTHERS = [Triple(f"Place {i}", "altitude", f"{i} m") for i in range(20)]
 CONTRACT = {
     "n", "exact", "token_f1", "retrieval_top1", "retrieval_top5", "refusal_precision", "refusal_recall",
     "over_refusal", "ttft_ms_p50", "ms_per_token_p50", "peak_rss_mb", "rouge_l", "bertscore",
 }  # fmt: skip
-
-
-def ask(question, kind="simple", answers=(), supports=(), **more) -> Question:
-    data = {"question": question, "kind": kind, "answers": list(answers), "supports": list(supports), **more}
-    return question_from_dict(data)
-
-
-QUESTIONS = [
-    ask("Who is the founder of Acme Robotics?", answers=[["Lena Hoffmann"]], supports=[["Acme Robotics", "founder"]]),
-    ask("What is the city of Borea Foods?", answers=[["Riga"]], supports=[["Borea Foods", "city"]]),
-    ask("How old is Zed?", kind="unanswerable"),
-]  # fmt: skip
-
-
-@pytest.fixture
-def encoder():
-    return HashingEncoder(64)
-
-
-@pytest.fixture
-def model(encoder):
-    return StubModel(encoder)
 
 
 @pytest.fixture
@@ -288,14 +269,6 @@ def test_several_values_of_one_name_and_property(model):
 # --- the embedding cache ---------------------------------------------------------------------------------------
 
 
-class CountingEncoder(HashingEncoder):
-    n_encoded = 0
-
-    def encode(self, texts, *, progress=False):
-        self.n_encoded += len(texts)
-        return super().encode(texts, progress=progress)
-
-
 def test_embeddings_are_kept(tmp_path):
     encoder = CountingEncoder(64)
     plain = HashingEncoder(64).encode(["a b", "c", "a b"])
@@ -303,7 +276,7 @@ def test_embeddings_are_kept(tmp_path):
     again = CachedEncoder(encoder, tmp_path).encode(["c", "a b"])
     np.testing.assert_array_equal(first, plain)
     np.testing.assert_array_equal(again, plain[[1, 0]])
-    assert encoder.n_encoded == 2
+    assert len(encoder.texts) == 2
     assert CachedEncoder(encoder, tmp_path).encode([]).shape == (0, 64)
     assert CachedEncoder(encoder, tmp_path).fingerprint == encoder.fingerprint
 
@@ -319,38 +292,6 @@ def test_a_broken_cache_costs_no_more_than_time(tmp_path):
 
 
 # --- the command -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def files(tmp_path):
-    kb = tmp_path / "kb.jsonl"
-    kb.write_text("".join(json.dumps(t.to_dict()) + "\n" for t in ACME))
-    questions = tmp_path / "q.jsonl"
-    lines = [
-        {"question": q.text, "kind": q.kind, "answers": [list(g) for g in q.answers],
-         "supports": [list(s) for s in q.supports]}
-        for q in QUESTIONS
-    ]  # fmt: skip
-    questions.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return ["eval", "--kb", str(kb), "--questions", str(questions)]
-
-
-@pytest.fixture
-def command(monkeypatch, model, tmp_path):
-    """Run `kblam` with the stand-in for a model."""
-    import typer
-
-    from kblam_engine.cli import bench, eval
-
-    model.lm.dtype, model.lm.device = "torch.float32", "cpu"
-    for module in (eval, bench):
-        monkeypatch.setattr(module, "load_model", lambda *source: model)
-    monkeypatch.setenv("KBLAM_CACHE", str(tmp_path / "cache"))
-    app = typer.Typer()
-    app.callback()(lambda: None)
-    eval.register(app)
-    bench.register(app)
-    return lambda *arguments: CliRunner().invoke(app, [str(a) for a in arguments])
 
 
 def test_command(command, files, tmp_path):

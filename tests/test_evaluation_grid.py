@@ -1,16 +1,15 @@
 import json
-from functools import cache
 
 import pytest
+from evaluation_parts import OTHERS, ask, encoder_fixture, model_fixture  # noqa: F401
 from evaluation_stub import StubModel
-from test_evaluation import OTHERS, CountingEncoder, ask, command, encoder, model  # noqa: F401
-from test_report import report, table, write  # noqa: F401
+from grid_parts import ABOUT_LAKES, LAKES, grid, no_git  # noqa: F401
+from kb_parts import CountingEncoder
 
-from kblam_engine.errors import ConfigurationError, ImportFileError
-from kblam_engine.evaluation import environment, metrics, run_evaluation
+from kblam_engine.errors import ConfigurationError
+from kblam_engine.evaluation import metrics, run_evaluation
 from kblam_engine.evaluation.grid import (
     MEASURES,
-    attention,
     check_sizes,
     over_seeds,
     parts_of,
@@ -19,25 +18,8 @@ from kblam_engine.evaluation.grid import (
     summarise_seeds,
 )
 from kblam_engine.evaluation.grid_run import run_grid
-from kblam_engine.evaluation.report import build_report
 from kblam_engine.evaluation.results import Metrics, SystemResult
 from kblam_engine.evaluation.runs import read_runs
-from kblam_engine.sentence_encoder import HashingEncoder
-from kblam_engine.triples import Triple
-
-LAKES = [Triple(f"Lake {i:02}", "depth", f"{i * 7 + 3} m") for i in range(30)]
-ABOUT_LAKES = [
-    *(ask(f"What is the depth of Lake {i:02}?", answers=[[f"{i * 7 + 3} m"]], supports=[[f"Lake {i:02}", "depth"]])
-      for i in range(30)),
-    *(ask(f"How old is Zed {i}?", kind="unanswerable") for i in range(6)),
-]  # fmt: skip
-
-
-@pytest.fixture(autouse=True)
-def no_git(monkeypatch):
-    """Each cell says its commit, which takes longer than its answers do here."""
-    monkeypatch.setattr(environment, "commit", lambda: "abc123")
-
 
 # --- statistics ------------------------------------------------------------------------------------------------
 
@@ -119,12 +101,7 @@ def test_sizes_that_cannot_be():
 # --- the run ---------------------------------------------------------------------------------------------------
 
 
-def grid(model, **changes):  # noqa: F811
-    given = {"sizes": (5, 40), "seeds": (0, 1, 2), "baselines": ["dense"], "limit": 12, **changes}
-    return run_grid(model, LAKES, ABOUT_LAKES, OTHERS, **given)
-
-
-def test_run_grid(model):  # noqa: F811
+def test_run_grid(model):
     seen = []
     result = grid(model, labels={"model": "stub"}, progress=lambda *step: seen.append(step))
     assert [at.size for at in result.sizes] == [5, 40]
@@ -151,7 +128,7 @@ def test_run_grid(model):  # noqa: F811
     assert out["results"][0]["answers"][0]["system"]["attended"][0]["weight"] > 0
 
 
-def test_a_cell_is_a_single_run(encoder, tmp_path):  # noqa: F811
+def test_a_cell_is_a_single_run(encoder, tmp_path):
     grid(StubModel(encoder), folder=tmp_path)
     cell = json.loads((tmp_path / "40-triples-seed-2.json").read_text())
     single = run_evaluation(StubModel(encoder), LAKES, ABOUT_LAKES, OTHERS, 40, ["dense"], 2, limit=12).to_dict()
@@ -168,7 +145,7 @@ def test_a_cell_is_a_single_run(encoder, tmp_path):  # noqa: F811
     assert sorted(run.n_triples for run in runs) == [5] * 3 + [40] * 3
 
 
-def test_seeds_choose_questions_and_distractors(model, tmp_path):  # noqa: F811
+def test_seeds_choose_questions_and_distractors(model, tmp_path):
     grid(model, folder=tmp_path)
     cells = [json.loads((tmp_path / f"40-triples-seed-{seed}.json").read_text()) for seed in (0, 1)]
     asked = [[answer["messages"] for answer in cell["answers"]] for cell in cells]
@@ -179,10 +156,10 @@ def test_every_text_is_encoded_once():
     counting = CountingEncoder(64)
     grid(StubModel(counting), baselines=[])
     # 50 keys, 50 names and 2 properties at most; nothing else goes through the encoder
-    assert 0 < counting.n_encoded <= 102
+    assert 0 < len(counting.texts) <= 102
 
 
-def test_finished_cells_are_not_run_again(encoder, tmp_path):  # noqa: F811
+def test_finished_cells_are_not_run_again(encoder, tmp_path):
     class Killed(StubModel):
         def answer(self, question, kb=None, **options):
             if len(self.asked_kb) == 40:
@@ -211,7 +188,7 @@ def test_finished_cells_are_not_run_again(encoder, tmp_path):  # noqa: F811
     "change",
     [{"limit": 11}, {"baselines": []}, {"answer_options": {"refusal_threshold": 0.5}}, {"labels": {"model": "other"}}],
 )
-def test_another_command_starts_anew(encoder, tmp_path, change):  # noqa: F811
+def test_another_command_starts_anew(encoder, tmp_path, change):
     grid(StubModel(encoder), folder=tmp_path, sizes=(40,), seeds=(0,))
     again = StubModel(encoder)
     found = grid(again, folder=tmp_path, **{"sizes": (40,), "seeds": (0,), **change})
@@ -219,20 +196,20 @@ def test_another_command_starts_anew(encoder, tmp_path, change):  # noqa: F811
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", '{"fingerprint": "FP"}', '{"fingerprint": "FP", "answers": [3]}'])
-def test_a_broken_cell_is_run_again(encoder, tmp_path, content):  # noqa: F811
+def test_a_broken_cell_is_run_again(encoder, tmp_path, content):
     grid(StubModel(encoder), folder=tmp_path, sizes=(40,), seeds=(0,))
     (path,) = tmp_path.iterdir()
     path.write_text(content.replace("FP", json.loads(path.read_text())["fingerprint"]))
-    model = StubModel(encoder)  # noqa: F811
+    model = StubModel(encoder)
     grid(model, folder=tmp_path, sizes=(40,), seeds=(0,))
     assert len(model.asked_kb) == 13
     assert json.loads(path.read_text())["answers"]
 
 
-def test_text_metrics_need_no_answers_again(encoder, tmp_path):  # noqa: F811
+def test_text_metrics_need_no_answers_again(encoder, tmp_path):
     pytest.importorskip("rouge_score")
     grid(StubModel(encoder), folder=tmp_path)
-    model = StubModel(encoder)  # noqa: F811
+    model = StubModel(encoder)
     found = grid(model, folder=tmp_path, text_metrics=["rouge-l"])
     assert model.asked_kb == []
     assert found.sizes[0].systems["kblam"].overall.measures["rouge_l"].mean == 1.0
@@ -243,7 +220,7 @@ def test_text_metrics_need_no_answers_again(encoder, tmp_path):  # noqa: F811
     assert values[1] == pytest.approx(alone.baselines["dense"].overall.rouge_l, abs=1e-4)
 
 
-def test_nothing_to_run(model):  # noqa: F811
+def test_nothing_to_run(model):
     with pytest.raises(ConfigurationError, match="seeds"):
         grid(model, seeds=())
     with pytest.raises(ConfigurationError, match="questions"):
@@ -259,163 +236,3 @@ def _results(result):
                 for name in ("ttft_ms_p50", "peak_rss_mb"):  # the time to choose triples differs
                     summary.pop(name)
     return told
-
-
-# --- the heat map ----------------------------------------------------------------------------------------------
-
-
-def answer(i, *attended, supports=None):
-    return {
-        "messages": [{"role": "user", "content": f"Question {i}?"}],
-        "supports": [[f"Lake {i}", "depth"]] if supports is None else supports,
-        "system": {"attended": [{"name": n, "property": "depth", "weight": w} for n, w in attended]},
-    }
-
-
-def test_attention():
-    shown = attention(
-        [
-            answer(1, ("lake 1", 0.7), ("Lake 2", 0.2), ("Lake 9", 0.1)),
-            answer(2, ("Lake 2", 0.5), supports=[["Lake 2", "depth"], ["Lake 1", "depth"]]),
-            answer(3, ("Lake 3", 1.0), supports=[]),
-            answer(4),
-            {**answer(5, ("Lake 5", 1.0)), "kind": "unanswerable"},
-            {"question": "another form"},
-        ]
-    )
-    assert shown.questions == ["Question 1?", "Question 2?"]
-    assert shown.triples == ["Lake 1: depth", "Lake 2: depth", "all others"]
-    assert shown.weights == [[0.7, 0.2, 0.1], [0.0, 0.5, 0.0]]
-    assert shown.supports == [(0, 0), (1, 1), (1, 0)]
-    many = attention([answer(i, (f"Lake {i}", 1.0)) for i in range(90)])
-    assert len(many.questions) == 20 and len(many.triples) == 21
-    assert attention([{}, 3, answer(1, supports=[])]) is None
-
-
-# --- the report ------------------------------------------------------------------------------------------------
-
-
-@cache
-def grid_text():
-    labels = {"model": "stub", "questions": "sea/lakes.jsonl"}
-    return json.dumps(grid(StubModel(HashingEncoder(64)), labels=labels, baselines=["zero-shot", "dense"]).to_dict())
-
-
-@pytest.fixture
-def grid_file(write):  # noqa: F811
-    return write("lakes-grid.json", grid_text())
-
-
-def test_a_grid_in_the_report(grid_file):
-    runs = read_runs([grid_file])
-    assert [at.size for at in runs.grids[0].sizes] == [5, 40]
-    assert runs.grids[0].systems == ["kblam", "zero-shot", "dense"]
-    lines = build_report(*runs, {"grid": "grid.png", "attention": "attention.png"}).splitlines()
-    exact = lines[lines.index("| exact | 5 | 40 |") :]
-    assert table(exact[:5], "kblam")[1:3] == ["1.00 [1.00, 1.00]"] * 2
-    kinds = lines[lines.index("| kind | system |  | 5 | 40 |") :]
-    assert table(kinds, "simple", "kblam", "exact")[3] == "1.00 [1.00, 1.00]"
-    assert "## Attention" in lines and any(line.endswith("](grid.png)") for line in lines)
-    assert "### lakes-grid" in lines
-    assert any("sizes [5, 40]" in line for line in lines)
-
-
-def test_the_plots_of_a_grid(grid_file):
-    from kblam_engine.evaluation.plots import figures
-
-    found = figures(*read_runs([grid_file]))
-    assert [name for name, figure in found.items() if figure] == ["grid", "grid-cost", "attention"]
-    exact = found["grid"].axes[0]
-    handles, labels = exact.get_legend_handles_labels()
-    assert labels == ["kblam", "zero-shot", "dense"]
-    assert list(handles[0].get_xdata()) == pytest.approx([5, 40], rel=0.3)
-    assert list(handles[0].get_ydata()) == [1.0, 1.0]
-    assert len(exact.collections) == 3  # bands
-    heat = found["attention"].axes[0]
-    (image,) = heat.get_images()
-    assert image.get_array().shape[0] == len(heat.get_yticks()) > 5
-    for figure in found.values():
-        if figure is not None:
-            figure.draw_without_rendering()
-
-
-def test_one_size_one_seed_and_runs_beside(encoder, write, report):  # noqa: F811
-    lone = grid(StubModel(encoder), sizes=(40,), seeds=(0,), baselines=[])
-    single = run_evaluation(StubModel(encoder), LAKES, ABOUT_LAKES, OTHERS, 40, ["dense"])
-    paths = [write("$lone.json", lone.to_dict()), write("single.json", single.to_dict())]
-    code, out, err = report(*paths)
-    assert (code, err) == (0, "")
-    names = {line.rpartition("/")[2] for line in out.splitlines()}
-    assert {"report.md", "grid.png", "grid-cost.png", "attention.png", "systems.png"} <= names
-
-
-@pytest.mark.parametrize(
-    ("change", "reason"),
-    [
-        (lambda d: d.update(results=[]), "results: expected at least one size"),
-        (lambda d: d.update(results={}), "results: expected a list of objects"),
-        (lambda d: d["results"][0].update(seeds=[]), "seeds: expected a list of whole numbers"),
-        (lambda d: d["results"][0].update(answers=[3]), "answers: expected a list of objects"),
-        (lambda d: d["results"][0]["systems"].update(dense=3), "dense: expected an object, got 3"),
-        (lambda d: d["results"][0]["systems"].pop("kblam"), "kblam: expected an object, got nothing"),
-        (lambda d: d["results"][0]["systems"]["dense"]["overall"].update(exact=0.5), "exact: expected an object"),
-        (lambda d: d["results"][0]["systems"]["dense"]["overall"]["exact"].update(mean="x"), "mean: expected a number"),
-        (lambda d: d["results"][0]["systems"]["dense"]["overall"]["exact"].update(values=3), "values: expected a list"),
-    ],
-)
-def test_files_that_are_no_grid(grid_file, change, reason):
-    data = json.loads(grid_file.read_text())
-    change(data)
-    grid_file.write_text(json.dumps(data))
-    with pytest.raises(ImportFileError, match=reason):
-        read_runs([grid_file])
-
-
-# --- the command -----------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def lakes(tmp_path):
-    kb, questions, rest = (tmp_path / name for name in ("kb.jsonl", "q.jsonl", "rest.jsonl"))
-    kb.write_text("".join(json.dumps(t.to_dict()) + "\n" for t in LAKES))
-    rest.write_text("".join(json.dumps(t.to_dict()) + "\n" for t in OTHERS))
-    lines = [
-        {"messages": list(q.messages), "kind": q.kind, "answers": [list(g) for g in q.answers],
-         "supports": [list(s) for s in q.supports]}
-        for q in ABOUT_LAKES
-    ]  # fmt: skip
-    questions.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    return ["eval", "--kb", kb, "--questions", questions, "--distractors", rest]
-
-
-def test_command(command, model, lakes, report, tmp_path):  # noqa: F811
-    out = tmp_path / "out.json"
-    given = [*lakes, "--sizes", "10,40", "--seeds", 2, "--limit", 8, "--baseline", "dense", "--json", out]
-    done = command(*given)
-    assert done.exit_code == 0, done.output
-    assert "peak memory, MiB" in done.stdout and "±" in done.stdout
-    assert all(len(line) <= 80 for line in done.stdout.splitlines())
-    told = json.loads(out.read_text())
-    assert (told["sizes"], told["seeds"]) == ([10, 40], [0, 1])
-    assert len(list((tmp_path / "out.cells").iterdir())) == 4
-    asked = len(model.asked_kb)
-    assert command(*given).exit_code == 0
-    assert len(model.asked_kb) == asked
-    code, _, err = report(out)
-    assert (code, err) == (0, "")
-
-
-def test_command_without_a_file(command, lakes, tmp_path):  # noqa: F811
-    before = sorted(tmp_path.iterdir())
-    done = command(*lakes, "--sizes", 10, "--limit", 4, "--json", "-", "--no-cache")
-    assert done.exit_code == 0, done.output
-    assert json.loads(done.stdout)["seeds"] == [0]
-    assert sorted(tmp_path.iterdir()) == before
-
-
-def test_wrong_usage(command, model, lakes):  # noqa: F811
-    for options in (["--seeds", 2], ["--sizes", "10,x"], ["--sizes", ""], ["--sizes", 0], ["--sizes", 10, "--n-triples", 10]):
-        assert command(*lakes, *options).exit_code == 2
-    done = command(*lakes, "--sizes", 1000)
-    assert isinstance(done.exception, ConfigurationError) and "bring more distractors" in str(done.exception)
-    assert model.asked_kb == []

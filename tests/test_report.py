@@ -1,15 +1,21 @@
 import copy
-import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from test_evaluation import command, encoder, files, model  # noqa: F401  (fixtures)
+from evaluation_parts import (  # noqa: F401  (fixtures)
+    command_fixture,
+    encoder_fixture,
+    files_fixture,
+    model_fixture,
+    report_fixture,
+    table,
+    write_fixture,
+)
 
 import kblam_engine
-from kblam_engine.cli import main
 from kblam_engine.errors import ImportFileError
 from kblam_engine.evaluation import metrics
 from kblam_engine.evaluation.report import build_report, by_kind, overview, repeated
@@ -89,37 +95,6 @@ def bench(sizes=(100, 10_000), **changes):
         "results": [{"n_triples": size, **at} for size in sizes],
         **changes,
     }
-
-
-@pytest.fixture
-def write(tmp_path):
-    def written(name, data):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(data if isinstance(data, str) else json.dumps(data), encoding="utf-8")
-        return path
-
-    return written
-
-
-@pytest.fixture
-def report(capsys, tmp_path):
-    """Run `kblam report` into the folder "out"; return exit code, stdout and stderr."""
-
-    def run(*paths, output=tmp_path / "out", options=()):
-        with pytest.raises(SystemExit) as stop:
-            main(["report", *map(str, paths), "--output", str(output), *options])
-        return (stop.value.code, *capsys.readouterr())
-
-    return run
-
-
-def table(lines, *cells):
-    """Return the cells of the one line that begins with `cells`."""
-    rows = [line.strip("|").split("|") for line in lines]
-    rows = [[cell.strip() for cell in row] for row in rows]
-    (found,) = [row for row in rows if row[: len(cells)] == list(cells)]
-    return found
 
 
 def test_overview_and_kinds(write):
@@ -282,7 +257,7 @@ def test_the_command_writes_a_folder(write, report, tmp_path):
     assert {path.name for path in (tmp_path / "new" / "out").iterdir()} == {"report.md", "cost.png"}
 
 
-def test_what_the_commands_write_can_be_reported(command, files, report, tmp_path):  # noqa: F811
+def test_what_the_commands_write_can_be_reported(command, files, report, tmp_path):
     ours, speed = tmp_path / "eval.json", tmp_path / "bench.json"
     assert command(*files, "--baseline", "dense", "in-context", "--json", ours).exit_code == 0
     assert command("bench", "scale", "--triples", 20, "--triples", 50, "--pairs", 2, "--json", speed).exit_code == 0

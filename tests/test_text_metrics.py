@@ -3,10 +3,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from evaluation_parts import command_with, write_jsonl
 from evaluation_stub import StubModel
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
 import kblam_engine
 from kblam_engine.errors import ConfigurationError, MissingDependencyError, ModelNotFoundError
@@ -187,20 +187,10 @@ def test_without_being_asked_for_nothing_is_scored():
 @pytest.fixture
 def command(monkeypatch, tmp_path):
     """Run `kblam eval` with the stand-in for a model."""
-    import typer
-
-    from kblam_engine.cli import eval
-
-    model = StubModel(HashingEncoder(64))
-    model.lm.dtype, model.lm.device = "torch.float32", "cpu"
-    monkeypatch.setattr(eval, "load_model", lambda *source: model)
-    for name, lines in (("kb", [t.to_dict() for t in TRIPLES]), ("q", QUESTIONS)):
-        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    app = typer.Typer()
-    app.callback()(lambda: None)
-    eval.register(app)
-    files = ["eval", "--kb", tmp_path / "kb.jsonl", "--questions", tmp_path / "q.jsonl", "--no-cache"]
-    return lambda *more: CliRunner().invoke(app, [str(part) for part in (*files, *more)])
+    run = command_with(StubModel(HashingEncoder(64)), monkeypatch)
+    kb = write_jsonl(tmp_path / "kb.jsonl", [t.to_dict() for t in TRIPLES])
+    questions = write_jsonl(tmp_path / "q.jsonl", QUESTIONS)
+    return lambda *more: run("eval", "--kb", kb, "--questions", questions, "--no-cache", *more)
 
 
 def test_the_command_shows_and_writes_them(command, tmp_path):
