@@ -1,6 +1,5 @@
 """`kblam ask` and `kblam chat`, with a stand-in for the model."""
 
-import io
 import json
 import os
 import signal
@@ -11,7 +10,6 @@ import pytest
 
 from kblam_engine import KnowledgeBase
 from kblam_engine.answers import Answer, AttendedTriple, Usage
-from kblam_engine.cli import main
 from kblam_engine.cli._answering import bar
 from kblam_engine.errors import ModelNotFoundError
 from kblam_engine.triples import Triple
@@ -83,20 +81,6 @@ def kb(tmp_path):
     with KnowledgeBase.open(path, encoder="hashing") as base:
         base.add(TRIPLES)
     return path
-
-
-@pytest.fixture
-def kblam(capsys, monkeypatch):
-    """Run the command in this process on lines of input; return exit code, stdout, stderr."""
-
-    def run(*arguments, lines=()):
-        monkeypatch.setattr(sys, "stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
-        with pytest.raises(SystemExit) as caught:
-            main([str(argument) for argument in arguments])
-        captured = capsys.readouterr()
-        return caught.value.code, captured.out, captured.err
-
-    return run
 
 
 # ask
