@@ -67,7 +67,8 @@ class Answer:
         text: the answer.
         refused: whether the knowledge base does not hold the answer and the text says so.
         confidence: estimated probability that the knowledge base holds the answer, 0 to 1.
-        attended: attended triples, the most probable answer first (a triple reached by a hop after the one before it).
+        attended: attended triples, the most probable answer first (a triple reached by a hop after the one before it);
+            none where the base model answered.
         usage: token counts.
         finish_reason: why the answer ended.
         ttft_ms: milliseconds from the call to the first token, retrieval included.
@@ -83,6 +84,11 @@ class Answer:
     ttft_ms: float
     ms_per_token: float
 
+    @property
+    def grounded(self) -> bool:
+        """Whether the answer rests on triples: neither a refusal nor the base model's own words."""
+        return bool(self.attended) and not self.refused
+
     def __str__(self) -> str:
         return self.text
 
@@ -91,6 +97,7 @@ class Answer:
         return {
             "text": self.text,
             "refused": self.refused,
+            "grounded": self.grounded,
             "confidence": self.confidence,
             "attended": [attended.to_dict() for attended in self.attended],
             "usage": self.usage.to_dict(),

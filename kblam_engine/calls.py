@@ -84,6 +84,7 @@ class Call:
                 f"expected one KB per question, got {len(each)} KBs for {len(questions)} questions"
             )
         threshold, max_hops = options.pop("refusal_threshold", None), options.pop("max_hops", 1)
+        unknown = options.pop("unknown", "refuse")
         try:
             self._options = DecodingOptions(**options)
         except TypeError as error:
@@ -93,7 +94,7 @@ class Call:
             Row(as_messages(q), None if kb is None else engine.snapshot_of(kb))
             for q, kb in zip(questions, each, strict=True)
         ]
-        state = engine.new_state(rows, threshold, max_hops)  # checks them even where no row has a KB
+        state = engine.new_state(rows, threshold, max_hops, unknown)  # checks them even where no row has a KB
         self._state = state if any(r.snapshot is not None for r in rows) else None
         self._prompts = [engine.prompt_ids(r.messages) for r in rows]
         self._texts: tuple[StreamedText, ...] = ()
@@ -158,6 +159,7 @@ class Call:
             or selection is None
             or selection.retrieved is None
             or selection.snapshot is None
+            or not selection.gates.uses_kb
         ):
             return ()
         mass = self._state.attention[row]

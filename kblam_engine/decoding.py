@@ -21,7 +21,7 @@ from kblam_engine.answers import FinishReason
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.streamed_text import Detokenizer, StreamedText
 
-__all__ = ["DecodedStep", "DecodingOptions", "decode"]
+__all__ = ["DecodedStep", "DecodingOptions", "decode", "log_probabilities"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +114,40 @@ def decode(
         raise ConfigurationError("prompts: expected at least one, none of them empty")
     # A function of its own, so that mistakes are raised by the call and not by the first step.
     return _steps(model, tokenizer, prompts, options, end_ids, scope, on_token, cancel)
+
+
+def log_probabilities(
+    model: Any,
+    prompt: Sequence[int],
+    continuation: Sequence[int],
+    *,
+    scope: Callable[[], AbstractContextManager[object]],
+) -> Tensor:
+    """Return how probable a given continuation is, read token by token exactly as ``decode`` would have written it.
+
+    Args:
+        model: the language model.
+        prompt: token ids; not empty.
+        continuation: token ids; not empty.
+        scope: entered around every single forward.
+
+    Returns:
+        Natural logarithms, `[len(continuation)]` in float32 on the CPU.
+
+    Raises:
+        ConfigurationError: the prompt or the continuation is empty.
+    """
+    if not prompt or not continuation:
+        raise ConfigurationError("expected a prompt and a continuation of at least one token each")
+    forward = _Forward(model, [prompt], 0, scope)
+    read: Tensor | None = None
+    found = []
+    for token in continuation:
+        with torch.no_grad():
+            logits = forward(read)
+        found.append(logits[0].float().log_softmax(-1)[token].cpu())
+        read = torch.tensor([token], device=logits.device)
+    return torch.stack(found)
 
 
 def _steps(

@@ -18,6 +18,7 @@ from kblam_engine.calls import KB, AnswerStream, Call, Question, as_messages
 from kblam_engine.checkpoint import load_adapter, read_config, save_adapter, shipped_adapter
 from kblam_engine.errors import ConfigurationError, EncoderMismatchError
 from kblam_engine.evidence import Examiner
+from kblam_engine.gating import UNKNOWN, Unknown
 from kblam_engine.injection import Injection, attach
 from kblam_engine.knowledge_base import KBSnapshot, KnowledgeBase
 from kblam_engine.knowledge_state import KnowledgeState, Row
@@ -121,8 +122,10 @@ class KBLaM:
             kb: the knowledge base; None runs the base model alone.
             cancel: set it to stop within one token.
             options: ``max_new_tokens``, ``temperature``, ``top_k``, ``top_p``, ``seed``, ``stop`` (see
-                ``DecodingOptions``), ``refusal_threshold`` (0 to 1; the adapter's own by default) and ``max_hops``
-                (1: triples are selected once per turn; more: again when the answer moves on to what a value names).
+                ``DecodingOptions``), ``refusal_threshold`` (0 to 1; the adapter's own by default), ``max_hops``
+                (1: triples are selected once per turn; more: again when the answer moves on to what a value names)
+                and ``unknown`` (a turn that no triple answers: "refuse", or "base" to have the base model answer it
+                exactly as without a KB; ``Answer.grounded`` tells).
 
         Raises:
             ConfigurationError: an option or message is not valid.
@@ -227,18 +230,21 @@ class KBLaM:
         return snapshot
 
     def new_state(
-        self, rows: Sequence[Row], threshold: float | None, max_hops: int = 1
+        self, rows: Sequence[Row], threshold: float | None, max_hops: int = 1, unknown: Unknown = "refuse"
     ) -> KnowledgeState:
         """Return the attention state of a new call.
 
         Raises:
-            ConfigurationError: the threshold is not between 0 and 1, or there is less than one hop.
+            ConfigurationError: the threshold is not between 0 and 1, there is less than one hop, or what happens with
+                an unknown turn is neither "refuse" nor "base".
         """
         chosen = self.adapter.config.refusal_threshold if threshold is None else threshold
         if not isinstance(chosen, int | float) or not 0.0 < chosen < 1.0:
             raise ConfigurationError(f"refusal_threshold: expected above 0 and below 1, got {chosen!r}")
         if not isinstance(max_hops, int) or isinstance(max_hops, bool) or max_hops < 1:
             raise ConfigurationError(f"max_hops: expected an integer above 0, got {max_hops!r}")
+        if unknown not in UNKNOWN:
+            raise ConfigurationError(f'unknown: expected "refuse" or "base", got {unknown!r}')
         return KnowledgeState(
             self.adapter,
             self.retriever,
@@ -247,6 +253,7 @@ class KBLaM:
             rows,
             float(chosen),
             max_hops,
+            unknown,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -12,6 +13,9 @@ from kblam_engine.products import Floats
 OPEN_FLOOR = -0.5
 """Log-gates are pushed apart around the decision, so that an answer is never half a refusal: an open gate is at least
 this, a shut one ``MIN_LOG_GATE``, and its triple stays out of the attention."""
+Unknown = Literal["refuse", "base"]
+"""What happens with a turn that no triple answers: it is refused, or the base model answers it without the KB."""
+UNKNOWN: tuple[Unknown, ...] = get_args(Unknown)
 
 
 @dataclass(frozen=True)
@@ -35,20 +39,27 @@ class Gates:
         """How many triples the answer may attend to: the first ones."""
         return int((self.triples > MIN_LOG_GATE).sum())
 
+    @property
+    def uses_kb(self) -> bool:
+        """Whether the answer attends to the KB at all: to triples, or to the null triple."""
+        return self.refused or self.n_open > 0
 
-def decide(log_odds: Floats, threshold: float) -> Gates:
+
+def decide(log_odds: Floats, threshold: float, unknown: Unknown = "refuse") -> Gates:
     """Return the gates for the selected triples.
 
     Args:
         log_odds: float32 [n], best first, that each triple answers (part of) the question.
         threshold: probability below which the best triple does not answer.
+        unknown: what happens then; "base" leaves every gate shut, that of the null triple too.
     """
+    refuses = unknown == "refuse"
     if not len(log_odds):
-        return Gates(np.zeros(0, np.float32), 0.0, True, 0.0)
+        return Gates(np.zeros(0, np.float32), 0.0 if refuses else MIN_LOG_GATE, refuses, 0.0)
     shifted = log_odds - float(np.log(threshold / (1 - threshold)))
     log_p = -np.logaddexp(0.0, -shifted)
     opens = shifted >= 0
-    refused = not opens.any()
+    refused = refuses and not bool(opens.any())
     # A triple that is not asked for stays out altogether: siblings share the name, so their statements match the
     # answer as well as the right one does, and several gates ajar together would outweigh it.
     gates = np.where(opens, np.maximum(log_p, OPEN_FLOOR), MIN_LOG_GATE)

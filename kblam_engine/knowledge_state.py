@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kblam_engine.adapter import KnowledgeAdapter
 from kblam_engine.attention import KBBlock
-from kblam_engine.gating import Gates, decide
+from kblam_engine.gating import Gates, Unknown, decide
 from kblam_engine.hops import following, joined, next_question
 from kblam_engine.joined_tokens import Chosen, join, sentence_tokens_of
 from kblam_engine.kb_state import KBState
@@ -53,8 +53,10 @@ class Row:
 class KnowledgeState(KBState):
     """Selects triples once during the prompt's forward pass, then feeds native tokens to the KB layers.
 
-    An adapter with sentence tokens brings those of the same triples besides, in its own KB layers. Rows without a KB run as the base model. The selection is kept in ``selections``; the attention that the
-    answer paid to each selected triple adds up in ``attention`` and token by token in ``copied``.
+    An adapter with sentence tokens brings those of the same triples besides, in its own KB layers. Rows without a KB,
+    or left to the base model, run as the base model; where all rows do, the state takes no layer any more, and the
+    stock attention computes them. The selection is kept in ``selections``; the attention that the answer paid to each
+    selected triple adds up in ``attention`` and token by token in ``copied``.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class KnowledgeState(KBState):
         rows: Sequence[Row],
         threshold: float,
         max_hops: int = 1,
+        unknown: Unknown = "refuse",
     ) -> None:
         """Prepare the call; nothing is computed before the prompt's forward pass.
 
@@ -75,16 +78,20 @@ class KnowledgeState(KBState):
             statements: turns triples into native tokens.
             unembedding: the LLM head's weight, [vocab, hidden].
             rows: the batch.
-            threshold: probability below which a question is refused.
+            threshold: probability below which a triple does not answer.
             max_hops: how often triples are selected for one answer: 1 is once per turn.
+            unknown: what happens with a turn that no triple answers.
         """
         sentence = adapter.config.sentence
         self._native_layers = frozenset(adapter.config.native.layers)
-        self.layers = self._native_layers | frozenset(() if sentence is None else sentence.kb_layers)
+        self._kb_layers = self._native_layers | frozenset(() if sentence is None else sentence.kb_layers)
         layer = adapter.config.retrieval_layer
         self.watch = frozenset() if layer is None else frozenset({layer})
+        # Before the selection there is nothing to attend to: sentence tokens may have layers below the retrieval layer.
+        self.layers = frozenset(at for at in self._kb_layers if layer is None or at >= layer)
         self._adapter, self._retriever, self._statements = adapter, retriever, statements
-        self._unembedding, self._rows, self._threshold = unembedding, rows, threshold
+        self._unembedding, self._rows = unembedding, rows
+        self._threshold, self._unknown = threshold, unknown
         self.selections: tuple[Selection, ...] | None = None
         self._native: NativeTokenState | None = None
         self._sentence: SentenceTokenState | None = None
@@ -97,7 +104,9 @@ class KnowledgeState(KBState):
 
     def on_input_ids(self, input_ids: Tensor) -> None:
         """Select before the first forward pass, unless the hidden state has a say; later ones bring the answer."""
-        if self._native is not None:
+        if self.selections is not None:
+            if self._native is None:
+                return
             self._native.reader.feed(input_ids)
             if any(self._hops_left) and self._copies == 1:  # beams keep their first selection
                 self._written += input_ids.unbind(1)
@@ -122,9 +131,13 @@ class KnowledgeState(KBState):
                 )
                 continue
             found = self._retriever.retrieve(row.messages, row.snapshot, query)
-            gates = decide(found.log_odds[: self._adapter.config.n_select], self._threshold)
+            gates = decide(found.log_odds[: self._adapter.config.n_select], self._threshold, self._unknown)
             selections.append(Selection(row.snapshot, found, gates))
         self.selections = tuple(selections)
+        if not any(selection.gates.uses_kb for selection in selections):
+            self.layers = frozenset()
+            return
+        self.layers = self._kb_layers
         self._native = self._lay_out(self.selections)
         self._sentence = self._sentence_tokens(self.selections)
         if self._copies > 1:
@@ -142,7 +155,7 @@ class KnowledgeState(KBState):
             gate_rows.append(selection.gates.triples[:n].tolist() or [selection.gates.null])
         tokens = collate(statements, gate_rows, unembedding.device)
         for i, selection in enumerate(selections):
-            if selection.snapshot is None:
+            if not selection.gates.uses_kb:
                 tokens.mask[i] = False
         before = self.attention or [np.zeros(0, np.float32)] * len(statements)
         self.attention = [

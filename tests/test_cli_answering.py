@@ -4,13 +4,14 @@ import json
 import os
 import signal
 import sys
+from dataclasses import replace
 from types import ModuleType
 
 import pytest
 
 from kblam_engine import KnowledgeBase
 from kblam_engine.answers import Answer, AttendedTriple, Usage
-from kblam_engine.cli._answering import bar
+from kblam_engine.cli._answering import FROM_BASE, bar
 from kblam_engine.errors import ModelNotFoundError
 from kblam_engine.triples import Triple
 
@@ -25,7 +26,7 @@ class StubStream:
     def __iter__(self):
         for word in self._answer.text.split(" "):
             if self._cancel.is_set():
-                self.answer = Answer("cut", False, 0.5, (), Usage(1, 1, 1), "cancelled", 1.0, 1.0)
+                self.answer = replace(self._answer, text="cut", finish_reason="cancelled")
                 return
             yield word + " "
             if self._on_piece:
@@ -34,7 +35,7 @@ class StubStream:
 
 
 class StubKBLaM:
-    """Answers with the value of a triple whose property is in the last message, else refuses."""
+    """Answers with the value of a triple whose property is in the last message, else refuses, or greets."""
 
     loaded = []
     asked = []
@@ -56,6 +57,8 @@ class StubKBLaM:
         found = [
             AttendedTriple(i, triple, 0.75, ((0, 4),)) for i, triple in enumerate(kb) if triple.property in text
         ]
+        if not found and options["unknown"] == "base":
+            return Answer("Hello there.", False, 0.1, (), Usage(9, 2, len(kb)), "stop", 21.4, 5.2)
         refused = not found
         words = "I cannot find it." if refused else f"It is {found[0].triple.value}."
         usage = Usage(9, len(words.split()), len(kb))
@@ -97,6 +100,7 @@ def test_ask_json_is_the_contract(kblam, kb):
     assert list(data) == [
         "text",
         "refused",
+        "grounded",
         "confidence",
         "attended",
         "usage",
@@ -125,6 +129,20 @@ def test_a_refusal_is_an_answer(kblam, kb):
     assert code == 0 and data["refused"] is True and data["attended"] == []
 
 
+def test_an_answer_that_is_not_from_the_kb_is_marked(kblam, kb):
+    marked = f"Hello there.\n{FROM_BASE}\n"
+    assert kblam("ask", "--kb", kb, "--unknown", "base", "Hello!") == (0, marked, "")
+    data = json.loads(kblam("ask", "--kb", kb, "--unknown", "base", "--json", "Hello!")[1])
+    assert data["grounded"] is False and data["refused"] is False and data["text"] == "Hello there."
+    out = kblam("ask", "--kb", kb, "--unknown", "base", "--explain", "Hello!")[1]
+    assert out.startswith(marked) and "no triple attended" in out and "\nfrom the base model, confidence 0.10" in out
+    known = kblam("ask", "--kb", kb, "--unknown", "base", "the founder?")[1]
+    assert known == "It is Lena [b]Hoffmann[/b].\n"
+    assert kblam("ask", "--kb", kb, "Hello!")[1] == "I cannot find it.\n"
+    code, out, err = kblam("ask", "--kb", kb, "--unknown", "guess", "Hello!")
+    assert (code, out) == (2, "") and "refuse" in err and "base" in err and err.count("\n") == 1
+
+
 def test_explain_shows_triples_bars_confidence_and_time(kblam, kb):
     code, out, _ = kblam("ask", "--kb", kb, "--explain", "Who is the founder of Acme?")
     assert code == 0 and out.startswith("It is Lena [b]Hoffmann[/b].\n\n")
@@ -136,11 +154,12 @@ def test_explain_shows_triples_bars_confidence_and_time(kblam, kb):
 
 def test_options_reach_the_model(kblam, kb, stub):
     options = "--model m --adapter a --dtype bfloat16 --device cpu --max-new-tokens 7 --temperature 0.5 --seed 3"
-    options += " --refusal-threshold 0.2 --max-hops 2"
+    options += " --refusal-threshold 0.2 --max-hops 2 --unknown base"
     code, *_ = kblam("ask", "--kb", kb, *options.split(), "founder?")
     assert code == 0
     assert stub.loaded == [("m", {"adapter": "a", "dtype": "bfloat16", "device": "cpu"})]
     expected = {"max_new_tokens": 7, "temperature": 0.5, "seed": 3, "refusal_threshold": 0.2, "max_hops": 2}
+    expected["unknown"] = "base"
     assert stub.asked == [("founder?", expected)]
 
 
@@ -191,6 +210,7 @@ def test_chat_streams_answers_and_keeps_the_history(kblam, kb, stub):
         "seed": None,
         "refusal_threshold": None,
         "max_hops": 1,
+        "unknown": "refuse",
     }
 
 
@@ -228,6 +248,23 @@ def test_show_kb_forget_help_and_quit(kblam, kb, stub):
     assert "0.75  Acme | founder | Lena [b]Hoffmann[/b]" in out and "2 triples, 1 names" in out
     assert "/remove NAME" in out and len(stub.asked) == 2
     assert len(stub.asked[1][0]) == 1  # forgotten
+
+
+def test_chat_can_be_told_what_happens_with_other_questions(kblam, kb, stub):
+    lines = ["Hello!", "/unknown base", "Hello!", "seat?", "/unknown refuse", "Hello!", "/unknown", "/unknown guess"]
+    code, out, err = kblam("chat", "--kb", kb, lines=lines)
+    assert code == 0 and err.count("kblam: expected /unknown refuse or /unknown base, got") == 2
+    assert [line.strip() for line in out.splitlines()] == [
+        "I cannot find it.",
+        "the base model answers such questions",
+        "Hello there.",
+        FROM_BASE,
+        "It is Berlin.",
+        "such questions are refused",
+        "I cannot find it.",
+    ]
+    assert FROM_BASE not in str(stub.asked)
+    assert FROM_BASE in kblam("chat", "--kb", kb, "--unknown", "base", lines=["Hello!"])[1]
 
 
 @pytest.mark.parametrize("line", ["/nothing", "/add Acme | age", "/set Acme || 3", "/remove", "/remove Nobody"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -51,6 +51,14 @@ ThresholdOption = Annotated[
 HopsOption = Annotated[
     int, typer.Option("--max-hops", min=1, help="How often triples are selected for one answer.")
 ]
+UnknownOption = Annotated[
+    Literal["refuse", "base"],
+    typer.Option(
+        "--unknown", help="What happens with a question that no triple answers: base lets the base model answer it."
+    ),
+]
+
+FROM_BASE = "(from the base model, not from the knowledge base)"
 
 _BAR_WIDTH = 20
 
@@ -96,6 +104,11 @@ def show_attended(console: Console, answer: Answer) -> None:
     console.print(Text(summary(answer), style="dim"))
 
 
+def from_base(answer: Answer) -> bool:
+    """Tell whether a text is the base model's own, which a reader must not take for knowledge of the KB."""
+    return bool(answer.text) and not answer.grounded and not answer.refused
+
+
 def bar(weight: float) -> str:
     """Draw a weight from 0 to 1."""
     filled = round(_BAR_WIDTH * min(max(weight, 0.0), 1.0))
@@ -104,7 +117,7 @@ def bar(weight: float) -> str:
 
 def summary(answer: Answer) -> str:
     """Say in one line how sure an answer is and what it took."""
-    parts: list[Any] = ["refused"] if answer.refused else []
+    parts: list[Any] = ["refused"] if answer.refused else ["from the base model"] if from_base(answer) else []
     parts.append(f"confidence {answer.confidence:.2f}")
     parts.append(f"first token {answer.ttft_ms:.0f} ms")
     if answer.usage.completion_tokens > 1:

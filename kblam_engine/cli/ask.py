@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from kblam_engine.cli._answering import (
+    FROM_BASE,
     AdapterOption,
     DeviceOption,
     DtypeOption,
@@ -18,6 +19,8 @@ from kblam_engine.cli._answering import (
     SeedOption,
     TemperatureOption,
     ThresholdOption,
+    UnknownOption,
+    from_base,
     model_and_kb,
     show_attended,
 )
@@ -44,6 +47,7 @@ def ask(
     seed: SeedOption = None,
     refusal_threshold: ThresholdOption = None,
     max_hops: HopsOption = 1,
+    unknown: UnknownOption = "refuse",
 ) -> None:
     """Answer a question from a knowledge base, or refuse."""
     if not question.strip():
@@ -57,11 +61,14 @@ def ask(
             seed=seed,
             refusal_threshold=refusal_threshold,
             max_hops=max_hops,
+            unknown=unknown,
         )
     if as_json:
         typer.echo(json.dumps(answer.to_dict(), ensure_ascii=False, indent=2))
         return
     typer.echo(answer.text)
+    if from_base(answer):
+        typer.echo(FROM_BASE)
     if explain:
         from rich.console import Console
 

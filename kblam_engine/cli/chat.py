@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from kblam_engine.cli._answering import (
+    FROM_BASE,
     AdapterOption,
     DeviceOption,
     DtypeOption,
@@ -22,6 +23,8 @@ from kblam_engine.cli._answering import (
     SeedOption,
     TemperatureOption,
     ThresholdOption,
+    UnknownOption,
+    from_base,
     model_and_kb,
     show_attended,
 )
@@ -38,6 +41,7 @@ _HELP = """\
 /remove NAME [| PROPERTY [| VALUE]]
 /show                             what the last answer attended
 /kb                               size of the knowledge base
+/unknown refuse|base              what happens with questions that no triple answers, as --unknown
 /forget                           start a new conversation
 /quit                             leave, as Ctrl-D does; Ctrl-C stops an answer"""
 
@@ -58,6 +62,7 @@ def chat(
     seed: SeedOption = None,
     refusal_threshold: ThresholdOption = None,
     max_hops: HopsOption = 1,
+    unknown: UnknownOption = "refuse",
 ) -> None:
     """Talk with a knowledge base, and change it on the way.
 
@@ -69,6 +74,7 @@ def chat(
         "seed": seed,
         "refusal_threshold": refusal_threshold,
         "max_hops": max_hops,
+        "unknown": unknown,
     }
     with model_and_kb(kb, model, adapter, dtype, device) as (loaded, base):
         conversation = Conversation(loaded, base, options)
@@ -98,6 +104,7 @@ class Conversation:
             "/remove": self._remove,
             "/show": self._show,
             "/kb": self._describe_kb,
+            "/unknown": self._set_unknown,
             "/forget": self._forget,
             "/help": lambda rest: typer.echo(_HELP),
         }
@@ -128,6 +135,8 @@ class Conversation:
             finally:
                 typer.echo()
         self.last = stream.answer
+        if from_base(self.last):
+            typer.echo(FROM_BASE)
         # Kept only now: a question that failed is not part of the conversation.
         self.messages = [*messages, {"role": "assistant", "content": self.last.text}]
 
@@ -169,6 +178,12 @@ class Conversation:
             f"{info.path}: {info.n_triples:,} triples, {info.n_names:,} names, "
             f"{info.n_properties:,} properties, revision {info.revision}"
         )
+
+    def _set_unknown(self, rest: str) -> None:
+        if rest not in ("refuse", "base"):
+            raise ConfigurationError(f"expected /unknown refuse or /unknown base, got {rest or 'nothing'}")
+        self._options["unknown"] = rest
+        typer.echo("such questions are refused" if rest == "refuse" else "the base model answers such questions")
 
     def _forget(self, rest: str) -> None:
         self.messages, self.last = [], None
