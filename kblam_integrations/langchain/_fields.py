@@ -1,0 +1,132 @@
+"""Which engine and which knowledge base: fields that the chat model and the retriever share."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, Self
+from weakref import WeakKeyDictionary
+
+from pydantic import BaseModel, Field, model_validator
+
+from kblam_engine import __version__
+from kblam_engine.engine import KBLaM
+from kblam_engine.errors import ConfigurationError
+from kblam_engine.knowledge_base import KBSnapshot, KnowledgeBase
+from kblam_integrations._shared import EngineConfig, KBRegistry, as_knowledge_base
+
+
+class EngineFields(BaseModel):
+    """An engine, given or by its name, and the knowledge base that it answers from.
+
+    Attributes:
+        model: an embedded model's name, a local folder, or a Hugging Face id. It is loaded by the first call, and
+            shared with every other object of the same configuration.
+        adapter: an adapter folder; None takes the one that ships for the model.
+        encoder: sentence encoder; None takes the adapter's own.
+        dtype: None takes what the hardware computes fastest.
+        device: None takes a GPU where there is one.
+        engine: a loaded ``KBLaM``; then the fields above are not looked at.
+        kb: a KnowledgeBase, its directory, a file of triples, a networkx graph, graph documents, or triples; after
+            construction always the knowledge base itself. None: the base model answers alone.
+        kbs: knowledge bases by id, a ``KBRegistry`` or a mapping.
+        kb_id: which of them, before ``kb``; a call may name another.
+    """
+
+    model: str = "smollm2-135m"
+    adapter: str | None = None
+    encoder: str | None = None
+    dtype: str | None = None
+    device: str | None = None
+    engine: Any = Field(default=None, exclude=True, repr=False)
+    kb: Any = Field(default=None, exclude=True, repr=False)
+    kbs: Any = Field(default=None, exclude=True, repr=False)
+    kb_id: str | None = None
+
+    @model_validator(mode="after")
+    def _open_kblam_knowledge(self) -> Self:
+        if self.engine is not None and not isinstance(self.engine, KBLaM):
+            raise ConfigurationError(f"engine: expected a KBLaM, got {type(self.engine).__name__}")
+        if self.kb is not None:
+            self.kb = as_knowledge_base(self.kb, encoder=self._sentence_encoder)
+        if self.kbs is not None and not isinstance(self.kbs, KBRegistry):
+            self.kbs = KBRegistry(self.kbs, encoder=self._sentence_encoder)
+        return self
+
+    def engine_config(self, model: str | None = None) -> EngineConfig:
+        """Return the configuration that objects share an engine by; `model` names another model."""
+        if model is None or model == self.model:
+            return EngineConfig(self.model, self.adapter, self.encoder, self.dtype, self.device)
+        return EngineConfig(model, None, None, self.dtype, self.device)
+
+    def load_engine(self, model: str | None = None) -> KBLaM:
+        """Return the engine, loaded now if nobody has yet.
+
+        Raises:
+            ConfigurationError: another model is asked for beside a given engine.
+            ModelNotFoundError: there is no such model, or no adapter ships for it.
+        """
+        if self.engine is None:
+            return self.engine_config(model).engine()
+        engine: KBLaM = self.engine
+        if model not in (None, self.model, engine.name):
+            raise ConfigurationError(f"model: {model!r} was asked for, but the engine given is {engine.name!r}")
+        return engine
+
+    def knowledge_base(self, kb_id: str | None = None) -> KnowledgeBase | KBSnapshot | None:
+        """Return the knowledge base that a call answers from.
+
+        Args:
+            kb_id: the one with this id; None takes the object's own.
+
+        Raises:
+            ConfigurationError: there is none with this id, or there are none by id at all.
+        """
+        chosen = self.kb_id if kb_id is None else kb_id
+        if chosen is None:
+            return None if self.kb is None else as_knowledge_base(self.kb, encoder=self._sentence_encoder)
+        if self.kbs is None:
+            raise ConfigurationError(f"kb_id: {chosen!r} was asked for, but no kbs were given")
+        registry: KBRegistry = self.kbs
+        return registry.get(chosen)
+
+    def model_name(self, model: str | None = None) -> str:
+        """Return the name of the base model that answers."""
+        return str(self.engine.name) if self.engine is not None else model or self.model
+
+    def _sentence_encoder(self) -> Any:
+        return self.engine.encoder if self.engine is not None else self.engine_config().sentence_encoder()
+
+    def _engine_identity(self, model: str | None = None) -> dict[str, Any]:
+        """Return what tells this engine from others, for the keys of caches; loads nothing."""
+        if self.engine is None:
+            config = self.engine_config(model)
+            adapter, encoder = config.adapter, config.encoder
+            return {"model": config.model, "adapter": adapter, "encoder": encoder, "dtype": config.dtype}
+        return {"model": self.engine.loaded.fingerprint, "adapter": _adapter_digest(self.engine)}
+
+
+def kb_identity(kb: KnowledgeBase | KBSnapshot | None) -> dict[str, Any]:
+    """Return what tells this knowledge base at this moment from every other and from itself after a change."""
+    if kb is None:
+        return {"kb": None}
+    snapshot = kb if isinstance(kb, KBSnapshot) else kb.snapshot()
+    if snapshot not in _contents:
+        # An id never changes its content, so these tell all of it, of a part of a knowledge base as well.
+        _contents[snapshot] = hashlib.blake2b(snapshot.ids.tobytes(), digest_size=8).hexdigest()
+    return {"kb": snapshot.kb_id, "kb_fingerprint": snapshot.fingerprint, "kb_ids": _contents[snapshot]}
+
+
+VERSION = {"kblam_engine": __version__}
+"""Part of the keys of caches: another version may bring another adapter."""
+
+_contents: WeakKeyDictionary[KBSnapshot, str] = WeakKeyDictionary()
+_digests: WeakKeyDictionary[KBLaM, str] = WeakKeyDictionary()
+
+
+def _adapter_digest(engine: KBLaM) -> str:
+    if engine not in _digests:
+        digest = hashlib.sha256(repr(engine.adapter.config).encode())
+        for name, tensor in sorted(engine.adapter.state_dict().items()):
+            digest.update(name.encode() + tensor.detach().cpu().float().numpy().tobytes())
+        _digests[engine] = digest.hexdigest()[:16]
+    return _digests[engine]

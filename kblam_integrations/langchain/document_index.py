@@ -1,0 +1,130 @@
+"""A knowledge base as LangChain's document index, so that its loaders and its indexing API fill one."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Self
+
+from langchain_core.callbacks import CallbackManagerForRetrieverRun
+from langchain_core.documents import Document
+from langchain_core.indexing import DeleteResponse, UpsertResponse
+from langchain_core.indexing.base import DocumentIndex
+from pydantic import ConfigDict, Field, PrivateAttr, model_validator
+
+from kblam_engine.errors import ConfigurationError
+from kblam_engine.knowledge_base import KnowledgeBase
+from kblam_engine.triples import Triple
+from kblam_integrations._documents import DocumentStore, SourceDocument
+from kblam_integrations._shared import as_knowledge_base
+
+_NAME_FIELDS = ("name", "title", "id", "key")
+
+
+def triples_from_document(document: Document) -> list[Triple]:
+    """Return the triples of a document that says plainly what they are.
+
+    Either its metadata has ``name`` and ``property`` (and perhaps ``value``; else the text is the value), or each
+    line of its text is ``field: value``, as LangChain's CSV loader writes them: then the name is the line called name,
+    title, id or key, whichever comes first, or the metadata's ``name`` or ``title``, and every other line a property.
+
+    Raises:
+        ConfigurationError: it does neither; give the index a function that reads such documents.
+    """
+    metadata = document.metadata
+    if "name" in metadata and "property" in metadata:
+        return [Triple(str(metadata["name"]), str(metadata["property"]), str(metadata.get("value") or document.page_content))]
+    lines = [line.partition(":") for line in document.page_content.splitlines() if line.strip()]
+    fields = {name.strip(): value.strip() for name, colon, value in lines if colon}
+    named = {key.lower(): key for key in fields}
+    name_field = next((named[key] for key in _NAME_FIELDS if key in named), None)
+    name = fields[name_field] if name_field else str(metadata.get("name") or metadata.get("title") or "")
+    if len(fields) != len(lines) or not fields or not name:
+        raise ConfigurationError(
+            f"document {document.id or document.page_content[:40]!r}: expected metadata name and property, or lines "
+            "`field: value` with a name; give KBLaMDocumentIndex(extract=...) a function from a document to its triples"
+        )
+    return [Triple(name, field, value) for field, value in fields.items() if field != name_field and value]
+
+
+class KBLaMDocumentIndex(DocumentIndex):
+    r"""A knowledge base that takes documents: ``langchain_core.indexing.index(loader, record_manager, this)``.
+
+    A document is turned into triples by ``extract``; what a document said goes when it is deleted or replaced. The
+    chat model sees the change with its next call. As a retriever it returns the documents whose triples are closest in
+    meaning to the query, without a language model.
+
+    Example:
+        .. code-block:: python
+
+            from langchain_core.documents import Document
+            from kblam_engine import KnowledgeBase
+            from kblam_integrations.langchain import KBLaMDocumentIndex
+
+            index = KBLaMDocumentIndex(kb=KnowledgeBase.open(":memory:", multi=True))
+            index.upsert([Document("name: Orca 2\nbattery life: 11 hours", id="orca")])
+            index.delete(["orca"])
+
+    Attributes:
+        kb: a KnowledgeBase or its directory. Open it with ``multi=True`` if several documents may give one property of
+            one name different values; else the last document's value counts.
+        extract: from a document to its triples; for graph transformers,
+            ``lambda d: triples_from_graph_document(transformer.convert_to_graph_documents([d])[0])``.
+        k: how many documents a query returns at most.
+
+    Raises:
+        ConfigurationError: a document gives no triples (nothing of its batch is stored), or `kb` cannot be changed.
+        ValueError: `delete` without ids.
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    kb: Any
+    extract: Callable[[Document], Iterable[Triple]] = triples_from_document
+    k: int = Field(default=5, ge=1)
+    _store: DocumentStore = PrivateAttr()
+
+    @model_validator(mode="after")
+    def _open_kblam_store(self) -> Self:
+        kb = as_knowledge_base(self.kb)
+        if not isinstance(kb, KnowledgeBase):
+            raise ConfigurationError(f"kb: expected a KnowledgeBase that can be changed, got {type(kb).__name__}")
+        self.kb = kb
+        self._store = DocumentStore(kb)
+        return self
+
+    def upsert(self, items: Sequence[Document], /, **kwargs: Any) -> UpsertResponse:
+        """Store documents, or replace those with the same id; one without an id gets one."""
+        sources = []
+        for item in items:
+            triples = list(self.extract(item))
+            if not triples:
+                raise ConfigurationError(f"document {item.id or item.page_content[:40]!r}: no triples were found in it")
+            document_id = item.id if item.id is not None else str(uuid.uuid4())
+            sources.append(SourceDocument(document_id, item.page_content, item.metadata, triples))
+        self._store.upsert(sources)
+        return UpsertResponse(succeeded=[source.id for source in sources], failed=[])
+
+    def delete(self, ids: list[str] | None = None, **kwargs: Any) -> DeleteResponse:
+        """Take documents and what only they said out of the knowledge base; unknown ids are fine."""
+        if ids is None:
+            raise ValueError("ids: expected the ids of documents, got None")
+        deleted = self._store.delete(ids)
+        return DeleteResponse(num_deleted=len(deleted), succeeded=deleted, failed=[], num_failed=0)
+
+    def get(self, ids: Sequence[str], /, **kwargs: Any) -> list[Document]:
+        """Return the documents with these ids, as they were stored."""
+        return [_document(source) for source in self._store.get(ids)]
+
+    def _get_relevant_documents(
+        self, query: str, *, run_manager: CallbackManagerForRetrieverRun, k: int | None = None
+    ) -> list[Document]:
+        n_wanted = self.k if k is None else k
+        # A document has several triples, and a triple several documents: ask for more, and go on while they differ.
+        hits = self.kb.search(query, k=8 * n_wanted)
+        ids = dict.fromkeys(each for hit in hits for each in self._store.ids_of(hit.triple))
+        return [_document(source) for source in self._store.get(list(ids)[:n_wanted])]
+
+
+def _document(source: SourceDocument) -> Document:
+    return Document(id=source.id, page_content=source.text, metadata=dict(source.metadata))

@@ -1,0 +1,76 @@
+"""The engine's retrieval layer as a LangChain retriever, for chains that want the triples as documents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from langchain_core.callbacks import CallbackManagerForRetrieverRun
+from langchain_core.documents import Document
+from langchain_core.retrievers import BaseRetriever
+from pydantic import ConfigDict, Field
+
+from kblam_engine.errors import ConfigurationError
+from kblam_engine.triples import Triple
+from kblam_integrations._documents import without_texts
+from kblam_integrations.langchain._fields import EngineFields
+
+
+class KBLaMRetriever(EngineFields, BaseRetriever):
+    """Find the triples that most probably answer a question, best first, as documents.
+
+    It ranks as the chat model does (names, properties, kinds of value), not by vector distance alone, and writes no
+    text. A document holds the triple's sentence; its metadata the three parts, the probability `score`, 0 to 1, and
+    what the knowledge base keeps beside the triple.
+
+    Example:
+        .. code-block:: python
+
+            from kblam_integrations.langchain import KBLaMRetriever
+
+            retriever = KBLaMRetriever(kb=[("Orca 2", "battery life", "11 hours")], k=3)
+            print(retriever.invoke("How long does the battery of the Orca 2 last?")[0].page_content)
+
+    Attributes:
+        k: how many documents at most; a call may say another number.
+        min_score: leave out triples that are less probable.
+
+    Raises:
+        ConfigurationError: there is no knowledge base, or `k` is below 1.
+        ValidationError: a field has a wrong type or is unknown.
+    """
+
+    model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
+
+    k: int = Field(default=5, ge=1)
+    min_score: float = Field(default=0.0, ge=0.0, le=1.0)
+
+    def _get_relevant_documents(
+        self,
+        query: str,
+        *,
+        run_manager: CallbackManagerForRetrieverRun,
+        k: int | None = None,
+        kb_id: str | None = None,
+    ) -> list[Document]:
+        kb = self.knowledge_base(kb_id)
+        if kb is None:
+            raise ConfigurationError("kb: expected a knowledge base to retrieve from, got None")
+        n_wanted = self.k if k is None else k
+        if n_wanted < 1:
+            raise ConfigurationError(f"k: expected at least 1, got {n_wanted}")
+        if not query.strip():
+            return []
+        found = self.load_engine().retrieve(query, kb, k=n_wanted)
+        return [document_of(f.id, f.triple, f.score) for f in found if f.score >= self.min_score]
+
+
+def document_of(triple_id: int, triple: Triple, score: float) -> Document:
+    """Return a triple as a document."""
+    metadata: dict[str, Any] = {
+        **without_texts(triple.metadata),
+        "name": triple.name,
+        "property": triple.property,
+        "value": triple.value,
+        "score": round(score, 6),
+    }
+    return Document(id=str(triple_id), page_content=triple.statement, metadata=metadata)

@@ -1,0 +1,41 @@
+"""A tiny engine for the LangChain tests, one for each test process, and a few knowledge bases."""
+
+from functools import cache
+
+from conftest import build_llama, build_tokenizer
+from engine_parts import build_engine, copying_engine
+
+from kblam_engine.knowledge_base import KnowledgeBase
+from kblam_engine.sentence_encoder import HashingEncoder
+from kblam_engine.triples import Triple
+
+
+@cache
+def tiny_engine():
+    """A random engine: it answers nonsense, and the same nonsense to the same call."""
+    return build_engine(build_llama(), build_tokenizer())
+
+
+@cache
+def copier():
+    """An engine that answers with the statement of the best triple."""
+    return copying_engine(build_tokenizer())
+
+
+def kb_of(*triples, encoder=None, multi=False):
+    kb = KnowledgeBase.open(":memory:", encoder=encoder or HashingEncoder(), multi=multi)
+    kb.add([t if isinstance(t, Triple) else Triple(*t) for t in triples])
+    return kb
+
+
+@cache
+def ships():
+    """Six triples that nobody changes."""
+    return kb_of(
+        ("Acme Robotics", "founder", "Lena Hoffmann"),
+        ("Acme Robotics", "founding date", "12 March 2009"),
+        ("Orca 2", "battery life", "7.5 hours"),
+        ("Orca 2", "purpose", "to inspect ships"),
+        ("Port of Varnholm", "annual traffic", "1,240 ships"),
+        ("Port of Varnholm", "harbour master", "Ingrid Solberg"),
+    )

@@ -1,0 +1,221 @@
+"""Many calls at once: no cross-talk, real batches, an event loop that stays free, cancelled calls that stop."""
+
+import asyncio
+import gc
+import threading
+import time
+import weakref
+
+import pytest
+from conftest import build_llama, build_tokenizer
+from engine_parts import QUESTION, build_engine
+from langchain_parts import copier, kb_of, tiny_engine
+
+from kblam_engine.errors import ConfigurationError, KnowledgeBaseError
+from kblam_integrations._serving import AnswerQueue, queue_of
+from kblam_integrations.langchain import ChatKBLaM
+
+ENDLESS = {"max_new_tokens": 1500, "temperature": 5.0, "seed": 1, "top_k": 5}
+
+
+def user(text):
+    return [{"role": "user", "content": text}]
+
+
+class Watched:
+    """Counts the forward passes of an engine, to see decoding stop."""
+
+    def __init__(self, engine):
+        self.n_forwards = 0
+        self._hook = engine.lm.register_forward_pre_hook(self._count)
+
+    def _count(self, *_):
+        self.n_forwards += 1
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self._hook.remove()
+
+    def stands_still(self):
+        """Whether, after one token at most, nothing is computed any more."""
+        time.sleep(0.15)
+        before = self.n_forwards
+        time.sleep(0.3)
+        return self.n_forwards == before
+
+    def wait_for(self, n):
+        ends = time.monotonic() + 30
+        while self.n_forwards < n:
+            assert time.monotonic() < ends, "decoding did not begin"
+            time.sleep(0.005)
+
+
+@pytest.fixture
+def watched():
+    with Watched(tiny_engine()) as watch:
+        yield watch
+
+
+def tenants():
+    """Return four knowledge bases that answer the same question differently."""
+    return {str(n): kb_of(("Orca 2", "battery life", f"{n}5 hours")) for n in range(1, 5)}
+
+
+async def test_32_calls_on_four_knowledge_bases_equal_serial_ones():
+    llm = ChatKBLaM(engine=copier(), kbs=tenants(), max_tokens=60)
+    serial = {kb_id: llm.invoke(QUESTION, kb_id=kb_id) for kb_id in llm.kbs}
+    assert len({str(message.text) for message in serial.values()}) == 4
+    sizes = queue_of(copier()).batch_sizes
+    sizes.clear()
+    asked = [str(1 + number % 4) for number in range(32)]
+    for kb_id, message in zip(
+        asked, await asyncio.gather(*(llm.ainvoke(QUESTION, kb_id=kb_id) for kb_id in asked)), strict=True
+    ):
+        assert message.text == serial[kb_id].text
+        ids = [[t["id"] for t in m.additional_kwargs["attended_triples"]] for m in (message, serial[kb_id])]
+        assert ids[0] == ids[1]
+    assert sum(sizes) == 32 and len(sizes) <= 8
+
+
+async def test_the_event_loop_stays_free():
+    """A ticker sees when the loop last came round; gaps that the machine itself makes are measured first."""
+    llm = ChatKBLaM(engine=tiny_engine(), kbs=tenants(), max_tokens=20)
+    await llm.ainvoke(QUESTION, kb_id="1")
+
+    async def gaps_while(work):
+        gaps, going = [], True
+
+        async def tick():
+            last = time.perf_counter()
+            while going:
+                await asyncio.sleep(0.002)
+                now = time.perf_counter()
+                gaps.append(now - last)
+                last = now
+
+        ticker = asyncio.create_task(tick())
+        await work
+        going = False
+        await ticker
+        return sorted(gaps)
+
+    begun = time.perf_counter()
+    gaps = await gaps_while(asyncio.gather(*(llm.ainvoke(QUESTION, kb_id=str(1 + n % 4)) for n in range(32))))
+    took = time.perf_counter() - begun
+    # A call that ran on the loop would be one gap, as long as the call. A busy machine makes some gaps of its own: so
+    # most of the ticks count, and the longest may be a part of the whole time, but not the whole of a batch.
+    assert gaps[int(0.9 * len(gaps))] < 0.05, f"{len(gaps)} ticks in {took:.2f} s, the longest gap {gaps[-1]:.3f} s"
+    assert gaps[-1] < max(0.05, took / 3) and len(gaps) >= 10
+
+
+@pytest.mark.parametrize("way", ["ainvoke", "astream", "stream"])
+async def test_a_call_that_is_given_up_stops_within_a_token(watched, way):
+    llm = ChatKBLaM(engine=tiny_engine(), max_tokens=1500, temperature=5.0, seed=1, top_k=5)
+    if way == "stream":
+
+        def first_pieces():
+            stream = llm.stream(QUESTION)
+            for _, _ in zip(range(3), stream, strict=False):
+                pass
+            stream.close()
+
+        await asyncio.to_thread(first_pieces)
+    elif way == "astream":
+        stream = llm.astream(QUESTION)
+        await anext(stream)
+        await anext(stream)
+        await stream.aclose()
+    else:
+        task = asyncio.create_task(llm.ainvoke(QUESTION))
+        await asyncio.to_thread(watched.wait_for, 3)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert watched.n_forwards < 1000 and await asyncio.to_thread(watched.stands_still)
+
+
+def test_a_call_that_waits_leaves_the_queue_and_one_in_a_batch_leaves_the_others(watched):
+    answers, engine = AnswerQueue(), tiny_engine()
+    endless = [answers.submit(engine, user(f"{QUESTION} {n}"), None, ENDLESS) for n in range(3)]
+    watched.wait_for(3)
+    short = answers.submit(engine, user(QUESTION), None, {"max_new_tokens": 5})
+    assert short.result(30).usage.completion_tokens <= 5  # a second batch goes on beside the endless one
+    endless[0].cancel()
+    endless[1].cancel()
+    time.sleep(0.1)
+    assert not endless[2].done()
+    endless[2].cancel()
+    assert watched.stands_still()
+    assert answers.submit(engine, user(QUESTION), None, {"max_new_tokens": 5}).result(30).text
+
+
+def test_rows_of_a_batch_end_one_by_one():
+    """A short answer does not wait for a long one beside it."""
+    kb = kb_of(("Orca 2", "battery life", "7 hours"), ("Kite", "purpose", "to fly " * 40))
+    answers, ended = AnswerQueue(), []
+    futures = {
+        name: answers.submit(copier(), user(question), kb, {"max_new_tokens": 200})
+        for name, question in {"long": "What is the purpose of the Kite?", "short": QUESTION}.items()
+    }
+    for name, future in futures.items():
+        future.add_done_callback(lambda _, name=name: ended.append(name))
+    assert "7 hours" in futures["short"].result(60).text and "to fly to fly" in futures["long"].result(60).text
+    assert list(answers.batch_sizes) == [2] and ended == ["short", "long"]
+
+
+def test_a_mistake_in_a_batch_is_one_callers_alone():
+    closed = kb_of(("Orca 2", "battery life", "9 hours"))
+    snapshot = closed.snapshot()
+    closed.close()
+    answers, options = AnswerQueue(), {"max_new_tokens": 60}
+    good = kb_of(("Orca 2", "battery life", "7 hours"))
+    asked = [(QUESTION, good), (" ", good), (QUESTION, snapshot), (QUESTION, good)]
+    futures = [answers.submit(copier(), user(text), kb, options) for text, kb in asked]
+    assert "7 hours" in futures[0].result(60).text and "7 hours" in futures[3].result(60).text
+    with pytest.raises(ConfigurationError, match="empty"):
+        futures[1].result(60)
+    with pytest.raises(KnowledgeBaseError, match="closed"):
+        futures[2].result(60)
+
+
+def test_a_listener_that_fails_is_told_and_the_others_go_on():
+    answers, pieces = AnswerQueue(), []
+
+    def broken(piece):
+        raise RuntimeError("nobody listens")
+
+    options = {"max_new_tokens": 8}
+    first = answers.submit(tiny_engine(), user(QUESTION), None, options, broken)
+    second = answers.submit(tiny_engine(), user(QUESTION), None, options, pieces.append)
+    with pytest.raises(RuntimeError, match="nobody listens"):
+        first.result(30)
+    assert second.result(30).text == "".join(pieces)
+
+
+def test_different_options_are_not_mixed_and_waiting_counts_as_waiting():
+    answers, engine = AnswerQueue(), tiny_engine()
+    futures = [answers.submit(engine, user(QUESTION), None, {"max_new_tokens": 2 + n % 2}) for n in range(6)]
+    assert [future.result(30).usage.completion_tokens for future in futures] == [2, 3] * 3
+    assert sorted(answers.batch_sizes) == [3, 3]
+    assert all(future.result().ttft_ms >= 2 for future in futures)  # the quiet before a batch begins
+
+
+def test_threads_and_tasks_leave_nothing_behind():
+    """Engines go when nobody holds them, and idle queues hold no answers."""
+    engine = build_engine(build_llama(), build_tokenizer())
+    llm = ChatKBLaM(engine=engine, kb=kb_of(("a", "b", "c")), max_tokens=3)
+    n_threads = threading.active_count()
+    for _ in range(10):
+        llm.invoke(QUESTION)
+    assert threading.active_count() <= n_threads + 2
+    gone = weakref.ref(engine)
+    engine.injection.detach()
+    del engine, llm
+    for _ in range(20):
+        gc.collect()
+        if gone() is None:
+            break
+        time.sleep(0.05)
+    assert gone() is None
