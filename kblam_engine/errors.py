@@ -29,6 +29,14 @@ class KnowledgeBaseNotFoundError(KnowledgeBaseError, FileNotFoundError):
     """There is no knowledge base at the given path."""
 
 
+class KnowledgeBaseLockedError(KnowledgeBaseError, TimeoutError):
+    """Another writer has held a knowledge base for longer than this one was willing to wait."""
+
+
+class ReadOnlyError(KnowledgeBaseError, PermissionError):
+    """A change of a knowledge base that is open for reading only: a view, or a folder that cannot be written."""
+
+
 class EncoderMismatchError(KnowledgeBaseError, ValueError):
     """A knowledge base was embedded by another sentence encoder than the one it is opened with."""
 

@@ -7,6 +7,7 @@ import sys
 import textwrap
 import threading
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from kblam_engine.errors import (
 from kblam_engine.knowledge_base import AddResult
 from kblam_engine.knowledge_base import segments as segments_module
 from kblam_engine.knowledge_base.segments import FileSegment
+from kblam_engine.knowledge_base.slots import SlotTable, read_changes
 from kblam_engine.sentence_encoder import HashingEncoder
 
 
@@ -104,7 +106,7 @@ def test_a_newer_format_is_refused(tmp_path):
     with open_kb(tmp_path / "kb") as kb:
         with kb._store.writing() as connection:
             connection.execute("UPDATE meta SET value = 99 WHERE key = 'schema_version'")
-    with pytest.raises(KnowledgeBaseError, match="expected a knowledge base of format 1, got 99"):
+    with pytest.raises(KnowledgeBaseError, match="expected a knowledge base of format 2, got 99"):
         open_kb(tmp_path / "kb")
 
 
@@ -131,7 +133,7 @@ def test_an_uncommitted_tail_is_ignored_and_overwritten(tmp_path):
         kb.add([Triple("New", "thing", "x")])
         assert_consistent(kb.snapshot(), HashingEncoder())
         assert kb.verify() == []
-    assert (tmp_path / "kb" / "keys-000001.f16").stat().st_size == 4 * 64 * 2
+    assert (tmp_path / "kb" / "keys-000001.f16").stat().st_size == 64 + 4 * 64 * 2
 
 
 def test_a_process_killed_before_its_commit_leaves_nothing(tmp_path):
@@ -283,7 +285,7 @@ def test_one_new_triple_appends_one_row_and_embeds_its_key_alone(tmp_path):
         kb.add([Triple("one more", "property", "x")])
         assert encoder.texts == ["the property of one more"]
         assert (tmp_path / "kb" / "keys-000001.f16").stat().st_size == size + 2 * 64
-        changes = kb._store.changes_since(1, 500)
+        _, changes = read_changes(kb._store, replace(SlotTable.empty(), revision=1, last_id=500))
         assert len(changes.added) == 1 and len(changes.removed) == 0
 
 

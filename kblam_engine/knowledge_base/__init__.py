@@ -1,7 +1,27 @@
 """The knowledge base: triples and their sentence embeddings, in a directory or in memory; knows no LLM."""
 
 from kblam_engine.knowledge_base.knowledge_base import KnowledgeBase
-from kblam_engine.knowledge_base.records import AddResult, KBInfo, SearchHit
+from kblam_engine.knowledge_base.records import (
+    AddResult,
+    CompactResult,
+    KBDiff,
+    KBInfo,
+    Revision,
+    SearchHit,
+    TripleVersion,
+)
 from kblam_engine.knowledge_base.snapshot import KBSnapshot
+from kblam_engine.knowledge_base.view import KBView
 
-__all__ = ["AddResult", "KBInfo", "KBSnapshot", "KnowledgeBase", "SearchHit"]
+__all__ = [
+    "AddResult",
+    "CompactResult",
+    "KBDiff",
+    "KBInfo",
+    "KBSnapshot",
+    "KBView",
+    "KnowledgeBase",
+    "Revision",
+    "SearchHit",
+    "TripleVersion",
+]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,36 @@ if TYPE_CHECKING:
 
 DEFAULT_ENCODER = "all-minilm-l6-v2"
 _CHUNK = 65_536  # texts encoded at once: bounds the float32 memory of a large import
+
+
+@dataclass(slots=True)
+class EncodedTexts:
+    """Embeddings of the key texts and properties of one change."""
+
+    index: dict[str, int]
+    """Key text -> row of `keys`, and beyond these of what was added later."""
+    keys: NDArray[np.float16]
+    properties: Mapping[str, NDArray[np.float32]]
+    _later: list[NDArray[np.float16]] = field(default_factory=list)
+
+    @classmethod
+    def none(cls) -> EncodedTexts:
+        """Return those of no text."""
+        return cls({}, np.zeros((0, 0), np.float16), {})
+
+    def add(self, text: str, row: NDArray[np.float32]) -> int:
+        """Add the embedding of a key text, `[1, embed_dim]`; return its row."""
+        self._later.append(row.astype(np.float16))
+        self.index[text] = len(self.keys) + len(self._later) - 1
+        return self.index[text]
+
+    def rows(self, indices: NDArray[np.int64]) -> NDArray[np.float16]:
+        """Return a copy of rows, `[len(indices), embed_dim]`."""
+        if self._later:
+            added = np.concatenate(self._later)
+            self.keys = np.concatenate([self.keys, added]) if len(self.keys) else added
+            self._later = []
+        return self.keys[indices]
 
 
 class Embedder:
@@ -58,14 +89,26 @@ class Embedder:
             )
         return encoder
 
-    def encode(self, meta: Meta, texts: Sequence[str], *, progress: bool = False) -> NDArray[np.float32]:
+    def encode_all(
+        self, meta: Meta, keys: Sequence[str], properties: Sequence[str], *, progress: bool = False
+    ) -> EncodedTexts:
+        """Embed the key texts and properties of one change."""
+        if not keys and not properties:
+            return EncodedTexts.none()
+        known = dict(zip(properties, self.encode(meta, properties), strict=True)) if properties else {}
+        rows = self.encode(meta, keys, progress=progress, dtype=np.float16)
+        return EncodedTexts({text: row for row, text in enumerate(keys)}, rows, known)
+
+    def encode(
+        self, meta: Meta, texts: Sequence[str], *, progress: bool = False, dtype: type[Any] = np.float32
+    ) -> NDArray[Any]:
         """Embed texts, `[len(texts), embed_dim]` float32.
 
         Raises:
             KnowledgeBaseError: the encoder returned another shape, or values that are not finite.
         """
         encoder = self.encoder(meta)
-        embeddings = np.empty((len(texts), encoder.embed_dim), np.float32)
+        embeddings = np.empty((len(texts), encoder.embed_dim), dtype)
         for start in range(0, len(texts), _CHUNK):
             chunk = texts[start : start + _CHUNK]
             encoded = np.asarray(encoder.encode(chunk, progress=progress))

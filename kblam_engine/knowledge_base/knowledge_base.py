@@ -1,39 +1,41 @@
-"""The knowledge base as an application sees it."""
+"""The knowledge base as an application sees it, and views of it."""
 
 from __future__ import annotations
 
 import itertools
 import os
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from kblam_engine.errors import ConfigurationError, TripleError
+from kblam_engine.errors import ConfigurationError, KnowledgeBaseError
+from kblam_engine.knowledge_base.batches import check_source, checked, remove_ids, remove_others
 from kblam_engine.knowledge_base.changes import ChangeSet, record_encoder, texts_to_embed
-from kblam_engine.knowledge_base.embedder import Embedder
-from kblam_engine.knowledge_base.records import AddResult, KBInfo, SearchHit
+from kblam_engine.knowledge_base.connections import TIMEOUT
+from kblam_engine.knowledge_base.embedder import Embedder, EncodedTexts
+from kblam_engine.knowledge_base.maintenance import backup, compact
+from kblam_engine.knowledge_base.reader import KBReader, matching
+from kblam_engine.knowledge_base.records import AddResult, CompactResult
 from kblam_engine.knowledge_base.schema import Meta
-from kblam_engine.knowledge_base.slots import SlotTable
+from kblam_engine.knowledge_base.selection import LabelIndex, Selection
+from kblam_engine.knowledge_base.slots import SlotTable, check_revision, read_changes, read_past
 from kblam_engine.knowledge_base.snapshot import KBSnapshot
 from kblam_engine.knowledge_base.store import Store
-from kblam_engine.knowledge_base.values import value_embeddings
-from kblam_engine.knowledge_base.verification import problems
+from kblam_engine.knowledge_base.values import ValueEmbeddings
 from kblam_engine.knowledge_base.vocabulary import Vocabulary
-from kblam_engine.triples import Triple, read_triples, write_triples
+from kblam_engine.triples import Provenance, Triple, read_triples
 
 if TYPE_CHECKING:
     from kblam_engine.sentence_encoder import SentenceEncoder
 
-_PAGE = 500
-_SCORE_CHUNK = 16_384
+_ATTEMPTS = 4  # of a reader that compactions overtake
 _instances = itertools.count(1)
 
 
-class KnowledgeBase:
+class KnowledgeBase(KBReader):
     """Triples and their sentence embeddings, in a directory that several threads and processes may share.
 
     Every change is one transaction and one new revision; a reader sees all of it or nothing. Get one from `open`.
@@ -42,13 +44,17 @@ class KnowledgeBase:
     def __init__(self, store: Store, embedder: Embedder, *, multi: bool) -> None:
         self._store = store
         self._embedder = embedder
+        self._selection = Selection()
+        self._pinned = None
         self._wants_multi = multi
         self._instance = next(_instances)
         self._vocabularies = Vocabulary(store, "names"), Vocabulary(store, "properties")
-        self._snapshot_lock = threading.Lock()
+        self._values = ValueEmbeddings(store, embedder)
+        self._labels = LabelIndex(store)
+        self._snapshot_lock = threading.RLock()
         self._table = SlotTable.empty()
         self._snapshot: KBSnapshot | None = None
-        self._show_progress = False
+        self._in_use: weakref.WeakSet[KBSnapshot] = weakref.WeakSet()
 
     @classmethod
     def open(
@@ -58,23 +64,31 @@ class KnowledgeBase:
         encoder: SentenceEncoder | str | None = None,
         create: bool = True,
         multi: bool = False,
+        timeout: float = TIMEOUT,
+        read_only: bool = False,
     ) -> KnowledgeBase:
         """Open the knowledge base in the directory `path`, or a new one in memory for ":memory:".
 
         Args:
-            path: its directory; made if it is missing and `create`.
+            path: its directory; made if it is missing and `create`. One in a folder that cannot be written opens
+                for reading only; one that an older version wrote is brought up to date.
             encoder: a sentence encoder or the name of one; default the one the knowledge base was made with, or
                 "all-minilm-l6-v2". It is loaded when something has to be embedded, not before.
             create: make a new knowledge base where there is none.
             multi: keep several values of one name and property side by side. Remembered: once on, it stays on.
+            timeout: seconds that a change waits for another writer.
+            read_only: refuse changes.
 
         Raises:
             KnowledgeBaseNotFoundError: there is none and `create` is off.
             EncoderMismatchError: it was embedded by another encoder.
             KnowledgeBaseError: the path is something else, or of a newer format.
         """
+        if timeout < 0:
+            raise ConfigurationError(f"timeout: expected seconds, 0 or more, got {timeout}")
         in_memory = os.fspath(path) == ":memory:"
-        store = Store(None if in_memory else Path(path), create=create)
+        place = None if in_memory else Path(path)
+        store = Store(place, create=create, timeout=timeout, read_only=read_only)
         try:
             embedder = Embedder(encoder)
             embedder.check_on_open(store.meta())
@@ -93,118 +107,114 @@ class KnowledgeBase:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def __repr__(self) -> str:
-        return f"KnowledgeBase({self._store.label!r})"
-
-    @property
-    def path(self) -> Path | None:
-        """The directory, None in memory."""
-        return self._store.path
-
-    @property
-    def revision(self) -> int:
-        """The number of changes so far."""
-        return self._store.meta().revision
-
-    @property
-    def encoder(self) -> SentenceEncoder:
-        """The sentence encoder, loaded on first use."""
-        return self._embedder.encoder(self._store.meta())
-
     def add(self, triples: Iterable[Triple], *, progress: bool = False) -> AddResult:
         """Add triples in one transaction; the same name and property again replaces the value (see `multi`).
 
         Raises:
             TripleError: one of them is no `Triple`; nothing is added.
+            KnowledgeBaseLockedError: another writer was busy for longer than the timeout.
         """
-        batch = list(triples)
-        for triple in batch:
-            if not isinstance(triple, Triple):
-                raise TripleError("triple", f"expected a Triple, got {type(triple).__name__}")
-        outcomes = self._put(batch, progress=progress)
-        if len(batch) > 1 and any(outcome != "unchanged" for outcome in outcomes):
-            # Now, where it can be watched, and not in the first answer. A single one is quick there as well.
-            self._show_progress = progress
-            self.snapshot().value_embeddings()
-            self._show_progress = False
-        return AddResult(*(outcomes.count(outcome) for outcome in ("added", "replaced", "unchanged")))
+        return self._added(checked(triples), "add", progress=progress)
 
-    def set(self, name: str, property: str, value: str, metadata: Mapping[str, Any] | None = None) -> int:
-        """Make `value` the only value of a name's property; return the triple's id."""
-        triple = Triple(name, property, value, metadata or {})
-        self._put([triple], only_value=True)
-        return self._store.live_ids(triple.name, triple.property)[0]
+    def set(
+        self,
+        name: str,
+        property: str,
+        value: str,
+        metadata: Mapping[str, Any] | None = None,
+        *,
+        provenance: Provenance | None = None,
+        namespace: str = "",
+        tags: Iterable[str] = (),
+        valid_from: str = "",
+        valid_to: str = "",
+    ) -> int:
+        """Make `value` the only value of a name's property in its namespace; return the triple's id."""
+        triple = Triple(
+            name, property, value, metadata or {}, provenance, namespace, tuple(tags), valid_from, valid_to
+        )
+        self._put([triple], "set", only_value=True)
+        return self.view(namespace=triple.namespace).ids(triple.name, triple.property)[0]
 
-    def remove(self, name: str, property: str | None = None, value: str | None = None) -> int:
-        """Remove a name's triples, or those of one property, or one value; return how many there were."""
+    def replace(self, id: int, triple: Triple) -> int:
+        """Put another triple in the place of the one with an id; return the new one's id.
+
+        Raises:
+            KnowledgeBaseError: no triple in the knowledge base has this id.
+        """
+        encoded = self._encode(checked([triple]))
         with self._store.writing() as connection:
-            changes = ChangeSet(self._store, connection, self._embedder)
-            count = changes.remove(name, property, value)
+            changes = self._changes(connection, "replace", encoded)
+            if not changes.remove(("t.id = ?", [id])):
+                raise KnowledgeBaseError(f"{self._store.label}: expected the id of a triple that is there, got {id}")
+            changes.put(triple, beside_others=bool(changes.meta.multi))
+            changes.finish()
+        return self.view(namespace=triple.namespace).ids(triple.name, triple.property)[-1]
+
+    def replace_source(self, source: str, triples: Iterable[Triple], *, progress: bool = False) -> AddResult:
+        """Make these triples all that a source says: add them, and remove what else came from it.
+
+        For a document that has been read again. What did not change keeps its id.
+
+        Raises:
+            ConfigurationError: a triple names another document or URI.
+        """
+        batch = checked(triples)
+        check_source(batch, source)
+        return self._added(batch, "replace source", progress=progress, source=source)
+
+    def remove(
+        self,
+        name: str | None = None,
+        property: str | None = None,
+        value: str | None = None,
+        *,
+        ids: Sequence[int] | None = None,
+        source: str | None = None,
+        namespace: str | None = None,
+        tags: str | Iterable[str] = (),
+    ) -> int:
+        """Remove the triples to which everything given applies; return how many there were.
+
+        Args:
+            name: of these triples.
+            property: of these triples.
+            value: of these triples.
+            ids: their ids, as `search`, `find` and `history` tell them.
+            source: the document or URI they came from.
+            namespace: where they are.
+            tags: what they all are tagged with.
+
+        Raises:
+            ConfigurationError: nothing is given, which would remove everything.
+        """
+        selection = Selection.of(namespace=namespace, source=source, tags=tags)
+        if name is None and property is None and value is None and ids is None and selection == Selection():
+            raise ConfigurationError("expected a name, ids, a source, a namespace or tags to remove, got nothing")
+        (where, parameters), (chosen, more) = matching(name, property, value), selection.condition()
+        with self._store.writing() as connection:
+            changes = ChangeSet(self._store, connection, self._embedder, action="remove")
+            condition = f"{where} AND {chosen}", [*parameters, *more]
+            count = changes.remove(condition) if ids is None else remove_ids(changes, ids, condition)
             changes.finish()
         return count
 
-    def get(self, name: str, property: str) -> Triple | None:
-        """Return the triple of a name's property, the first where there are several, None where there is none."""
-        return next(iter(self.get_all(name, property)), None)
+    def rollback(self, revision: int) -> int:
+        """Make the contents those of an earlier revision again, as a new revision; return its number.
 
-    def get_all(self, name: str, property: str | None = None) -> list[Triple]:
-        """Return every triple of a name, or of one property of it."""
-        return self._store.triples(self._store.live_ids(name, property))
+        Nothing is lost: what is undone stays in the history, until a compaction.
 
-    def __iter__(self) -> Iterator[Triple]:
-        """Iterate over the triples of one revision; changes meanwhile are not seen."""
-        ids = self._store.live_ids()
-        for start in range(0, len(ids), _PAGE):
-            yield from self._store.triples(ids[start : start + _PAGE])
-
-    def __len__(self) -> int:
-        return self._store.meta().n_triples
-
-    def search(self, text: str, k: int = 10) -> list[SearchHit]:
-        """Return the `k` triples whose key text is closest in meaning to `text`, best first."""
-        if k < 1 or not text.strip():
-            raise ConfigurationError(f"expected a text and k of at least 1, got {text!r} and {k}")
-        snapshot = self.snapshot()
-        if not len(snapshot):
-            return []
-        query = self._embedder.encode(self._store.meta(), [text.strip()])[0]
-        keys = snapshot.key_embeddings
-        # 16-bit products are slow on CPUs: widen a chunk at a time.
-        parts = range(0, len(keys), _SCORE_CHUNK)
-        scores = np.concatenate([keys[i : i + _SCORE_CHUNK].astype(np.float32) @ query for i in parts])
-        best = np.argsort(-scores, kind="stable")[:k]
-        found = zip(snapshot.ids[best], snapshot.triples(best), scores[best], strict=True)
-        return [SearchHit(int(row_id), triple, float(score)) for row_id, triple, score in found]
-
-    def info(self) -> KBInfo:
-        """Return counts, encoder, revision and size."""
-        with self._store.reading() as connection:
-            n_names, n_properties = connection.execute(
-                "SELECT count(DISTINCT name_id), count(DISTINCT property_id) FROM triples WHERE removed IS NULL"
-            ).fetchone()
-            n_removed = connection.execute(
-                "SELECT count(*) FROM triples WHERE removed IS NOT NULL"
-            ).fetchone()[0]
-        meta = self._store.meta()
-        return KBInfo(
-            path=self._store.label,
-            n_triples=meta.n_triples,
-            n_names=n_names,
-            n_properties=n_properties,
-            n_removed=n_removed,
-            revision=meta.revision,
-            fingerprint=meta.digest,
-            multi=bool(meta.multi) or self._wants_multi,
-            encoder=meta.encoder_name,
-            encoder_fingerprint=meta.encoder_fingerprint,
-            embed_dim=meta.embed_dim,
-            schema_version=meta.schema_version,
-            size_bytes=self._store.size_bytes(),
-        )
-
-    def verify(self) -> list[str]:
-        """Return what is wrong on disk, one line each; an empty list is a sound knowledge base."""
-        return list(problems(self._store))
+        Raises:
+            ConfigurationError: there is no such revision, or no longer.
+        """
+        with self._store.writing() as connection:
+            changes = ChangeSet(self._store, connection, self._embedder, action=f"rollback to {revision}")
+            check_revision(changes.meta, revision)
+            row = connection.execute("SELECT digest FROM revisions WHERE revision = ?", (revision,)).fetchone()
+            if row is None or row[0] != changes.meta.digest:
+                changes.restore(revision)
+                changes.finish()
+            return changes.meta.revision
 
     def import_file(self, path: str | os.PathLike[str], *, progress: bool = False) -> AddResult:
         """Add the triples of a .jsonl or .csv file: all of them, or none.
@@ -212,59 +222,150 @@ class KnowledgeBase:
         Raises:
             ImportFileError: a line is wrong; it names file, line and reason.
         """
-        return self.add(list(read_triples(path)), progress=progress)
+        return self._added(list(read_triples(path)), "import", progress=progress)
 
-    def export_file(self, path: str | os.PathLike[str]) -> int:
-        """Write every triple to a .jsonl or .csv file; return how many."""
-        return write_triples(path, self)
+    def compact(self, keep_from: int | None = None) -> CompactResult:
+        """Give back the space of removed triples and drop their history; readers and other processes go on.
 
-    def snapshot(self) -> KBSnapshot:
-        """Return the newest revision as arrays; the same object while nothing changes.
-
-        A change, of this or another process, costs what changed, not what is there.
+        Args:
+            keep_from: the earliest revision that can still be read afterwards; default the newest, but what a
+                snapshot taken here still shows is kept.
         """
         with self._snapshot_lock:
-            if self._snapshot is None or self._store.meta().revision != self._snapshot.revision:
-                self._snapshot = self._next_snapshot()
-            return self._snapshot
+            self._snapshot = None
+            shown = [snapshot.revision for snapshot in self._in_use]
+            oldest = min([*shown, self.revision if keep_from is None else keep_from])
+            result = compact(self._store, max(oldest, 0))
+            self._values.forget()
+        return result
 
-    def _next_snapshot(self) -> KBSnapshot:
-        changes = self._store.changes_since(self._table.revision, self._table.last_id)
-        self._table = self._table.changed(changes)
-        meta = changes.meta
+    def backup(self, target: str | os.PathLike[str]) -> None:
+        """Copy the knowledge base to a new folder, as of one revision, while others read and write it.
+
+        Raises:
+            KnowledgeBaseError: there is something at `target`.
+        """
+        backup(self._store, Path(target))
+
+    def view(
+        self,
+        *,
+        namespace: str | None = None,
+        tags: str | Iterable[str] = (),
+        source: str | None = None,
+        at: str | date | datetime | None = None,
+        revision: int | None = None,
+    ) -> KnowledgeBase:
+        """Return the part of this knowledge base to which everything given applies, itself one to read.
+
+        It shares what this one holds, follows its changes, and is closed with it.
+
+        Args:
+            namespace: triples of this namespace, "" for those of none.
+            tags: triples with all of these tags.
+            source: triples from this document or URI.
+            at: triples that hold at this time; those without times hold always.
+            revision: as of an earlier revision.
+
+        Raises:
+            ConfigurationError: there is no such revision, or no longer.
+        """
+        from kblam_engine.knowledge_base.view import KBView  # a view is a knowledge base: it needs this class
+
+        return KBView(self, Selection.of(namespace, tags, source, at), revision)
+
+    def snapshot(self, revision: int | None = None) -> KBSnapshot:
+        """Return the newest revision as arrays, the same object while nothing changes; or an earlier revision.
+
+        A change, of this or another process, costs what changed, not what is there. An earlier revision costs as
+        much as opening.
+
+        Raises:
+            ConfigurationError: there is no such revision, or no longer.
+        """
+        with self._snapshot_lock:
+            newest = self._store.meta().revision
+            if self._snapshot is not None and self._snapshot.revision == (newest if revision is None else revision):
+                return self._snapshot
+            if revision is None or revision == newest:
+                self._snapshot = self._read_snapshot(None)
+                return self._snapshot
+            past = next((kept for kept in self._in_use if kept.revision == revision), None)
+            return past or self._read_snapshot(revision)
+
+    def _read_snapshot(self, revision: int | None) -> KBSnapshot:
+        for attempt in range(_ATTEMPTS):
+            if revision is None:
+                table, changes = read_changes(self._store, self._table)
+                self._table, meta = table.changed(changes), changes.meta
+                table = self._table
+            else:
+                table, meta = read_past(self._store, revision)
+            try:
+                snapshot = self._as_snapshot(table, meta)
+            except FileNotFoundError as error:  # unless a compaction has just deleted it
+                if attempt == _ATTEMPTS - 1 or self._store.meta().generation == meta.generation:
+                    raise KnowledgeBaseError(
+                        f"{error.filename}: the embeddings are missing; restore them from a backup"
+                    ) from error
+            else:
+                break
+        self._in_use.add(snapshot)
+        return snapshot
+
+    def _as_snapshot(self, table: SlotTable, meta: Meta) -> KBSnapshot:
         if meta.encoder_fingerprint is None or meta.embed_dim is None:  # nothing has been embedded yet
             encoder = self._embedder.encoder(meta)
             fingerprint, embed_dim = encoder.fingerprint, encoder.embed_dim
         else:
             fingerprint, embed_dim = meta.encoder_fingerprint, meta.embed_dim
-
-        def embed_values(ids: NDArray[np.int64]) -> NDArray[np.float16]:
-            return value_embeddings(self._store, self._embedder, ids, embed_dim, progress=self._show_progress)
-
         uid = f"{meta.kb_id}-{self._instance}-{meta.revision}"
         return KBSnapshot(
-            self._store, meta, self._table, self._vocabularies, (fingerprint, embed_dim), embed_values, uid
+            self._store, meta, table, self._vocabularies, (fingerprint, embed_dim), self._values.of, uid
         )
 
-    def _put(self, batch: list[Triple], *, progress: bool = False, only_value: bool = False) -> list[str]:
-        """Embed what is new, before the lock: it takes long and other writers should not wait for it."""
-        if not batch:
+    def _added(
+        self, batch: list[Triple], action: str, *, progress: bool, source: str | None = None
+    ) -> AddResult:
+        outcomes = self._put(batch, action, progress=progress, source=source)
+        if len(batch) > 1 and any(outcome != "unchanged" for outcome in outcomes):
+            # Now, where it can be watched, and not in the first answer. A single one is quick there as well.
+            self._values.show_progress = progress
+            self.snapshot().value_embeddings()
+            self._values.show_progress = False
+        return AddResult(*(outcomes.count(outcome) for outcome in ("added", "replaced", "unchanged")))
+
+    def _put(
+        self,
+        batch: list[Triple],
+        action: str,
+        *,
+        progress: bool = False,
+        only_value: bool = False,
+        source: str | None = None,
+    ) -> list[str]:
+        if not batch and source is None:
             return []
-        texts = texts_to_embed(self._store, batch)
-        embeddings: dict[str, NDArray[np.float32]] = {}
-        if texts:
-            embedded = self._embedder.encode(self._store.meta(), texts, progress=progress)
-            embeddings = dict(zip(texts, embedded, strict=True))
+        encoded = self._encode(batch, progress=progress)
         with self._store.writing() as connection:
-            changes = ChangeSet(self._store, connection, self._embedder, embeddings)
-            self._prepare(changes.meta, embedding=bool(texts))
+            changes = self._changes(connection, action, encoded)
+            if source is not None:
+                remove_others(changes, connection, source, batch)
             beside_others = bool(changes.meta.multi) and not only_value
             outcomes: list[str] = [changes.put(triple, beside_others=beside_others) for triple in batch]
             changes.finish()
         return outcomes
 
-    def _prepare(self, meta: Meta, *, embedding: bool) -> None:
+    def _encode(self, batch: list[Triple], *, progress: bool = False) -> EncodedTexts:
+        """Embed what is new, before the lock: it takes long and other writers should not wait for it."""
+        keys, properties = texts_to_embed(self._store, batch)
+        return self._embedder.encode_all(self._store.meta(), keys, properties, progress=progress)
+
+    def _changes(self, connection: Any, action: str, encoded: EncodedTexts) -> ChangeSet:
+        changes = ChangeSet(self._store, connection, self._embedder, encoded, action)
+        meta = changes.meta
         meta.multi = int(bool(meta.multi) or self._wants_multi)
-        if embedding or meta.encoder_fingerprint is None:
+        if len(encoded.keys) or meta.encoder_fingerprint is None:
             encoder = self._embedder.encoder(meta)  # checked again: another process may have been first
             record_encoder(meta, encoder.name, encoder.fingerprint, encoder.embed_dim)
+        return changes

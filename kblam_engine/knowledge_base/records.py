@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from kblam_engine.triples import Triple
@@ -19,11 +20,80 @@ class AddResult:
 
 @dataclass(frozen=True, slots=True)
 class SearchHit:
-    """A triple found by meaning; `score` is the cosine of its key and the searched text, -1 to 1."""
+    """A triple that was looked for.
+
+    `score` is the cosine of its key and the searched text (-1 to 1) where it was found by meaning, and BM25 where it
+    was found by words.
+    """
 
     id: int
     triple: Triple
     score: float
+
+
+@dataclass(frozen=True, slots=True)
+class TripleVersion:
+    """What a name's property was from one revision to another."""
+
+    id: int
+    triple: Triple
+    added: int
+    """The revision that added it."""
+    removed: int | None
+    """The revision that removed or replaced it, None while it is there."""
+    added_at: datetime | None
+    """None where an older version of this package did not note the time."""
+    removed_at: datetime | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a JSON object."""
+        times = {"added_at": _iso(self.added_at), "removed_at": _iso(self.removed_at)}
+        return {"id": self.id, **self.triple.to_dict(), "added": self.added, "removed": self.removed, **times}
+
+
+@dataclass(frozen=True, slots=True)
+class Revision:
+    """One change of a knowledge base."""
+
+    number: int
+    time: datetime | None
+    action: str
+    n_added: int
+    n_removed: int
+    n_triples: int
+    """After it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a JSON object."""
+        return {**asdict(self), "time": _iso(self.time)}
+
+
+@dataclass(frozen=True, slots=True)
+class KBDiff:
+    """What is in one revision and not in another; a changed value is in both lists."""
+
+    added: list[Triple]
+    removed: list[Triple]
+
+    def __bool__(self) -> bool:
+        return bool(self.added or self.removed)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the triples as JSON objects."""
+        return {
+            "added": [triple.to_dict() for triple in self.added],
+            "removed": [triple.to_dict() for triple in self.removed],
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class CompactResult:
+    """What a compaction freed."""
+
+    n_dropped: int
+    """Triples that had been removed and are now gone for good."""
+    bytes_before: int
+    bytes_after: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +113,26 @@ class KBInfo:
     embed_dim: int | None
     schema_version: int
     size_bytes: int
+    oldest_revision: int = 0
+    """The earliest that can still be read."""
+    n_namespaces: int = 0
+    n_sources: int = 0
+    """Documents and URIs that triples name."""
+    n_tags: int = 0
+    read_only: bool = False
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a JSON object."""
         return asdict(self)
+
+
+def moment(seconds: float | None) -> datetime | None:
+    """Return a stored time, None where it is none or beyond what a calendar holds."""
+    try:
+        return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _iso(time: datetime | None) -> str | None:
+    return None if time is None else time.isoformat(timespec="seconds")

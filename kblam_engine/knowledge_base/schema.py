@@ -1,26 +1,20 @@
-"""The SQLite half of a knowledge base: tables, the `meta` record, connections and their errors."""
+"""The tables of a knowledge base and its `meta` record."""
 
 from __future__ import annotations
 
-import errno
-import os
 import sqlite3
-import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
 from kblam_engine.errors import KnowledgeBaseError
 
-SCHEMA_VERSION = 1
-BUSY_SECONDS = 60.0  # how long a second writer waits for the first
+SCHEMA_VERSION = 2
 
 # A triple's content never changes under its id: a new value is a new id, and the old one is tombstoned
 # (`removed` = the revision that removed it). Its key embedding depends on name and property only, so a new value
 # keeps the slot of the old one. names and properties are append-only, their ids dense from 1.
-_TABLES = """
+TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value) WITHOUT ROWID;
 CREATE TABLE names (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE);
 CREATE TABLE properties (id INTEGER PRIMARY KEY, text TEXT NOT NULL UNIQUE, embedding BLOB NOT NULL);
@@ -33,11 +27,41 @@ CREATE TABLE triples (
     slot INTEGER NOT NULL,
     value_slot INTEGER,
     added INTEGER NOT NULL,
-    removed INTEGER
+    removed INTEGER,
+    namespace INTEGER NOT NULL DEFAULT 0,
+    context TEXT
 );
 CREATE INDEX live_pairs ON triples (name_id, property_id) WHERE removed IS NULL;
-CREATE UNIQUE INDEX live_slots ON triples (slot) WHERE removed IS NULL;
-CREATE INDEX removals ON triples (removed) WHERE removed IS NOT NULL;
+CREATE INDEX removals ON triples (removed) WHERE removed IS NOT NULL
+"""
+# What version 2 added: where and when triples hold, by label; what happened when; words; checksums.
+# live_slots covers all that a snapshot reads of a triple, so that opening does not read their texts.
+ADDITIONS = """
+CREATE INDEX live_slots ON triples (slot, name_id, property_id) WHERE removed IS NULL;
+CREATE INDEX former_pairs ON triples (name_id, property_id) WHERE removed IS NOT NULL;
+CREATE TABLE labels (id INTEGER PRIMARY KEY, kind TEXT NOT NULL, text TEXT NOT NULL, UNIQUE (kind, text));
+CREATE TABLE labelled (
+    label_id INTEGER NOT NULL, triple_id INTEGER NOT NULL, PRIMARY KEY (label_id, triple_id)
+) WITHOUT ROWID;
+CREATE TABLE validity (triple_id INTEGER PRIMARY KEY, valid_from INTEGER, valid_to INTEGER);
+CREATE TABLE revisions (
+    revision INTEGER PRIMARY KEY, time REAL, action TEXT, added INTEGER, removed INTEGER, n_triples INTEGER,
+    digest TEXT
+);
+CREATE TABLE blocks (
+    segment TEXT NOT NULL, start INTEGER NOT NULL, n_rows INTEGER NOT NULL, checksum INTEGER NOT NULL,
+    PRIMARY KEY (segment, start)
+) WITHOUT ROWID;
+CREATE VIEW texts AS
+    SELECT t.id AS id, n.text AS name, p.text AS property, t.value AS value FROM triples t
+    JOIN names n ON n.id = t.name_id JOIN properties p ON p.id = t.property_id;
+CREATE VIRTUAL TABLE words USING fts5(
+    name, property, value, content = 'texts', content_rowid = 'id', columnsize = 0,
+    tokenize = 'unicode61 remove_diacritics 2'
+);
+CREATE VIRTUAL TABLE name_words USING fts5(
+    text, content = 'names', content_rowid = 'id', tokenize = 'unicode61 remove_diacritics 2'
+)
 """
 
 
@@ -59,32 +83,15 @@ class Meta:
     encoder_name: str | None = None
     encoder_fingerprint: str | None = None
     embed_dim: int | None = None
+    generation: int = 1
+    """Number in the segments' file names; compaction writes the next."""
+    has_header: int = 1
+    """0 for segments that version 1 wrote, until a compaction."""
+    oldest_revision: int = 0
+    """What was removed up to here is gone for good."""
 
 
 _META_FIELDS = tuple(field.name for field in fields(Meta))
-
-
-def connect(database: str) -> sqlite3.Connection:
-    """Open a connection in autocommit mode; threads may take turns on it."""
-    connection = sqlite3.connect(
-        database, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False
-    )
-    _use_wal(connection)
-    connection.execute("PRAGMA synchronous=FULL")
-    return connection
-
-
-def _use_wal(connection: sqlite3.Connection) -> None:
-    # Switching the journal mode does not always honour the busy timeout when two processes create at once.
-    deadline = time.monotonic() + BUSY_SECONDS
-    while True:
-        try:
-            connection.execute("PRAGMA journal_mode=WAL")
-            return
-        except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
-                raise
-            time.sleep(0.02)
 
 
 def create_tables(connection: sqlite3.Connection) -> None:
@@ -92,7 +99,7 @@ def create_tables(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
     try:
         if not has_tables(connection):
-            for statement in _TABLES.split(";"):
+            for statement in f"{TABLES};{ADDITIONS}".split(";"):
                 connection.execute(statement)
             write_meta(connection, Meta(kb_id=uuid.uuid4().hex))
         connection.execute("COMMIT")
@@ -109,11 +116,17 @@ def has_tables(connection: sqlite3.Connection) -> bool:
     return bool(row[0] == 2)
 
 
+def read_version(connection: sqlite3.Connection) -> object:
+    """Read the number of the format, which comes before everything else."""
+    row = connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
+    return row[0] if row else None
+
+
 def read_meta(connection: sqlite3.Connection) -> Meta:
     """Read the record.
 
     Raises:
-        KnowledgeBaseError: a newer version of this package wrote it.
+        KnowledgeBaseError: another version of this package wrote it.
     """
     values: dict[str, Any] = dict(connection.execute("SELECT key, value FROM meta"))
     if values.get("schema_version") != SCHEMA_VERSION:
@@ -128,23 +141,3 @@ def write_meta(connection: sqlite3.Connection, meta: Meta) -> None:
     """Write the record, inside the caller's transaction."""
     rows = [(name, getattr(meta, name)) for name in _META_FIELDS]
     connection.executemany("INSERT OR REPLACE INTO meta (key, value) VALUES (?, ?)", rows)
-
-
-@contextmanager
-def translated_errors(path: str) -> Iterator[None]:
-    """Turn SQLite's errors into this package's, or into the OSError for a full disk."""
-    try:
-        yield
-    except sqlite3.Error as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path) from error
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            message = f"{path}: another process has been writing for {BUSY_SECONDS:.0f} s; try again"
-        elif code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-            message = f"{path}: damaged, or not a knowledge base ({error}); restore it from an export"
-        elif isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error):
-            message = f"{path}: this knowledge base has been closed; open it again"
-        else:
-            message = f"{path}: {error}"
-        raise KnowledgeBaseError(message) from error

@@ -6,8 +6,11 @@ readers and overwritten by the next writer.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
+import struct
+import zlib
 from pathlib import Path
 from typing import Protocol
 
@@ -15,71 +18,113 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kblam_engine.errors import KnowledgeBaseError
+from kblam_engine.knowledge_base.rows import Embeddings, selected
 
-Embeddings = NDArray[np.float16]
-# Above this many displaced rows a gathered copy is cheaper than a mapping with changed pages.
+# Above this many displaced rows, choosing them one by one is cheaper than a mapping with changed pages.
 _MAX_PATCHES = 4096
+_HEADER = struct.Struct("<8sII12s32sI")
+_MAGIC = b"KBLaMf16"
+_HEADER_VERSION = 2
 
 
 class Segment(Protocol):
     """Rows of embeddings, `[n_rows, embed_dim]` float16."""
 
-    def append(self, start: int, rows: Embeddings) -> None:
-        """Write rows at `start`, the committed number of rows, and make them durable."""
+    def append(self, start: int, rows: Embeddings) -> int:
+        """Write rows at `start`, the committed number of rows, and make them durable; return their checksum."""
 
     def rows(self, positions: NDArray[np.int64], n_rows: int) -> Embeddings:
         """Return the rows at `positions`, all below the committed `n_rows`; the caller must not write to them."""
 
 
-class FileSegment:
-    """Rows in a file, memory-mapped for reading."""
+def header_of(kind: str, kb_id: str, embed_dim: int) -> bytes:
+    """Return the 64 bytes that a segment file begins with: what it is, whose, and their checksum."""
+    fields = (_MAGIC, _HEADER_VERSION, embed_dim, kind.encode(), kb_id.encode())
+    return _HEADER.pack(*fields, zlib.crc32(_HEADER.pack(*fields, 0)))
 
-    def __init__(self, path: Path, embed_dim: int) -> None:
+
+def as_bytes(rows: Embeddings) -> memoryview:
+    """Return rows, at least one, as they are written; a view where they lie so already."""
+    return np.ascontiguousarray(rows, dtype="<f2").data.cast("B")
+
+
+class FileSegment:
+    """Rows in a file behind its header, memory-mapped for reading."""
+
+    def __init__(self, path: Path, embed_dim: int, header: bytes = b"") -> None:
         self.path = path
         self.embed_dim = embed_dim
+        self._header = header
         self._row_bytes = 2 * embed_dim
 
-    def append(self, start: int, rows: Embeddings) -> None:
+    def append(self, start: int, rows: Embeddings) -> int:
         """Write rows at `start` and fsync; the space must exist before SQLite points at it."""
+        data = as_bytes(rows)
+        checksum = zlib.crc32(data)
         created = not self.path.exists()
-        with open(self.path, "wb" if created else "r+b", buffering=0) as file:
+        with open(_opened(self.path, os.O_RDWR | os.O_CREAT), "r+b", buffering=0) as file:
+            if os.fstat(file.fileno()).st_size < len(self._header):  # new, or a crash while it was
+                created = True
+                self._write(file.fileno(), memoryview(self._header))
             self._check_length(os.fstat(file.fileno()).st_size, start)
-            file.truncate(start * self._row_bytes)
-            file.seek(start * self._row_bytes)
-            data = memoryview(rows.astype("<f2").tobytes())
+            file.truncate(self._offset(start))
+            file.seek(self._offset(start))
+            self._write(file.fileno(), data)
             try:
-                while data:
-                    data = data[file.write(data) :]
                 os.fsync(file.fileno())
             except OSError as error:
                 error.filename = str(self.path)
                 raise
         if created:
             _sync_directory(self.path.parent)
+        return checksum
 
     def rows(self, positions: NDArray[np.int64], n_rows: int) -> Embeddings:
-        """Return the rows at `positions`, without a copy where they are nearly 0..n-1."""
+        """Return the rows at `positions`, without a copy."""
         if not len(positions):
             return np.zeros((0, self.embed_dim), np.float16)
-        mapped = self._map(n_rows)
+        mapped = self.mapped(n_rows)
         displaced = np.flatnonzero(positions != np.arange(len(positions)))
         if len(displaced) > _MAX_PATCHES:
-            return mapped[positions]
+            return selected(mapped, positions)
         if len(displaced):  # writes go to private pages, never to the file
             mapped[displaced] = mapped[positions[displaced]]
         return mapped[: len(positions)]
 
-    def _map(self, n_rows: int) -> Embeddings:
-        with open(self.path, "rb") as file:
+    def mapped(self, n_rows: int) -> Embeddings:
+        """Map the first `n_rows` rows.
+
+        Raises:
+            KnowledgeBaseError: the file has been cut, or is another's.
+        """
+        with open(_opened(self.path, os.O_RDONLY), "rb", buffering=0) as file:
             self._check_length(os.fstat(file.fileno()).st_size, n_rows)
+            if file.read(len(self._header)) != self._header:
+                raise KnowledgeBaseError(
+                    f"{self.path}: expected embeddings of {self.embed_dim} numbers of this knowledge base, got "
+                    "another header; the file is damaged or from elsewhere, restore it from a backup"
+                )
             # Copy-on-write, so that torch takes the array as it is (it warns of read-only ones).
-            mapping = mmap.mmap(file.fileno(), n_rows * self._row_bytes, access=mmap.ACCESS_COPY)
-        return np.frombuffer(mapping, dtype="<f2").reshape(n_rows, self.embed_dim)
+            mapping = mmap.mmap(file.fileno(), self._offset(n_rows), access=mmap.ACCESS_COPY)
+        flat = np.frombuffer(mapping, dtype="<f2", offset=len(self._header))
+        return flat.reshape(n_rows, self.embed_dim)
+
+    def _write(self, descriptor: int, data: memoryview) -> None:
+        try:
+            while data:
+                data = data[os.write(descriptor, data) :]
+        except OSError as error:
+            error.filename = str(self.path)
+            raise
+
+    def _offset(self, n_rows: int) -> int:
+        return len(self._header) + n_rows * self._row_bytes
 
     def _check_length(self, size: int, n_rows: int) -> None:
-        if size < n_rows * self._row_bytes:
+        if size < self._offset(n_rows):
+            there = max(0, size - len(self._header)) // self._row_bytes
             raise KnowledgeBaseError(
-                f"{self.path}: expected at least {n_rows} embeddings, got {size // self._row_bytes}; "
+                f"{self.path}: expected at least {n_rows} embeddings, got {there}; "
                 "the file has been cut, restore it or import the triples again"
             )
 
@@ -90,7 +135,7 @@ class MemorySegment:
     def __init__(self, embed_dim: int) -> None:
         self._buffer: Embeddings = np.zeros((0, embed_dim), np.float16)
 
-    def append(self, start: int, rows: Embeddings) -> None:
+    def append(self, start: int, rows: Embeddings) -> int:
         """Write rows at `start`."""
         end = start + len(rows)
         if end > len(self._buffer):
@@ -98,6 +143,7 @@ class MemorySegment:
             grown[:start] = self._buffer[:start]
             self._buffer = grown
         self._buffer[start:end] = rows
+        return zlib.crc32(as_bytes(rows))
 
     def rows(self, positions: NDArray[np.int64], n_rows: int) -> Embeddings:
         """Return the rows at `positions`, without a copy where they are 0..n-1."""
@@ -105,6 +151,16 @@ class MemorySegment:
         if np.array_equal(positions, np.arange(len(positions))):
             return buffer[: len(positions)]
         return buffer[positions]
+
+
+def _opened(path: Path, flags: int) -> int:
+    """Open a segment, but follow no link: a knowledge base from elsewhere reads and writes its own folder alone."""
+    try:
+        return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0), 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise KnowledgeBaseError(f"{path}: expected a file, got a link; copy what it points to here") from None
+        raise
 
 
 def _sync_directory(path: Path) -> None:

@@ -2,15 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kblam_engine.knowledge_base.store import Changes
+from kblam_engine.errors import ConfigurationError
+from kblam_engine.knowledge_base.schema import Meta, read_meta
+from kblam_engine.knowledge_base.store import Store
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What happened since a revision, as of `meta.revision`."""
+
+    meta: Meta
+    last_id: int
+    removed: NDArray[np.int64]
+    """`[n, 2]`: slot and id."""
+    added: NDArray[np.int64]
+    """`[n, 4]`: slot, id, name id, property id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,11 +39,13 @@ class SlotTable:
     """`[n_slots]`, 0 where the slot is free."""
     name_ids: NDArray[np.int32]
     property_ids: NDArray[np.int32]
+    generation: int = 1
+    """Of the segment whose slots these are."""
 
     @classmethod
-    def empty(cls) -> SlotTable:
+    def empty(cls, generation: int = 1) -> SlotTable:
         """Return the table of a knowledge base before its first triple."""
-        return cls(0, 0, np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32))
+        return cls(0, 0, np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32), generation)
 
     def changed(self, changes: Changes) -> SlotTable:
         """Apply changes to a copy: a few milliseconds at a million triples, no database involved."""
@@ -39,7 +57,7 @@ class SlotTable:
         ids[removed_slots[ids[removed_slots] == removed_ids]] = 0
         added = changes.added[:, 0]
         ids[added], name_ids[added], property_ids[added] = changes.added[:, 1:].T
-        return SlotTable(changes.meta.revision, changes.last_id, ids, name_ids, property_ids)
+        return SlotTable(changes.meta.revision, changes.last_id, ids, name_ids, property_ids, self.generation)
 
     def order(self) -> NDArray[np.int64]:
         """Return the slot of every position, `[n_triples]`.
@@ -54,6 +72,69 @@ class SlotTable:
         return slots
 
 
+def read_changes(store: Store, since: SlotTable) -> tuple[SlotTable, Changes]:
+    """Read what was added and removed after a table, and the table it applies to: an empty one for all there is."""
+    with store.reading() as connection:
+        meta = read_meta(connection)
+        if since.generation != meta.generation:  # a compaction has moved every slot
+            since = SlotTable.empty(meta.generation)
+        # With everything asked for, the index on slots has it all; otherwise the ids are the shorter way.
+        by = "t.id > ?" if since.last_id else "t.slot >= ?"
+        added = _matrix(
+            connection.execute(
+                f"SELECT t.slot, t.id, t.name_id, t.property_id FROM triples t WHERE t.removed IS NULL AND {by}",
+                (since.last_id,),
+            ),
+            4,
+        )
+        removed = np.zeros((0, 2), np.int64)
+        if since.last_id:  # from nothing there is nothing to remove
+            query = "SELECT slot, id FROM triples WHERE removed > ? AND id <= ?"
+            removed = _matrix(connection.execute(query, (since.revision, since.last_id)), 2)
+        newest = connection.execute("SELECT coalesce(max(id), 0) FROM triples").fetchone()[0]
+    return since, Changes(meta, newest, removed, added)
+
+
+def read_past(store: Store, revision: int) -> tuple[SlotTable, Meta]:
+    """Read the table and the record as they were at an earlier revision.
+
+    Raises:
+        ConfigurationError: there was none, or a compaction has dropped it.
+    """
+    with store.reading() as connection:
+        meta = read_meta(connection)
+        check_revision(meta, revision)
+        added = _matrix(
+            connection.execute(
+                "SELECT slot, id, name_id, property_id FROM triples "
+                "WHERE added <= ?1 AND (removed IS NULL OR removed > ?1)",
+                (revision,),
+            ),
+            4,
+        )
+        row = connection.execute("SELECT digest FROM revisions WHERE revision = ?", (revision,)).fetchone()
+    digest = row[0] if row and row[0] else ("0" if revision == 0 else "")
+    past = replace(meta, revision=revision, n_triples=len(added), digest=digest)
+    last_id = int(added[:, 1].max()) if len(added) else 0
+    changes = Changes(past, last_id, np.zeros((0, 2), np.int64), added)
+    return SlotTable.empty(meta.generation).changed(changes), past
+
+
+def check_revision(meta: Meta, revision: int) -> None:
+    """Refuse a revision that is not there, or no longer.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    if isinstance(revision, bool) or not isinstance(revision, int) or not 0 <= revision <= meta.revision:
+        raise ConfigurationError(f"expected a revision in 0..{meta.revision}, got {revision!r}")
+    if revision < meta.oldest_revision:
+        raise ConfigurationError(
+            f"expected a revision from {meta.oldest_revision} on, got {revision}: what was removed earlier has been "
+            "dropped by a compaction"
+        )
+
+
 def dense_index(ids: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Renumber ids 0..m-1 in their order; return the new numbers and the old id of each, ascending."""
     if not len(ids):
@@ -62,6 +143,10 @@ def dense_index(ids: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.i
     numbers = np.zeros(int(present[-1]) + 1, np.int32)
     numbers[present] = np.arange(len(present), dtype=np.int32)
     return numbers[ids], present
+
+
+def _matrix(rows: Iterable[tuple[int, ...]], width: int) -> NDArray[np.int64]:
+    return np.fromiter(chain.from_iterable(rows), np.int64).reshape(-1, width)
 
 
 def _grown(array: NDArray[_Scalar], length: int) -> NDArray[_Scalar]:

@@ -9,14 +9,19 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from kblam_engine.knowledge_base.contents import context_text, digest_text, hash_of, metadata_text
+from kblam_engine.knowledge_base.rows import Embeddings, selected
 from kblam_engine.knowledge_base.schema import Meta
-from kblam_engine.knowledge_base.segments import Embeddings
 from kblam_engine.knowledge_base.slots import SlotTable, dense_index
 from kblam_engine.knowledge_base.store import Store
 from kblam_engine.knowledge_base.vocabulary import Vocabulary
+from kblam_engine.knowledge_base.words import matching_names, query_of, split
 from kblam_engine.triples import Triple
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
+_LOOKED_THROUGH = 32
+"""Names looked up by a pass over all positions before these are sorted: a revision that few questions see is
+ready at once."""
 
 
 class KBSnapshot:
@@ -42,18 +47,28 @@ class KBSnapshot:
         """Same for every revision of one knowledge base, and in every process."""
         self.uid = uid
         """Unique per opened knowledge base and revision: a key for caches."""
-        self.fingerprint = meta.digest
-        """Same for the same set of triples, whatever their order or history."""
         self.encoder_fingerprint, self.embed_dim = encoder
         self._store = store
-        self._names, self._properties = vocabularies
+        self._vocabularies = vocabularies
         self._embed_values = embed_values
-        self._n_slots = meta.n_slots
-        self._slots = table.order()
-        self._name_ids = table.name_ids[self._slots]
-        self._property_ids = table.property_ids[self._slots]
-        self.ids: NDArray[np.int64] = _frozen(table.ids[self._slots])
+        self._digest = meta.digest
+        self._n_looked_up = 0
+        slots = table.order()
+        unmoved = len(slots) == len(table.ids)  # every slot is taken
+        self._name_ids = table.name_ids if unmoved else table.name_ids[slots]
+        self._property_ids = table.property_ids if unmoved else table.property_ids[slots]
+        self.ids: NDArray[np.int64] = _frozen(table.ids if unmoved else table.ids[slots])
         """`[n_triples]` int64."""
+        # Mapped now: a compaction may delete the file at any time, but not what is mapped. A damaged one is
+        # reported to whoever reads it.
+        self._keys: Embeddings | Exception = np.zeros((0, self.embed_dim), np.float16)
+        if len(slots):
+            try:
+                self._keys = store.segment("keys", meta).rows(slots, meta.n_slots)
+            except FileNotFoundError:
+                raise
+            except Exception as error:
+                self._keys = error
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -62,9 +77,26 @@ class KBSnapshot:
         return f"KBSnapshot({self._store.label!r}, revision={self.revision}, n_triples={len(self)})"
 
     @cached_property
+    def fingerprint(self) -> str:
+        """Same for the same set of triples, whatever their order or history."""
+        if self._digest:
+            return self._digest
+        total = 0
+        for start in range(0, len(self), 4096):
+            for triple in self.triples(range(start, min(start + 4096, len(self)))):
+                texts = triple.name, triple.property, triple.value
+                total += hash_of(*texts, metadata_text(triple), context_text(triple))
+        return digest_text(total)
+
+    @property
     def key_embeddings(self) -> Embeddings:
-        """`[n_triples, embed_dim]` float16, unit rows: f("the property of name"). Memory-mapped where it can be."""
-        return self._store.segment("keys", self.embed_dim).rows(self._slots, self._n_slots)
+        """`[n_triples, embed_dim]` float16, unit rows: f("the property of name"). Memory-mapped where it can be.
+
+        Where many triples have moved, or a view chooses some, it is a `SelectedRows`, which reads like an array.
+        """
+        if isinstance(self._keys, Exception):
+            raise self._keys
+        return self._keys
 
     @cached_property
     def name_index(self) -> NDArray[np.int32]:
@@ -79,17 +111,17 @@ class KBSnapshot:
     @cached_property
     def names(self) -> list[str]:
         """The distinct names, read from disk on first use."""
-        return self._names.texts(self._dense_names[1])
+        return self._vocabularies[0].texts(self._dense_names[1])
 
     @cached_property
     def properties(self) -> list[str]:
         """The distinct properties."""
-        return self._properties.texts(self._dense_properties[1])
+        return self._vocabularies[1].texts(self._dense_properties[1])
 
     @cached_property
     def property_embeddings(self) -> NDArray[np.float32]:
         """`[n_properties, embed_dim]` float32, unit rows: f(property)."""
-        return self._properties.embeddings(self._dense_properties[1], self.embed_dim)
+        return self._vocabularies[1].embeddings(self._dense_properties[1], self.embed_dim)
 
     def value_embeddings(self) -> Embeddings:
         """Return f(value), `[n_triples, embed_dim]` float16; embedded on first use and kept on disk."""
@@ -101,10 +133,31 @@ class KBSnapshot:
         Raises:
             IndexError: there is no such name.
         """
-        by_name, starts = self._by_name
-        if not 0 <= name_idx < len(starts) - 1:
-            raise IndexError(f"expected a name index in 0..{len(starts) - 2}, got {name_idx}")
-        return by_name[starts[name_idx] : starts[name_idx + 1]]
+        known = self._dense_names[1]
+        if not 0 <= name_idx < len(known):
+            raise IndexError(f"expected a name index in 0..{len(known) - 1}, got {name_idx}")
+        return self._positions_of(int(known[name_idx]))
+
+    def positions_with_words(self, words: str | Iterable[str], limit: int = 64) -> NDArray[np.int64]:
+        """Return the positions of triples whose name has every one of the words, the shortest names first.
+
+        Case and accents do not count. "2025-03" is the phrase "2025 03", `word*` is whatever begins so.
+
+        Raises:
+            ConfigurationError: there is no word among them, or `limit` is below 1.
+        """
+        query = query_of(split(words) if isinstance(words, str) else words)
+        with self._store.connection() as connection:
+            name_ids = matching_names(connection, query, max(limit, 1))
+        found: list[NDArray[np.int64]] = []
+        n_found = 0
+        for name_id in name_ids:
+            positions = self._positions_of(name_id)
+            found.append(positions)
+            n_found += len(positions)
+            if n_found >= limit:
+                break
+        return np.concatenate([np.zeros(0, np.int64), *found])[:limit]
 
     def triple(self, position: int) -> Triple:
         """Return the triple at a position."""
@@ -121,6 +174,19 @@ class KBSnapshot:
             raise IndexError(f"expected positions in 0..{len(self) - 1}, got {chosen.min()}..{chosen.max()}")
         return self._store.triples(self.ids[chosen].tolist())
 
+    def chosen(self, mask: NDArray[np.bool_], name: str) -> KBSnapshot:
+        """Return the triples where `mask` `[n_triples]` is true, as a snapshot that shares these arrays."""
+        return _ChosenSnapshot(self, np.flatnonzero(mask), f"{self.uid}-{name}")
+
+    def _positions_of(self, name_id: int) -> NDArray[np.int64]:
+        if self._n_looked_up < _LOOKED_THROUGH and "_by_name" not in self.__dict__:
+            self._n_looked_up += 1
+            return np.flatnonzero(self._name_ids == name_id)
+        by_name, starts = self._by_name
+        if not 0 <= name_id < len(starts) - 1:
+            return np.zeros(0, np.int64)
+        return by_name[starts[name_id] : starts[name_id + 1]]
+
     @cached_property
     def _dense_names(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         return dense_index(self._name_ids)
@@ -131,15 +197,31 @@ class KBSnapshot:
 
     @cached_property
     def _by_name(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Positions sorted by name, and where each name starts."""
-        index = self.name_index
-        starts = np.zeros(len(self._dense_names[1]) + 1, np.int64)
-        np.cumsum(np.bincount(index, minlength=len(starts) - 1), out=starts[1:])
-        return _frozen(np.argsort(index, kind="stable")), starts
+        """Positions sorted by the id of the name, and where each id starts."""
+        counts = np.bincount(self._name_ids, minlength=1)
+        starts = np.zeros(len(counts) + 1, np.int64)
+        np.cumsum(counts, out=starts[1:])
+        return _frozen(np.argsort(self._name_ids, kind="stable")), starts
 
     @cached_property
     def _value_embeddings(self) -> Embeddings:
         return self._embed_values(self.ids)
+
+
+class _ChosenSnapshot(KBSnapshot):
+    """Some of the triples of a snapshot."""
+
+    def __init__(self, whole: KBSnapshot, positions: NDArray[np.int64], uid: str) -> None:
+        self._whole = whole  # in use as long as this is: a compaction spares what it shows
+        self.revision, self.kb_id, self.uid = whole.revision, whole.kb_id, uid
+        self.encoder_fingerprint, self.embed_dim = whole.encoder_fingerprint, whole.embed_dim
+        self._store, self._vocabularies, self._embed_values = whole._store, whole._vocabularies, whole._embed_values
+        self._digest = whole._digest if len(positions) == len(whole) else ""
+        self._n_looked_up = 0
+        self._name_ids, self._property_ids = whole._name_ids[positions], whole._property_ids[positions]
+        self.ids = _frozen(whole.ids[positions])
+        keys = whole._keys
+        self._keys = keys if isinstance(keys, Exception) else selected(keys, positions)
 
 
 def _frozen(array: NDArray[_Scalar]) -> NDArray[_Scalar]:

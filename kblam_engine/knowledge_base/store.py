@@ -3,48 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from kblam_engine.errors import KnowledgeBaseError, KnowledgeBaseNotFoundError
-from kblam_engine.knowledge_base.schema import (
-    Meta,
-    connect,
-    create_tables,
-    has_tables,
-    read_meta,
-    translated_errors,
-)
-from kblam_engine.knowledge_base.segments import FileSegment, MemorySegment, Segment
-from kblam_engine.triples import Triple
+from kblam_engine.errors import KnowledgeBaseError, KnowledgeBaseNotFoundError, ReadOnlyError
+from kblam_engine.knowledge_base.connections import TIMEOUT, can_write, connect, locked, translated_errors
+from kblam_engine.knowledge_base.migration import is_outdated, migrate
+from kblam_engine.knowledge_base.rows import Embeddings
+from kblam_engine.knowledge_base.schema import Meta, create_tables, has_tables, read_meta
+from kblam_engine.knowledge_base.segments import FileSegment, MemorySegment, Segment, header_of
+from kblam_engine.triples import Provenance, Triple
 
 DATABASE = "kb.sqlite"
-_SEGMENT_FILES = {"keys": "keys-000001.f16", "values": "values-000001.f16"}
+_WRITER = "writer"
 CONTENT = (
-    "n.text, p.text, t.value, t.metadata FROM triples t "
+    "n.text, p.text, t.value, t.metadata, t.context FROM triples t "
     "JOIN names n ON n.id = t.name_id JOIN properties p ON p.id = t.property_id"
 )
 _PAGE = 500  # ids in one SELECT: below every SQLite's limit of parameters
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What happened since a revision, as of `meta.revision`."""
-
-    meta: Meta
-    last_id: int
-    removed: NDArray[np.int64]
-    """`[n, 2]`: slot and id."""
-    added: NDArray[np.int64]
-    """`[n, 4]`: slot, id, name id, property id."""
 
 
 class Store:
@@ -54,22 +35,29 @@ class Store:
     there is one connection, and they do wait.)
     """
 
-    def __init__(self, path: Path | None, *, create: bool) -> None:
+    def __init__(
+        self, path: Path | None, *, create: bool, timeout: float = TIMEOUT, read_only: bool = False
+    ) -> None:
         self.path = path
         self.label = str(path) if path else ":memory:"
-        self._segments: dict[str, Segment] = {}
+        self.timeout = timeout
+        self._segments: dict[tuple[str, int], Segment] = {}
         self._write_lock = threading.RLock()
+        self._segments_lock = threading.Lock()  # another one: readers do not wait for writers
         self._idle_readers: list[sqlite3.Connection] = []
         self._closed = False
         if path:
-            _check_directory(path, create)
-        with translated_errors(self.label):
-            self._connection = connect(str(path / DATABASE) if path else ":memory:")
+            _check_directory(path, create and not read_only)
+        self.read_only = read_only or (path is not None and not can_write(path))
+        with translated_errors(self.label, timeout):
+            self._connection = self._connect(read_only=self.read_only)
             try:
-                if create:
+                if create and not self.read_only:
                     create_tables(self._connection)
                 elif not has_tables(self._connection):
                     raise KnowledgeBaseNotFoundError(f"{self.label}: no knowledge base there")
+                if is_outdated(self._connection):
+                    self._migrate()
                 read_meta(self._connection)
             except BaseException:
                 self._connection.close()
@@ -85,95 +73,135 @@ class Store:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Hold the one write transaction: commit at the end, roll back on any error."""
-        with self._write_lock, translated_errors(self.label):
-            connection = self._connection
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
+        """Hold the one write transaction: commit at the end, roll back on any error.
+
+        Raises:
+            KnowledgeBaseLockedError: another writer held it for `timeout` seconds.
+            ReadOnlyError: the knowledge base is open for reading only.
+        """
+        if self.read_only:
+            raise ReadOnlyError(f"{self.label}: open for reading only; make the folder writable, or work on a copy")
+        if not self._write_lock.acquire(timeout=self.timeout):
+            raise locked(self.label, self.timeout, "another thread")
+        try:
+            with translated_errors(self.label, self.timeout, self._writer()):
+                connection = self._connection
+                connection.execute("BEGIN IMMEDIATE")
+                self._sign()
+                try:
+                    yield connection
+                    connection.execute("COMMIT")
+                except BaseException:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    raise
+        finally:
+            self._write_lock.release()
+
+    @contextmanager
+    def alone(self) -> Iterator[sqlite3.Connection]:
+        """Hold the writing connection outside any transaction, for what SQLite does in its own (VACUUM)."""
+        with self._write_lock, translated_errors(self.label, self.timeout, self._writer()):
+            yield self._connection
 
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Hold a read transaction: everything read inside is of one revision."""
+        with self.connection() as connection, _transaction(connection):
+            yield connection
+
+    @contextmanager
+    def connection(self) -> Iterator[sqlite3.Connection]:
+        """Hold a connection for a single statement, which is of one revision by itself."""
         if self.path is None:
-            with self._write_lock, translated_errors(self.label), _transaction(self._connection):
+            with self._write_lock, translated_errors(self.label):
                 yield self._connection
             return
-        with translated_errors(self.label):
+        with translated_errors(self.label, self.timeout):
             connection = self._take_reader()
             try:
-                with _transaction(connection):
-                    yield connection
+                yield connection
             finally:
                 self._give_back(connection)
 
-    def segment(self, kind: str, embed_dim: int) -> Segment:
-        """Return the "keys" or "values" segment."""
-        with self._write_lock:
-            if kind not in self._segments:
-                self._segments[kind] = (
-                    FileSegment(self.path / _SEGMENT_FILES[kind], embed_dim)
+    def segment(self, kind: str, meta: Meta) -> Segment:
+        """Return the "keys" or "values" segment of the record's generation."""
+        assert meta.embed_dim is not None
+        key = kind, meta.generation
+        with self._segments_lock:
+            if key not in self._segments:
+                self._segments[key] = (
+                    FileSegment(self.path / segment_file(kind, meta.generation), meta.embed_dim, header(kind, meta))
                     if self.path
-                    else MemorySegment(embed_dim)
+                    else MemorySegment(meta.embed_dim)
                 )
-            return self._segments[kind]
+            return self._segments[key]
+
+    def forget_segments(self, generation: int) -> None:
+        """Delete the segments of a generation that compaction has replaced; what is mapped stays readable."""
+        with self._segments_lock:
+            for kind in ("keys", "values"):
+                self._segments.pop((kind, generation), None)
+                if self.path:
+                    _unlink(self.path / segment_file(kind, generation))
 
     def meta(self) -> Meta:
         """Read the committed record."""
-        with self.reading() as connection:
+        with self.connection() as connection:
             return read_meta(connection)
 
-    def changes_since(self, revision: int, last_id: int) -> Changes:
-        """Read what was added and removed after `revision`; from (0, 0) this is everything."""
-        with self.reading() as connection:
-            meta = read_meta(connection)
-            added = connection.execute(
-                "SELECT slot, id, name_id, property_id FROM triples WHERE removed IS NULL AND id > ?",
-                (last_id,),
-            ).fetchall()
-            removed = []
-            if last_id:  # from nothing there is nothing to remove
-                query = "SELECT slot, id FROM triples WHERE removed > ? AND id <= ?"
-                removed = connection.execute(query, (revision, last_id)).fetchall()
-            newest = connection.execute("SELECT coalesce(max(id), 0) FROM triples").fetchone()[0]
-        return Changes(
-            meta,
-            newest,
-            np.array(removed, np.int64).reshape(-1, 2),
-            np.array(added, np.int64).reshape(-1, 4),
-        )
-
     def triples(self, ids: Sequence[int]) -> list[Triple]:
-        """Return the triples with these ids in this order; removed ones too, an id keeps its content."""
+        """Return the triples with these ids in this order; removed ones too, an id keeps its content.
+
+        Raises:
+            KnowledgeBaseError: there is no such triple, or a compaction has dropped it.
+        """
         found: dict[int, Triple] = {}
         for start in range(0, len(ids), _PAGE):
             page = [int(i) for i in ids[start : start + _PAGE]]
             marks = ",".join("?" * len(page))
-            with self.reading() as connection:
+            with self.connection() as connection:
                 rows = connection.execute(f"SELECT t.id, {CONTENT} WHERE t.id IN ({marks})", page).fetchall()
             found.update((row[0], triple_from_row(*row[1:])) for row in rows)
         try:
             return [found[int(i)] for i in ids]
         except KeyError as error:
             raise KnowledgeBaseError(
-                f"{self.label}: expected the id of a triple, got {error.args[0]}"
+                f"{self.label}: expected the id of a triple, got {error.args[0]}; if there was one, a compaction has "
+                "dropped it: take a new snapshot"
             ) from None
-
-    def live_ids(self, name: str | None = None, prop: str | None = None) -> list[int]:
-        """Return the ids of the triples in the knowledge base, of one name or property where given, by slot."""
-        where, parameters = matching(name, prop)
-        with self.reading() as connection:
-            rows = connection.execute(f"SELECT t.id FROM triples t WHERE {where} ORDER BY t.slot", parameters)
-            return [row[0] for row in rows]
 
     def size_bytes(self) -> int:
         """Return the bytes on disk, 0 in memory."""
         return sum(file.stat().st_size for file in self.path.iterdir() if file.is_file()) if self.path else 0
+
+    def _connect(self, *, read_only: bool) -> sqlite3.Connection:
+        database = None if self.path is None else self.path / DATABASE
+        return connect(database, self.timeout, read_only=read_only)
+
+    def _migrate(self) -> None:
+        if self.read_only:
+            raise ReadOnlyError(
+                f"{self.label}: written by an older version and has to be brought up to date, which needs a folder "
+                "that can be written; make it writable, or work on a copy"
+            )
+        with self.writing() as connection:
+            if is_outdated(connection):  # unless another process has been first
+                migrate(connection, self.path)
+
+    def _sign(self) -> None:
+        """Leave word who is writing, for whoever waits in vain; nothing depends on it."""
+        if self.path:
+            try:
+                (self.path / _WRITER).write_text(f"process {os.getpid()}", "ascii")
+            except OSError:
+                return
+
+    def _writer(self) -> str:
+        try:
+            return (self.path / _WRITER).read_text("ascii")[:40] if self.path else "another thread"
+        except (OSError, ValueError):
+            return "another process"
 
     def _take_reader(self) -> sqlite3.Connection:
         if self._closed:
@@ -181,8 +209,7 @@ class Store:
         try:
             return self._idle_readers.pop()  # list.pop is atomic
         except IndexError:
-            assert self.path is not None
-            return connect(str(self.path / DATABASE))
+            return self._connect(read_only=self.read_only)
 
     def _give_back(self, connection: sqlite3.Connection) -> None:
         if self._closed:
@@ -191,24 +218,34 @@ class Store:
             self._idle_readers.append(connection)
 
 
-def matching(name: str | None, prop: str | None, value: str | None = None) -> tuple[str, list[str]]:
-    """Build the WHERE clause of live triples `t`, and its parameters."""
-    where, parameters = "t.removed IS NULL", []
-    for condition, text in (
-        ("t.name_id = (SELECT id FROM names WHERE text = ?)", name),
-        ("t.property_id = (SELECT id FROM properties WHERE text = ?)", prop),
-        ("t.value = ?", value),
-    ):
-        if text is not None:
-            where += f" AND {condition}"
-            parameters.append(text.strip())
-    return where, parameters
+def segment_file(kind: str, generation: int) -> str:
+    """Return the file name of a segment."""
+    return f"{kind}-{int(generation):06d}.f16"
 
 
-def triple_from_row(name: str, prop: str, value: str, metadata: str | None) -> Triple:
+def header(kind: str, meta: Meta) -> bytes:
+    """Return what a segment's file begins with."""
+    return header_of(kind, meta.kb_id, meta.embed_dim or 0) if meta.has_header else b""
+
+
+def append_block(
+    store: Store, connection: sqlite3.Connection, meta: Meta, kind: str, start: int, rows: Embeddings
+) -> None:
+    """Make rows durable and note their checksum, inside the caller's transaction."""
+    checksum = store.segment(kind, meta).append(start, rows)
+    # What is noted beyond the committed rows cannot be: the same transaction commits both.
+    connection.execute("INSERT INTO blocks VALUES (?, ?, ?, ?)", (kind, start, len(rows), checksum))
+
+
+def triple_from_row(name: str, prop: str, value: str, metadata: str | None, context: str | None) -> Triple:
     """Build a triple from its columns."""
     loaded: dict[str, Any] = json.loads(metadata) if metadata else {}
-    return Triple(name, prop, value, loaded)
+    if not context:
+        return Triple(name, prop, value, loaded)
+    parts = json.loads(context)
+    if "provenance" in parts:
+        parts["provenance"] = Provenance.from_dict(parts["provenance"])
+    return Triple(name, prop, value, loaded, **parts)
 
 
 @contextmanager
@@ -219,6 +256,13 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     finally:
         if connection.in_transaction:
             connection.execute("COMMIT")
+
+
+def _unlink(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError:  # still mapped, where the system minds that
+        return
 
 
 def _check_directory(path: Path, create: bool) -> None:

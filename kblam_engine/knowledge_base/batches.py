@@ -1,0 +1,67 @@
+"""What a change does to several triples at once: checks of a batch, and removals by id and by source."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Sequence
+
+from kblam_engine.errors import ConfigurationError, TripleError
+from kblam_engine.knowledge_base.changes import ChangeSet, Condition
+from kblam_engine.knowledge_base.contents import context_text, metadata_text
+from kblam_engine.knowledge_base.selection import Selection
+from kblam_engine.knowledge_base.store import CONTENT
+from kblam_engine.triples import Triple
+
+MAX_BATCH = 20_000_000
+"""Triples in one change: beyond it, memory runs out before the error would say why."""
+_PAGE = 500
+
+
+def checked(triples: Iterable[Triple]) -> list[Triple]:
+    """Return a batch as a list.
+
+    Raises:
+        TripleError: one of them is no `Triple`.
+        ConfigurationError: there are more than `MAX_BATCH`.
+    """
+    batch = list(triples)
+    for triple in batch:
+        if not isinstance(triple, Triple):
+            raise TripleError("triple", f"expected a Triple, got {type(triple).__name__}")
+    if len(batch) > MAX_BATCH:
+        raise ConfigurationError(f"expected at most {MAX_BATCH} triples in one change, got {len(batch)}")
+    return batch
+
+
+def check_source(batch: Iterable[Triple], source: str) -> None:
+    """Refuse triples from elsewhere.
+
+    Raises:
+        ConfigurationError: one of them names another document or URI, or none.
+    """
+    for triple in batch:
+        origin = triple.provenance
+        if origin is None or source not in (origin.document, origin.uri):
+            raise ConfigurationError(f"expected triples with provenance from {source!r}, got {triple.statement!r}")
+
+
+def remove_ids(changes: ChangeSet, ids: Sequence[int], condition: Condition) -> int:
+    """Remove the triples with these ids to which the condition applies; return how many there were."""
+    where, parameters = condition
+    distinct = list(dict.fromkeys(int(i) for i in ids))
+    count = 0
+    for start in range(0, len(distinct), _PAGE):
+        page = distinct[start : start + _PAGE]
+        marks = ",".join("?" * len(page))
+        count += changes.remove((f"t.id IN ({marks}) AND {where}", [*page, *parameters]))
+    return count
+
+
+def remove_others(changes: ChangeSet, connection: sqlite3.Connection, source: str, batch: Iterable[Triple]) -> int:
+    """Remove what comes from a source and is not in the batch; return how many."""
+    where, parameters = Selection.of(source=source).condition()
+    rows = connection.execute(
+        f"SELECT t.id, {CONTENT} WHERE t.removed IS NULL AND {where}", parameters
+    ).fetchall()
+    kept = {(t.name, t.property, t.value, metadata_text(t), context_text(t)) for t in batch}
+    return remove_ids(changes, [row[0] for row in rows if row[1:] not in kept], ("1", []))

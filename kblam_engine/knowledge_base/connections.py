@@ -1,0 +1,100 @@
+"""SQLite connections of a knowledge base: how they are opened, and what their errors mean to a user."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+from kblam_engine.errors import KnowledgeBaseError, KnowledgeBaseLockedError, ReadOnlyError
+
+TIMEOUT = 60.0
+"""Seconds that a second writer waits for the first."""
+_CACHE_KB = 16_384
+_KEPT_WAL = 64 * 2**20
+
+
+def connect(path: Path | None, timeout: float, *, read_only: bool = False) -> sqlite3.Connection:
+    """Open a connection in autocommit mode, in memory for None; threads may take turns on it.
+
+    Nothing in a database from elsewhere is trusted: what its schema defines may not run functions with effects.
+    """
+    name = ":memory:" if path is None else _uri(path, read_only)
+    connection = sqlite3.connect(
+        name, timeout=timeout, isolation_level=None, check_same_thread=False, uri=path is not None
+    )
+    try:
+        connection.execute("PRAGMA trusted_schema=OFF")
+        connection.execute(f"PRAGMA cache_size=-{_CACHE_KB}")
+        connection.execute("PRAGMA temp_store=MEMORY")
+        if not read_only:
+            _use_wal(connection, timeout)
+            connection.execute("PRAGMA synchronous=FULL")
+            connection.execute(f"PRAGMA journal_size_limit={_KEPT_WAL}")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def can_write(folder: Path) -> bool:
+    """Say whether a knowledge base in this folder can be changed."""
+    database = folder / "kb.sqlite"
+    return os.access(folder, os.W_OK | os.X_OK) and (not database.exists() or os.access(database, os.W_OK))
+
+
+def _uri(path: Path, read_only: bool) -> str:
+    uri = f"file:{quote(str(path.absolute()))}"
+    if not read_only:
+        return uri
+    # In a folder that cannot be written SQLite cannot share a log, and needs none where nobody writes.
+    log = path.with_name(f"{path.name}-wal")
+    quiet = not os.access(path.parent, os.W_OK) and not (log.exists() and log.stat().st_size)
+    return f"{uri}?mode=ro" + ("&immutable=1" if quiet else "")
+
+
+def _use_wal(connection: sqlite3.Connection, timeout: float) -> None:
+    # Switching the journal mode does not always honour the busy timeout when two processes create at once.
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+@contextmanager
+def translated_errors(label: str, timeout: float = TIMEOUT, writer: str = "another process") -> Iterator[None]:
+    """Turn SQLite's errors into this package's, or into the OSError for a full disk."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), label) from error
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise locked(label, timeout, writer) from error
+        if code == sqlite3.SQLITE_READONLY:
+            raise ReadOnlyError(f"{label}: cannot be written; make the folder writable, or work on a copy") from error
+        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+            message = f"{label}: damaged, or not a knowledge base ({error}); restore it from a backup or an export"
+        elif isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error):
+            message = f"{label}: this knowledge base has been closed; open it again"
+        else:
+            message = f"{label}: {error}"
+        raise KnowledgeBaseError(message) from error
+
+
+def locked(label: str, timeout: float, writer: str) -> KnowledgeBaseLockedError:
+    """Return the error of a writer whose patience is over."""
+    return KnowledgeBaseLockedError(
+        f"{label}: {writer} has been writing for {timeout:g} s; try again, or wait longer (timeout)"
+    )

@@ -1,0 +1,43 @@
+"""What a triple is made of, as text to store and as a number to compare knowledge bases by."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+
+from kblam_engine.triples import Triple
+
+_BYTES = 16
+
+
+def metadata_text(triple: Triple) -> str | None:
+    """Return a triple's metadata as the text that is stored."""
+    return json.dumps(dict(triple.metadata), ensure_ascii=False, sort_keys=True) if triple.metadata else None
+
+
+def context_text(triple: Triple) -> str | None:
+    """Return namespace, tags, times and provenance as the text that is stored."""
+    if not (triple.provenance or triple.namespace or triple.tags or triple.valid_from or triple.valid_to):
+        return None
+    return json.dumps(triple.context(), ensure_ascii=False, sort_keys=True)
+
+
+def hash_of(name: str, prop: str, value: str, metadata: str | None, context: str | None) -> int:
+    """Hash the content of one triple; a knowledge base's digest is the sum of these."""
+    content = f"{name}\0{prop}\0{value}\0{metadata or ''}\0{context or ''}"  # no part contains NUL
+    return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=_BYTES).digest(), "big")
+
+
+def digest_text(total: int) -> str:
+    """Return a sum of hashes as it is stored."""
+    return f"{total % 2 ** (8 * _BYTES):x}"
+
+
+def digest_of(connection: sqlite3.Connection) -> str:
+    """Compute the digest of the live triples."""
+    rows = connection.execute(
+        "SELECT n.text, p.text, t.value, t.metadata, t.context FROM triples t JOIN names n ON n.id = t.name_id "
+        "JOIN properties p ON p.id = t.property_id WHERE t.removed IS NULL"
+    )
+    return digest_text(sum(hash_of(*row) for row in rows))

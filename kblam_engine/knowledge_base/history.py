@@ -1,0 +1,79 @@
+"""Earlier revisions: what was there when, and what one has that another has not."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from kblam_engine.knowledge_base.records import KBDiff, Revision, TripleVersion, moment
+from kblam_engine.knowledge_base.schema import read_meta
+from kblam_engine.knowledge_base.slots import check_revision
+from kblam_engine.knowledge_base.store import CONTENT, Store, triple_from_row
+from kblam_engine.triples import Triple
+
+_SPAN = "t.id, t.added, t.removed, a.time, r.time"
+_TIMES = "LEFT JOIN revisions a ON a.revision = t.added LEFT JOIN revisions r ON r.revision = t.removed"
+
+
+Condition = tuple[str, list[object]]
+
+
+def history(store: Store, condition: Condition) -> list[TripleVersion]:
+    """Return every version of the triples to which a condition applies, oldest first."""
+    where, parameters = condition
+    # Two statements, because an index covers either the triples that are there or those that were.
+    each = f"SELECT {_SPAN}, {CONTENT} {_TIMES} WHERE {where} AND t.removed IS"
+    with store.connection() as connection:
+        rows = connection.execute(f"{each} NULL UNION ALL {each} NOT NULL", parameters * 2).fetchall()
+    rows.sort(key=lambda row: (row[1], row[0]))
+    return [
+        TripleVersion(row_id, triple_from_row(*content), added, removed, moment(added_at), moment(removed_at))
+        for row_id, added, removed, added_at, removed_at, *content in rows
+    ]
+
+
+def revisions(store: Store, last: int | None) -> list[Revision]:
+    """Return the revisions that are on record, newest first, at most the `last` ones."""
+    with store.connection() as connection:
+        rows = connection.execute(
+            "SELECT revision, time, coalesce(action, ''), coalesce(added, 0), coalesce(removed, 0), n_triples "
+            "FROM revisions ORDER BY revision DESC LIMIT ?",
+            (-1 if last is None else last,),
+        ).fetchall()
+    return [Revision(number, moment(time), *rest) for number, time, *rest in rows]
+
+
+def diff(store: Store, before: int, after: int, condition: Condition) -> KBDiff:
+    """Return what revision `after` has that `before` has not, and the other way round, where a condition applies.
+
+    Raises:
+        ConfigurationError: one of them is not there, or no longer.
+    """
+    where, parameters = condition
+    old, new = sorted((before, after))
+    with store.reading() as connection:
+        meta = read_meta(connection)
+        for revision in (before, after):
+            check_revision(meta, revision)
+        came = connection.execute(
+            f"SELECT {CONTENT} WHERE t.added > ? AND t.added <= ? AND (t.removed IS NULL OR t.removed > ?) "
+            f"AND {where} ORDER BY t.id",
+            (old, new, new, *parameters),
+        ).fetchall()
+        went = connection.execute(
+            f"SELECT {CONTENT} WHERE t.removed > ? AND t.removed <= ? AND t.added <= ? AND {where} ORDER BY t.id",
+            (old, new, old, *parameters),
+        ).fetchall()
+    added, removed = _without(came, went), _without(went, came)
+    return KBDiff(added, removed) if before <= after else KBDiff(removed, added)
+
+
+def _without(rows: list[tuple[str, ...]], others: list[tuple[str, ...]]) -> list[Triple]:
+    """Return the triples of `rows` without those that `others` has as well: removed, and brought back."""
+    left = Counter(others)
+    triples = []
+    for row in rows:
+        if left[row]:
+            left[row] -= 1
+        else:
+            triples.append(triple_from_row(*row))
+    return triples

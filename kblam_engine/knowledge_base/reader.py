@@ -1,0 +1,224 @@
+"""What can be asked of a knowledge base, and of a view of one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from kblam_engine.errors import ConfigurationError
+from kblam_engine.knowledge_base.embedder import Embedder
+from kblam_engine.knowledge_base.history import diff, history, revisions
+from kblam_engine.knowledge_base.records import KBDiff, KBInfo, Revision, SearchHit, TripleVersion
+from kblam_engine.knowledge_base.selection import Selection
+from kblam_engine.knowledge_base.snapshot import KBSnapshot
+from kblam_engine.knowledge_base.store import CONTENT, Store, triple_from_row
+from kblam_engine.knowledge_base.verification import problems
+from kblam_engine.knowledge_base.words import matching_triples, query_of, split
+from kblam_engine.triples import Triple, write_triples
+
+if TYPE_CHECKING:
+    from kblam_engine.sentence_encoder import SentenceEncoder
+
+_PAGE = 500
+_SCORE_CHUNK = 16_384
+Condition = tuple[str, list[object]]
+
+
+class KBReader:
+    """The questions; `KnowledgeBase` says where the answers come from."""
+
+    _store: Store
+    _embedder: Embedder
+    _selection: Selection
+    _pinned: int | None
+    _wants_multi: bool
+
+    def snapshot(self, revision: int | None = None) -> KBSnapshot:
+        """Return a revision as arrays."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._store.label!r})"
+
+    @property
+    def path(self) -> Path | None:
+        """The directory, None in memory."""
+        return self._store.path
+
+    @property
+    def read_only(self) -> bool:
+        """Whether changes are refused."""
+        return self._store.read_only
+
+    @property
+    def revision(self) -> int:
+        """The number of changes so far."""
+        return self._store.meta().revision if self._pinned is None else self._pinned
+
+    @property
+    def encoder(self) -> SentenceEncoder:
+        """The sentence encoder, loaded on first use."""
+        return self._embedder.encoder(self._store.meta())
+
+    def get(self, name: str, property: str) -> Triple | None:
+        """Return the triple of a name's property, the first where there are several, None where there is none."""
+        return next(iter(self.get_all(name, property)), None)
+
+    def get_all(self, name: str, property: str | None = None) -> list[Triple]:
+        """Return every triple of a name, or of one property of it."""
+        where, parameters = self._condition(name, property)
+        with self._store.connection() as connection:
+            rows = connection.execute(f"SELECT {CONTENT} WHERE {where} ORDER BY t.slot", parameters).fetchall()
+        return [triple_from_row(*row) for row in rows]
+
+    def triple(self, id: int) -> Triple:
+        """Return the triple with an id, one that has been removed too.
+
+        Raises:
+            KnowledgeBaseError: there is none.
+        """
+        return self._store.triples([id])[0]
+
+    def ids(self, name: str | None = None, property: str | None = None) -> list[int]:
+        """Return the ids of all triples, or of those of a name or property."""
+        where, parameters = self._condition(name, property)
+        with self._store.connection() as connection:
+            rows = connection.execute(f"SELECT t.id FROM triples t WHERE {where} ORDER BY t.slot", parameters)
+            return [row[0] for row in rows]
+
+    def __iter__(self) -> Iterator[Triple]:
+        """Iterate over the triples of one revision; changes meanwhile are not seen."""
+        ids = self.ids()
+        for start in range(0, len(ids), _PAGE):
+            yield from self._store.triples(ids[start : start + _PAGE])
+
+    def __len__(self) -> int:
+        if self._pinned is None and self._selection == Selection():
+            return self._store.meta().n_triples
+        return len(self.snapshot())
+
+    def search(self, text: str, k: int = 10) -> list[SearchHit]:
+        """Return the `k` triples whose key text is closest in meaning to `text`, best first."""
+        if k < 1 or not text.strip():
+            raise ConfigurationError(f"expected a text and k of at least 1, got {text!r} and {k}")
+        snapshot = self.snapshot()
+        if not len(snapshot):
+            return []
+        query = self._embedder.encode(self._store.meta(), [text.strip()])[0]
+        keys = snapshot.key_embeddings
+        # 16-bit products are slow on CPUs: widen a chunk at a time.
+        parts = range(0, len(keys), _SCORE_CHUNK)
+        scores = np.concatenate([keys[i : i + _SCORE_CHUNK].astype(np.float32) @ query for i in parts])
+        best = np.argsort(-scores, kind="stable")[:k]
+        found = zip(snapshot.ids[best], snapshot.triples(best), scores[best], strict=True)
+        return [SearchHit(int(row_id), triple, float(score)) for row_id, triple, score in found]
+
+    def find(self, words: str, k: int = 10) -> list[SearchHit]:
+        """Return the `k` triples in whose name, property and value every word occurs, best first.
+
+        A word counts most in a name, least in a value; case and accents do not count; "2 March" in quotation marks
+        is a phrase, and `robot*` any word that begins so. Of a word in very many triples not all are compared.
+
+        Raises:
+            ConfigurationError: there is no word, or `k` is below 1.
+        """
+        if k < 1:
+            raise ConfigurationError(f"expected k of at least 1, got {k}")
+        query = query_of(split(words))
+        with self._store.connection() as connection:
+            found = matching_triples(connection, query, self._condition(), k)
+        triples = self._store.triples([row_id for row_id, _ in found])
+        return [SearchHit(row_id, triple, score) for (row_id, score), triple in zip(found, triples, strict=True)]
+
+    def history(self, name: str, property: str | None = None) -> list[TripleVersion]:
+        """Return every version of a name's triples, or of one property of it, oldest first."""
+        (where, parameters), (chosen, more) = matching(name, property), self._selection.condition()
+        return history(self._store, (f"{where} AND {chosen}", [*parameters, *more]))
+
+    def revisions(self, last: int | None = None) -> list[Revision]:
+        """Return what was changed when, newest first."""
+        return revisions(self._store, last)
+
+    def diff(self, before: int, after: int | None = None) -> KBDiff:
+        """Return what revision `after` (default: the newest) has that `before` has not, and the other way round.
+
+        Raises:
+            ConfigurationError: one of them is not there, or no longer.
+        """
+        newest = self.revision if after is None else after
+        return diff(self._store, before, newest, self._selection.condition())
+
+    def info(self) -> KBInfo:
+        """Return counts, encoder, revision and size."""
+        where, parameters = self._condition()
+        kinds = {"n_namespaces": "= 'namespace'", "n_sources": "IN ('document', 'uri')", "n_tags": "= 'tag'"}
+        with self._store.reading() as connection:
+            count = "count(*), count(DISTINCT t.name_id), count(DISTINCT t.property_id)"
+            n_triples, n_names, n_properties = connection.execute(
+                f"SELECT {count} FROM triples t WHERE {where}", parameters
+            ).fetchone()
+            n_removed = connection.execute(
+                "SELECT count(*) FROM triples WHERE removed IS NOT NULL"
+            ).fetchone()[0]
+            n_labels = {
+                part: connection.execute(f"SELECT count(DISTINCT text) FROM labels WHERE kind {kind}").fetchone()[0]
+                for part, kind in kinds.items()
+            }
+        meta = self._store.meta()
+        whole = self._pinned is None and self._selection == Selection()
+        return KBInfo(
+            path=self._store.label,
+            n_triples=n_triples,
+            n_names=n_names,
+            n_properties=n_properties,
+            n_removed=n_removed,
+            revision=self.revision,
+            fingerprint=meta.digest if whole else self.snapshot().fingerprint,
+            multi=bool(meta.multi) or self._wants_multi,
+            encoder=meta.encoder_name,
+            encoder_fingerprint=meta.encoder_fingerprint,
+            embed_dim=meta.embed_dim,
+            schema_version=meta.schema_version,
+            size_bytes=self._store.size_bytes(),
+            oldest_revision=meta.oldest_revision,
+            read_only=self.read_only,
+            **n_labels,
+        )
+
+    def verify(self) -> list[str]:
+        """Return what is wrong on disk, one line each; an empty list is a sound knowledge base."""
+        return list(problems(self._store, self._embedder))
+
+    def export_file(self, path: str | os.PathLike[str]) -> int:
+        """Write every triple to a .jsonl or .csv file; return how many."""
+        return write_triples(path, self)
+
+    def _condition(self, name: str | None = None, prop: str | None = None) -> Condition:
+        """Return the condition on triples `t` that are here, of a name or property where given."""
+        parts, parameters = [], list[object]()
+        if self._pinned is None:
+            parts.append("t.removed IS NULL")
+        else:
+            parts.append("t.added <= ? AND (t.removed IS NULL OR t.removed > ?)")
+            parameters += [self._pinned, self._pinned]
+        where, more = matching(name, prop)
+        chosen, most = self._selection.condition()
+        return " AND ".join([*parts, where, chosen]), [*parameters, *more, *most]
+
+
+def matching(name: str | None, prop: str | None = None, value: str | None = None) -> Condition:
+    """Build the condition on triples `t` with these parts, and its parameters."""
+    conditions, parameters = ["1"], list[object]()
+    for condition, text in (
+        ("t.name_id = (SELECT id FROM names WHERE text = ?)", name),
+        ("t.property_id = (SELECT id FROM properties WHERE text = ?)", prop),
+        ("t.value = ?", value),
+    ):
+        if text is not None:
+            conditions.append(condition)
+            parameters.append(text.strip())
+    return " AND ".join(conditions), parameters

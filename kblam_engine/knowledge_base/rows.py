@@ -1,0 +1,64 @@
+"""A choice of rows of a larger array, gathered when they are asked for."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+Embeddings = NDArray[np.float16]
+
+
+class SelectedRows:
+    """The rows of `array` at `positions`; reads like an array of them, but holds no copy.
+
+    Indexing by a number, a slice or an array of positions returns a new array of those rows alone.
+    """
+
+    ndim = 2
+
+    def __init__(self, array: Embeddings, positions: NDArray[np.int64]) -> None:
+        self._array = array
+        self._positions = positions
+        self.shape = (len(positions), array.shape[1])
+        self.dtype = array.dtype
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def __getitem__(self, index: Any) -> Embeddings:
+        if isinstance(index, tuple):
+            rows: Embeddings = np.asarray(self)[index]
+        else:
+            rows = self._array[self._positions[index]]
+        return rows
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        gathered = self.copy()
+        return gathered if dtype is None else gathered.astype(dtype, copy=False)
+
+    def copy(self) -> Embeddings:
+        """Return all of them as an array."""
+        return self._array[self._positions]
+
+    def astype(self, dtype: DTypeLike) -> NDArray[Any]:
+        """Return all of them as an array of another type."""
+        return self.copy().astype(dtype)
+
+    def chosen(self, positions: NDArray[np.int64]) -> Embeddings:
+        """Return a choice of these rows."""
+        return selected(self._array, self._positions[positions])
+
+
+def selected(array: Embeddings, positions: NDArray[np.int64]) -> Embeddings:
+    """Return the rows at positions without a copy: a slice where they are 0..n-1, else a `SelectedRows`.
+
+    It is typed as the array that it stands for: readers index blocks of it and take `numpy.asarray` of it.
+    """
+    n = len(positions)
+    if not n or (positions[0] == 0 and positions[-1] == n - 1 and np.array_equal(positions, np.arange(n))):
+        return array[:n]
+    if isinstance(array, SelectedRows):
+        return array.chosen(positions)
+    return cast(Embeddings, SelectedRows(array, positions))

@@ -1,0 +1,86 @@
+"""Full-text search: the words of names, properties and values, indexed by SQLite in the transaction that adds them."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterable
+
+from kblam_engine.errors import ConfigurationError
+
+_RANKED = 2_000
+"""Matches that are ordered by relevance: the first of them, where a word is in more triples than anyone reads."""
+_WEIGHTS = "4.0, 2.0, 1.0"  # of a word in the name, the property, the value
+MAX_WORDS = 64
+
+
+def index_new(connection: sqlite3.Connection, last_triple: int, last_name: int) -> None:
+    """Index the triples and names above these ids, inside the caller's transaction."""
+    connection.execute(
+        "INSERT INTO words (rowid, name, property, value) SELECT id, name, property, value FROM texts WHERE id > ?",
+        (last_triple,),
+    )
+    connection.execute(
+        "INSERT INTO name_words (rowid, text) SELECT id, text FROM names WHERE id > ?", (last_name,)
+    )
+
+
+def index_all(connection: sqlite3.Connection) -> None:
+    """Build the index anew, inside the caller's transaction."""
+    for table in ("words", "name_words"):
+        connection.execute(f"INSERT INTO {table} ({table}) VALUES ('rebuild')")
+
+
+def index_is_sound(connection: sqlite3.Connection) -> bool:
+    """Say whether the index agrees with the texts, inside a write transaction."""
+    try:
+        for table in ("words", "name_words"):
+            connection.execute(f"INSERT INTO {table} ({table}, rank) VALUES ('integrity-check', 1)")
+    except sqlite3.DatabaseError:
+        return False
+    return True
+
+
+def query_of(words: Iterable[str]) -> str:
+    """Return the query that every word, or phrase of several, has to match; `word*` matches what begins so.
+
+    Raises:
+        ConfigurationError: there is no word, or more than `MAX_WORDS`.
+    """
+    phrases = []
+    for word in words:
+        text = re.sub(r"[\W_]+", " ", word).strip()
+        if text:
+            phrases.append(f'"{text}"' + (" *" if word.rstrip().endswith("*") else ""))
+    if not 0 < len(phrases) <= MAX_WORDS:
+        raise ConfigurationError(f"expected 1 to {MAX_WORDS} words to look for, got {len(phrases)}")
+    return " ".join(phrases)
+
+
+def split(text: str) -> list[str]:
+    """Return the words of a text, and what stands in quotation marks as one phrase."""
+    return [quoted or word for quoted, word in re.findall(r'"([^"]+)"|(\S+)', text)]
+
+
+def matching_triples(
+    connection: sqlite3.Connection, query: str, condition: tuple[str, list[object]], k: int
+) -> list[tuple[int, float]]:
+    """Return ids and relevance of the `k` best triples `t` that match a query and a condition, best first."""
+    where, parameters = condition
+    rows = connection.execute(
+        "SELECT id, rank FROM (SELECT t.id AS id, bm25(words, " + _WEIGHTS + ") AS rank FROM words "
+        f"CROSS JOIN triples t ON t.id = words.rowid WHERE words MATCH ? AND {where} LIMIT {_RANKED}) "
+        "ORDER BY rank, id LIMIT ?",
+        (query, *parameters, k),
+    )
+    return [(row_id, -rank) for row_id, rank in rows]
+
+
+def matching_names(connection: sqlite3.Connection, query: str, limit: int) -> list[int]:
+    """Return the ids of the names that match a query, those with the fewest other words first."""
+    rows = connection.execute(
+        f"SELECT id FROM (SELECT rowid AS id, bm25(name_words) AS rank FROM name_words WHERE name_words MATCH ? "
+        f"LIMIT {_RANKED}) ORDER BY rank, id LIMIT ?",
+        (query, limit),
+    )
+    return [row[0] for row in rows]
