@@ -1,0 +1,71 @@
+"""Word documents by python-docx: headings, paragraphs, lists and tables, in their order. Spans are of the plain text."""
+
+from __future__ import annotations
+
+import io
+import re
+import zipfile
+from pathlib import Path
+
+from kblam_engine.errors import ImportFileError
+from kblam_engine.sources.documents.document import Document, DocumentBuilder
+from kblam_engine.sources.folders import check_archive
+from kblam_engine.sources.source import missing
+
+_HEADING = re.compile(r"heading (\d)", re.IGNORECASE)
+
+
+def docx_document(data: bytes, uri: str, path: Path, max_mb: float) -> Document:
+    """Return a Word document as a document.
+
+    Raises:
+        ImportFileError: it is damaged, or unpacks to more than `max_mb`.
+        MissingDependencyError: python-docx is not installed.
+    """
+    try:
+        import docx
+        from docx.table import Table
+    except ImportError:
+        raise missing("python-docx", "docx", "Reading Word documents") from None
+    builder = DocumentBuilder(uri)
+    try:
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            check_archive(archive, path, max_mb)
+        document = docx.Document(io.BytesIO(data))
+        builder.title = document.core_properties.title or ""
+        for part in document.iter_inner_content():
+            if isinstance(part, Table):
+                _add_table(builder, part)
+                continue
+            style = (part.style.name or "") if part.style is not None else ""
+            heading = _HEADING.match(style)
+            if style.lower() == "title":
+                builder.title = builder.title or part.text
+                builder.heading(part.text, 1)
+            elif heading:
+                # Below a title, which is of level 1 as well.
+                builder.heading(part.text, int(heading[1]) + 1)
+            elif style.lower().startswith("list"):
+                digits = style.rpartition(" ")[2]
+                builder.paragraph(part.text, item_level=int(digits) - 1 if digits.isdigit() else 0)
+            else:
+                builder.paragraph(part.text)
+    except ImportFileError:
+        raise
+    # python-docx raises what its XML and ZIP readers raise, and KeyError for parts that are not there.
+    except (zipfile.BadZipFile, KeyError, ValueError, AttributeError, SyntaxError, EOFError) as error:
+        raise ImportFileError(path, 0, f"not a sound Word document: {error}") from None
+    return builder.build(data)
+
+
+def _add_table(builder: DocumentBuilder, table: object) -> None:
+    """Add a table; a cell that spans columns counts once."""
+    rows = []
+    for number, row in enumerate(table.rows):  # type: ignore[attr-defined]
+        cells, seen = [], set()
+        for cell in row.cells:
+            if id(cell._tc) not in seen:
+                seen.add(id(cell._tc))
+                cells.append((cell.text, number == 0))
+        rows.append(cells)
+    builder.table(rows)

@@ -1,0 +1,150 @@
+"""HTML by lxml: what a page says, without its scripts, navigation and forms. Spans are of the plain text."""
+
+from __future__ import annotations
+
+import re
+from importlib import import_module
+from typing import Any
+
+from kblam_engine.errors import ImportFileError
+from kblam_engine.sources.documents.document import Document, DocumentBuilder
+from kblam_engine.sources.source import missing
+
+_SKIPPED = frozenset(
+    "script style noscript template svg math nav aside form button select iframe object canvas head footer "
+    "audio video dialog pre".split()
+)
+_BLOCKS = frozenset(
+    "address article blockquote body center details div dd dl dt fieldset figcaption figure header html li main ol p "
+    "section summary table tbody td th thead tr ul hr h1 h2 h3 h4 h5 h6".split()
+)
+_HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
+_HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
+_MAX_DEPTH = 200
+
+
+def html_document(data: bytes, uri: str) -> Document:
+    """Return an HTML page as a document; of its `main` or only `article`, if it has one.
+
+    Raises:
+        ImportFileError: it is no HTML, or empty.
+        MissingDependencyError: lxml is not installed.
+    """
+    try:
+        etree, html = import_module("lxml.etree"), import_module("lxml.html")
+    except ImportError:
+        raise missing("lxml", "html", "Reading HTML") from None
+    try:
+        encoding = "utf-8" if data.decode("utf-8") is not None else None
+    except UnicodeDecodeError:
+        encoding = None  # the page says which, or it is Latin-1
+    try:
+        parser = html.HTMLParser(encoding=encoding, no_network=True, remove_comments=True, remove_pis=True)
+        page = html.document_fromstring(data, parser=parser)
+    except (etree.ParserError, etree.XMLSyntaxError, ValueError) as error:
+        raise ImportFileError(uri, 0, f"not HTML: {error}") from None
+    builder = DocumentBuilder(uri)
+    titles = page.xpath("//head/title/text()") + page.xpath("//title/text()")
+    builder.title = titles[0] if titles else ""
+    mains = page.xpath("//main | //*[@role='main']") or page.xpath("//article")
+    _Walk(builder).add(mains[0] if len(mains) == 1 else page, 0)
+    return builder.build(data)
+
+
+class _Walk:
+    """Goes through the elements of a page; loose text between blocks is a paragraph."""
+
+    def __init__(self, builder: DocumentBuilder) -> None:
+        self._builder = builder
+        self._loose: list[str] = []
+        self._item: int | None = None
+
+    def add(self, element: Any, depth: int, lists: int = -1) -> None:
+        """Add an element and what it holds, not the text behind it."""
+        if not isinstance(element.tag, str) or _is_hidden(element) or depth > _MAX_DEPTH:
+            return
+        tag = element.tag
+        if tag in _HEADINGS:
+            self._flush()
+            self._builder.heading(text_of(element), int(tag[1]))
+        elif tag == "table" and not element.xpath(".//table"):
+            self._flush()
+            self._add_table(element)
+        elif tag == "dl":
+            self._flush()
+            self._add_definitions(element)
+        elif tag == "br":
+            self._loose.append("\n")
+        else:
+            is_block = tag in _BLOCKS
+            if is_block:
+                self._flush()
+            if tag == "li":
+                self._item = max(lists, 0)
+            self._loose.append(_spaced(element.text))
+            for child in element:
+                self.add(child, depth + 1, lists + (tag in ("ul", "ol")))
+                self._loose.append(_spaced(child.tail))
+            if is_block:
+                self._flush()
+        if tag == "body" or depth == 0:
+            self._flush()
+
+    def _flush(self) -> None:
+        text = "".join(self._loose)
+        self._loose.clear()
+        if text.strip():
+            self._builder.paragraph(text, item_level=self._item)
+            self._item = None
+
+    def _add_table(self, table: Any) -> None:
+        captions = table.xpath("./caption")
+        rows = []
+        for row in table.xpath("./tr | ./thead/tr | ./tbody/tr | ./tfoot/tr"):
+            cells = [(text_of(cell), cell.tag == "th") for cell in row.xpath("./th | ./td")]
+            if cells:
+                rows.append(cells)
+        caption = text_of(captions[0]) if captions else ""
+        self._builder.table(rows, caption=caption)
+
+    def _add_definitions(self, element: Any) -> None:
+        rows, term = [], ""
+        for child in element.xpath(".//dt | .//dd"):
+            if child.tag == "dt":
+                term = text_of(child)
+            elif term:
+                rows.append([(term, True), (text_of(child), False)])
+        self._builder.table(rows, kind="definitions")
+
+
+def text_of(element: Any) -> str:
+    """Return the text inside an element: white space as in a browser, blocks and line breaks as line feeds."""
+    parts: list[str] = []
+
+    def add(inner: Any, depth: int) -> None:
+        if not isinstance(inner.tag, str) or _is_hidden(inner) or depth > _MAX_DEPTH:
+            return
+        border = "\n" if inner.tag == "br" or inner.tag in _BLOCKS else ""
+        parts.extend((border, _spaced(inner.text)))
+        for child in inner:
+            add(child, depth + 1)
+            parts.append(_spaced(child.tail))
+        parts.append(border)
+
+    add(element, 0)
+    lines = (" ".join(line.split()) for line in "".join(parts).split("\n"))
+    return "\n".join(line for line in lines if line)
+
+
+def _is_hidden(element: Any) -> bool:
+    return (
+        element.tag in _SKIPPED
+        or "hidden" in element.attrib
+        or element.get("aria-hidden") == "true"
+        or (element.tag == "sup" and "reference" in element.get("class", ""))
+        or bool(_HIDDEN.search(element.get("style", "")))
+    )
+
+
+def _spaced(text: str | None) -> str:
+    return re.sub(r"\s+", " ", text or "")

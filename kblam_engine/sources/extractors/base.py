@@ -1,0 +1,97 @@
+"""What an extractor is, and what all of them share: triples with provenance, cut sentences, no triple twice."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol
+
+from kblam_engine.errors import TripleError
+from kblam_engine.sources.documents.document import Document, one_line
+from kblam_engine.triples import Provenance, Triple
+
+MAX_SENTENCE = 500
+"""Characters of the sentence that is kept beside a triple."""
+_SENTENCE = re.compile(r"\S.*?(?:[.!?…][\"'”’)\]]*(?=\s+[\"'“‘(\[]?[A-Z0-9À-Þ])|\Z)", re.DOTALL)
+_ABBREVIATION = re.compile(
+    r"(?:\b(?:[A-Z]|e\.g|i\.e|etc|cf|vs|No|Nr|St|Dr|Mr|Mrs|Ms|Prof|Inc|Ltd|Co|Corp|approx|ca|Fig|vol)\.)$"
+)
+
+
+class Extractor(Protocol):
+    """Finds triples in a document."""
+
+    @property
+    def name(self) -> str:
+        """What triples name as their extractor."""
+
+    @property
+    def rejected(self) -> Mapping[str, int]:
+        """How many candidates the last document's run threw away, by reason."""
+
+    def __call__(self, document: Document, /) -> Iterator[Triple]:
+        """Yield the triples of a document, with provenance in their metadata."""
+
+
+class TripleMaker:
+    """Makes the triples of one extractor; counts what is no triple in `rejected`."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.rejected: Counter[str] = Counter()
+
+    def make(
+        self,
+        document: Document,
+        parts: tuple[str, str, str],
+        span: tuple[int, int],
+        confidence: float,
+        *,
+        section: Iterable[str] = (),
+        page: int | None = None,
+    ) -> Triple | None:
+        """Return a triple with its provenance; None where a part is empty or too long."""
+        sentence = one_line(document.text[span[0] : span[1]])
+        if len(sentence) > MAX_SENTENCE:
+            sentence = sentence[: MAX_SENTENCE - 1].rstrip() + "…"
+        provenance = Provenance(document.id, document.uri, span, self.name, round(confidence, 2))
+        known = {"sentence": sentence, "page": page, "section": " > ".join(section)}
+        name, prop, value = (one_line(part) for part in parts)
+        try:
+            return Triple(name, prop, value, {key: what for key, what in known.items() if what}, provenance)
+        except TripleError as error:
+            self.rejected[f"{error.field} empty or too long"] += 1
+            return None
+
+
+def sentences(text: str, start: int = 0, end: int | None = None) -> Iterator[tuple[int, int]]:
+    """Yield the spans of the sentences of a text, by punctuation alone."""
+    begun: int | None = None
+    for match in _SENTENCE.finditer(text, start, len(text) if end is None else end):
+        first = match.start() if begun is None else begun
+        if _ABBREVIATION.search(match[0]) and match.end() != end:
+            begun = first
+            continue
+        begun = None
+        yield first, match.end()
+    if begun is not None:
+        yield begun, len(text) if end is None else end
+
+
+def unique(triples: Iterable[Triple], rejected: Counter[str]) -> Iterator[Triple]:
+    """Yield every triple once, case and spaces aside; the others are counted as "said twice"."""
+    seen: set[tuple[str, str, str]] = set()
+    for triple in triples:
+        key = (triple.name.casefold(), triple.property.casefold(), triple.value.casefold())
+        if key in seen:
+            rejected["said twice"] += 1
+            continue
+        seen.add(key)
+        yield triple
+
+
+def confidence_of(triple: Triple) -> float:
+    """Return the confidence of a triple, 1 where none is given."""
+    known = triple.provenance.confidence if triple.provenance is not None else None
+    return 1.0 if known is None else known

@@ -1,0 +1,144 @@
+"""Which file or URI is read by what. Standard library only; a reader is imported when it is opened."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from kblam_engine.errors import ConfigurationError, ImportFileError
+from kblam_engine.sources.source import Source
+
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+)://")
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A kind of source.
+
+    Attributes:
+        what: its name, for people.
+        suffixes: of its files, lower case, with the dot; "/" for folders.
+        schemes: of its URIs.
+        opener: "module:name" in this package, or the callable itself: path or URI, then options → `Source`.
+        extra: the extra of kblam-engine that it needs; empty for none.
+    """
+
+    what: str
+    suffixes: tuple[str, ...]
+    opener: str | Callable[..., Source]
+    schemes: tuple[str, ...] = ()
+    extra: str = ""
+
+
+_FORMATS: list[Format] = [
+    Format("JSONL", (".jsonl", ".ndjson"), "tables:JSONLFile"),
+    Format("CSV or TSV", (".csv", ".tsv", ".tab"), "tables:TableFile"),
+    Format("JSON", (".json",), "json_files:JSONFile"),
+    Format("Parquet", (".parquet", ".pq"), "parquet:ParquetFile", extra="parquet"),
+    Format("SQLite", (".db", ".sqlite", ".sqlite3"), "databases:SQLiteSource", schemes=("sqlite",)),
+    Format("RDF", (".ttl", ".nt", ".nq", ".trig", ".n3", ".jsonld", ".rdf", ".owl"), "rdf:RDFFile", extra="rdf"),
+    Format("graph", (".graphml", ".gexf", ".gml", ".edgelist", ".edges"), "graph_files:GraphFile", extra="networkx"),
+    Format("text document", (".txt", ".text", ".md", ".markdown"), "documents.source:DocumentSource"),
+    Format("HTML", (".html", ".htm", ".xhtml"), "documents.source:DocumentSource", extra="html"),
+    Format("PDF", (".pdf",), "documents.source:DocumentSource", extra="pdf"),
+    Format("Word", (".docx",), "documents.source:DocumentSource", extra="docx"),
+    Format("folder", ("/",), "folders:FolderSource"),
+    Format("ZIP", (".zip",), "folders:ZipSource"),
+]
+
+
+def formats() -> tuple[Format, ...]:
+    """Return the kinds of sources there are; one that was registered later comes first."""
+    return tuple(_FORMATS)
+
+
+def register(form: Format) -> None:
+    """Add a kind of source. It takes its suffixes and schemes over from any kind that had them before."""
+    _FORMATS.insert(0, form)
+
+
+def open_source(path_or_uri: str | os.PathLike[str], **options: Any) -> Source:
+    """Open a file, folder or URI as a source of triples, by its suffix or scheme. Nothing is read yet.
+
+    Args:
+        path_or_uri: a path, a `file://` URI, or a URI of a scheme that a source has.
+        options: of the source; see its class.
+
+    Raises:
+        ImportFileError: no source reads this.
+        ConfigurationError: the source has no such option, or not with that value.
+        MissingDependencyError: the source needs a package that is not installed (some say so when they are read).
+    """
+    text = os.fspath(path_or_uri)
+    match = _SCHEME.match(text)
+    if match:
+        scheme = match[1].lower()
+        if scheme == "file":
+            from urllib.parse import unquote, urlsplit
+
+            text = unquote(urlsplit(text).path)
+        else:
+            form = next((form for form in _FORMATS if scheme in form.schemes), None)
+            if form is None:
+                remedy = "; download it first" if scheme in ("http", "https", "ftp") else ""
+                raise ImportFileError(text, 0, f"no source reads {scheme}:// addresses{remedy}")
+            return _open(form, text, options)
+    suffix = "/" if os.path.isdir(text) else Path(text).suffix.lower()
+    form = next((form for form in _FORMATS if suffix in form.suffixes), None)
+    if form is None:
+        known = ", ".join(sorted({suffix for form in _FORMATS for suffix in form.suffixes} - {"/"}))
+        raise ImportFileError(text, 0, f"expected a file of {known}; got {suffix or 'no suffix'}")
+    return _open(form, text, options)
+
+
+def can_open(path: Path) -> bool:
+    """Say whether a file has a suffix that a source reads."""
+    return any(path.suffix.lower() in form.suffixes for form in _FORMATS)
+
+
+def option_names(path: Path) -> set[str] | None:
+    """Return the options of the source that reads a file, None if it takes any."""
+    form = next(form for form in _FORMATS if path.suffix.lower() in form.suffixes)
+    return _options(_opener(form))
+
+
+def _opener(form: Format) -> Callable[..., Source]:
+    if isinstance(form.opener, str):
+        module, _, name = form.opener.partition(":")
+        opener: Callable[..., Source] = getattr(import_module(f"{__package__}.{module}"), name)
+        return opener
+    return form.opener
+
+
+def _open(form: Format, text: str, options: dict[str, Any]) -> Source:
+    opener = _opener(form)
+    known = _options(opener)
+    unknown = None if known is None else next((option for option in options if option not in known), None)
+    if unknown is not None:
+        there = ", ".join(sorted(known or ())) or "none"
+        raise ConfigurationError(f"{form.what} sources have no option {unknown!r}; they have {there}")
+    return opener(text, **options)
+
+
+def _options(opener: Callable[..., Any]) -> set[str] | None:
+    """Return the names of an opener's options, None if it takes any.
+
+    A class that hands `**options` on to its base has the options of its base too.
+    """
+    if getattr(opener, "hands_options_on", False):
+        return None
+    known: set[str] = set()
+    for cls in inspect.getmro(opener) if inspect.isclass(opener) else (opener,):
+        if inspect.isclass(cls) and "__init__" not in vars(cls):
+            continue
+        parameters = inspect.signature(cls).parameters.values()
+        known |= {p.name for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+        if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+            return known
+    return None

@@ -1,0 +1,174 @@
+"""Candidates in a file that a person edits: write them with confidence and sentence, read back what was kept.
+
+The file is CSV, for a spreadsheet, or JSONL. The column `keep` says yes or no; name, property and value may be
+corrected, and records deleted or added. Triples whose parts were changed say so in their metadata (`reviewed`).
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from kblam_engine.errors import ConfigurationError, ImportFileError, TripleError
+from kblam_engine.sources.extractors.base import confidence_of
+from kblam_engine.sources.source import check_size
+from kblam_engine.triples import Triple
+
+COLUMNS = ("keep", "name", "property", "value", "confidence", "sentence", "page", "triple")
+"""Of the CSV; `triple` is the candidate as it was found, as JSON, and stays as it is."""
+_YES, _NO = frozenset({"yes", "y", "x", "1", "true", "ja", "oui"}), frozenset({"no", "n", "0", "false", "", "-"})
+# A spreadsheet takes these for the beginning of a formula.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_MAX_MB = 512
+
+
+def write_review(path: str | os.PathLike[str], triples: Iterable[Triple], *, keep: float = 0.7) -> int:
+    """Write candidates to a `.csv` or `.jsonl` file, in the order of the document; return how many.
+
+    Args:
+        path: a new file; one that is there is never overwritten: it may hold somebody's work.
+        triples: the candidates, a source for example.
+        keep: candidates of this confidence or more start as "yes", the others as "no".
+
+    Raises:
+        ConfigurationError: `keep` is not 0 to 1, or the suffix is neither.
+        FileExistsError: there is a file already.
+    """
+    if not 0 <= keep <= 1:
+        raise ConfigurationError(f"keep: expected 0 to 1, got {keep}")
+    suffix = _suffix(path)
+    records = [_record(triple, keep) for triple in sorted(triples, key=_place)]
+    with open(path, "x", encoding="utf-8", newline="") as file:
+        if suffix == ".jsonl":
+            file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+            return len(records)
+        writer = csv.DictWriter(file, COLUMNS)
+        writer.writeheader()
+        for record in records:
+            cells = {**record, "triple": json.dumps(record["triple"], ensure_ascii=False)}
+            writer.writerow({column: _guarded(cells[column]) for column in COLUMNS})
+    return len(records)
+
+
+def read_review(path: str | os.PathLike[str]) -> list[Triple]:
+    """Read the candidates that a person kept, with their corrections: all of them, or an error and none.
+
+    Raises:
+        ImportFileError: a line is wrong; it names line and reason.
+        OSError: the file cannot be opened.
+    """
+    read = {".csv": _csv_records, ".jsonl": _jsonl_records}[_suffix(path)]
+    file = Path(path)
+    check_size(file, _MAX_MB)
+    kept = []
+    for line, record in read(file):
+        try:
+            if _is_kept(record.get("keep")):
+                kept.append(_reviewed(record))
+        except (TripleError, ValueError, RecursionError) as error:
+            raise ImportFileError(path, line, str(error)) from None
+    return kept
+
+
+def _suffix(path: str | os.PathLike[str]) -> str:
+    suffix = Path(path).suffix.lower()
+    if suffix not in (".csv", ".jsonl"):
+        raise ConfigurationError(f"expected a .csv or .jsonl file to review, got {os.fspath(path)!r}")
+    return suffix
+
+
+def _place(triple: Triple) -> tuple[str, int, float]:
+    provenance = triple.provenance
+    if provenance is None:
+        return "", 0, 0.0
+    return provenance.uri, provenance.span[0] if provenance.span else 0, -confidence_of(triple)
+
+
+def _record(triple: Triple, keep: float) -> dict[str, Any]:
+    return {
+        "keep": "yes" if confidence_of(triple) >= keep else "no",
+        "name": triple.name,
+        "property": triple.property,
+        "value": triple.value,
+        "confidence": f"{confidence_of(triple):.2f}",
+        "sentence": str(triple.metadata.get("sentence", "")),
+        "page": str(triple.metadata.get("page", "")),
+        "triple": triple.to_dict(),
+    }
+
+
+def _guarded(cell: str) -> str:
+    """Put an apostrophe before what a spreadsheet would compute."""
+    return f"'{cell}" if cell.startswith((*_FORMULA, "'")) else cell
+
+
+def _csv_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    text = _text(path)
+    header = text.partition("\n")[0]
+    # Spreadsheets of some countries write semicolons.
+    delimiter = ";" if header.count(";") > header.count(",") else ","
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    try:
+        missing = [column for column in COLUMNS[:4] if column not in (reader.fieldnames or ())]
+        if missing:
+            raise ImportFileError(path, 1, f"expected the columns {', '.join(COLUMNS)}; missing {missing[0]}")
+        for cells in reader:
+            if None in cells or None in cells.values():
+                raise ImportFileError(path, reader.line_num, "expected as many cells as columns")
+            record: dict[str, Any] = {
+                key: cell[1:] if cell.startswith("'") else cell for key, cell in cells.items()
+            }
+            if any(cell.strip() for cell in record.values()):
+                yield reader.line_num, record
+    except csv.Error as error:
+        raise ImportFileError(path, reader.line_num, str(error)) from None
+
+
+def _jsonl_records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except (ValueError, RecursionError) as error:
+            raise ImportFileError(path, number, f"not JSON: {error}") from None
+        if not isinstance(record, dict):
+            raise ImportFileError(path, number, f"expected an object, got {type(record).__name__}")
+        yield number, record
+
+
+def _text(path: Path) -> str:
+    """Return the text with its line ends as they are: they may be part of a value."""
+    raw = path.read_bytes()
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise ImportFileError(path, line, "not UTF-8; save it as CSV UTF-8") from None
+
+
+def _is_kept(answer: Any) -> bool:
+    folded = str("" if answer is None else answer).strip().casefold()
+    if folded in _YES or folded in _NO:
+        return folded in _YES
+    raise ValueError(f"keep: expected yes or no, got {answer!r}")
+
+
+def _reviewed(record: dict[str, Any]) -> Triple:
+    """Return the candidate with the parts as they read now."""
+    found = record.get("triple") or {}
+    original = Triple.from_dict(json.loads(found) if isinstance(found, str) else found) if found else None
+    parts = [record.get(part) for part in ("name", "property", "value")]
+    name, prop, value = (part if isinstance(part, str) else "" for part in parts)
+    if original is None:
+        return Triple(name, prop, value, {"reviewed": "added"})
+    if (name, prop, value) == (original.name, original.property, original.value):
+        return original
+    metadata = {**original.metadata, "reviewed": "corrected"}
+    return replace(original, name=name, property=prop, value=value, metadata=metadata)

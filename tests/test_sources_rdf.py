@@ -1,0 +1,133 @@
+"""RDF as a source: names from labels, one language, typed values, blank nodes as values."""
+
+import pytest
+
+from kblam_engine.errors import ConfigurationError, ImportFileError
+from kblam_engine.sources import open_source
+
+TURTLE = """\
+@prefix : <http://example.org/> .
+@prefix rdfs: <http://www.w3.org/2000/01/rdf-schema#> .
+@prefix xsd: <http://www.w3.org/2001/XMLSchema#> .
+@prefix schema: <https://schema.org/> .
+
+:acme rdfs:label "Acme Robotics"@en, "Acme Robotik"@de ;
+    a :RobotMaker ;
+    :foundedBy :Lena_Hoffmann ;
+    :foundingDate "2014-03-01"^^xsd:date ;
+    :revenue 12.50 , "7"^^xsd:integer ;
+    :motto "Roboter für alle"@de, "Robots for all"@en-GB ;
+    :slogan "Nur auf Deutsch"@de , "Seulement"@fr ;
+    :address [ :street "Main St. 1" ; :city :berlin ] ;
+    :colours ( "red" "blue" ) ;
+    :founder "Lena", "Tom" ;
+    :logo "AAAA"^^xsd:base64Binary .
+:foundedBy rdfs:label "founder"@en .
+:berlin schema:name "Berlin" .
+:springfield1 rdfs:label "Springfield" ; :state "Illinois" .
+:springfield2 rdfs:label "Springfield" ; :state "Ohio" .
+[] rdfs:label "Orca 2" ; :payload "80 kg" .
+[] :payload "nobody's" .
+_:a :next _:b . _:b :next _:a .
+:loop :goes _:a .
+"""
+
+
+@pytest.fixture
+def turtle(tmp_path):
+    path = tmp_path / "acme.ttl"
+    path.write_text(TURTLE, "utf-8")
+    return path
+
+
+def parts(source):
+    return [(t.name, t.property, t.value) for t in source]
+
+
+def test_turtle(turtle):
+    source = open_source(turtle)
+    found = parts(source)
+    assert found == [
+        ("Acme Robotics", "type", "RobotMaker"),
+        ("Acme Robotics", "founder", "Lena Hoffmann"),
+        ("Acme Robotics", "founding date", "2014-03-01"),
+        ("Acme Robotics", "revenue", "12.50; 7"),
+        ("Acme Robotics", "motto", "Robots for all"),
+        ("Acme Robotics", "slogan", "Nur auf Deutsch"),
+        ("Acme Robotics", "address", "street: Main St. 1; city: Berlin"),
+        ("Acme Robotics", "colours", "red, blue"),
+        ("Acme Robotics", "founder", "Lena; Tom"),
+        ("Springfield", "state", "Illinois"),
+        ("Springfield (springfield2)", "state", "Ohio"),
+        ("Orca 2", "payload", "80 kg"),
+    ]
+    assert source.skipped["binary value"] == 1 and source.skipped["text in another language"] == 2
+    assert source.skipped["blank node without a name"] == 1
+    assert source.skipped["blank node that says nothing or leads in circles"] == 1
+
+
+def test_what_is_kept_beside_a_triple(turtle):
+    triples = {t.property: t for t in open_source(turtle, uri="https://example.org/acme.ttl")}
+    assert triples["founding date"].metadata == {"iri": "http://example.org/acme", "datatype": "xsd:date"}
+    assert triples["motto"].metadata["language"] == "en-gb"
+    assert triples["type"].metadata["value_iri"] == "http://example.org/RobotMaker"
+    provenance = triples["type"].provenance
+    assert (provenance.uri, provenance.extractor) == ("https://example.org/acme.ttl", "rdf")
+
+
+def test_another_language(turtle):
+    found = dict.fromkeys(parts(open_source(turtle, languages=["fr", "de"])))
+    assert ("Acme Robotik", "slogan", "Seulement") in found and ("Acme Robotik", "motto", "Roboter für alle") in found
+
+
+def test_several_values_as_triples_of_their_own(turtle):
+    found = parts(open_source(turtle, several="each"))
+    assert ("Acme Robotics", "revenue", "12.50") in found and ("Acme Robotics", "revenue", "7") in found
+
+
+@pytest.mark.parametrize(
+    ("suffix", "text"),
+    [
+        (".nt", '<http://a/Ada_Lovelace> <http://a/birthPlace> "London" .\n'),
+        (".nq", '<http://a/Ada_Lovelace> <http://a/birthPlace> "London" <http://a/g> .\n'),
+        (".jsonld", '{"@context": {"@vocab": "http://a/"}, "@id": "http://a/Ada_Lovelace", "birthPlace": "London"}'),
+        (
+            ".rdf",
+            '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" xmlns:a="http://a/">'
+            '<rdf:Description rdf:about="http://a/Ada%5FLovelace"><a:birthPlace>London</a:birthPlace></rdf:Description></rdf:RDF>',
+        ),
+    ],
+)
+def test_other_formats(tmp_path, suffix, text):
+    path = tmp_path / f"x{suffix}"
+    path.write_text(text, "utf-8")
+    assert parts(open_source(path)) == [("Ada Lovelace", "birth place", "London")]
+
+
+def test_numbers_of_json_ld_read_as_numbers(tmp_path):
+    path = tmp_path / "x.jsonld"
+    path.write_text('{"@context": {"@vocab": "http://a/"}, "@id": "http://a/x", "mass": 3.5, "n": 7, "ok": true}', "utf-8")
+    assert {v for _, _, v in parts(open_source(path))} == {"3.5", "7", "true"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "line"),
+    [
+        ("x.ttl", '@prefix : <http://a/> .\n:a :b "c" .\n:a :b ; .\n', 3),
+        ("x.nt", '<http://a> <http://b> "c" .\nnonsense\n', 2),
+        ("x.jsonld", '{"@context": "https://schema.org/", "@id": "http://a/x", "name": "x"}', 0),
+    ],
+)
+def test_bad_rdf_names_the_line(tmp_path, name, text, line):
+    path = tmp_path / name
+    path.write_text(text, "utf-8")
+    with pytest.raises(ImportFileError) as caught:
+        list(open_source(path))
+    assert (caught.value.path, caught.value.line) == (str(path), line) or (line == 0 and "ontext" in caught.value.reason)
+
+
+def test_bad_options(turtle):
+    with pytest.raises(ConfigurationError, match="several: expected 'join' or 'each'"):
+        open_source(turtle, several="all")
+    with pytest.raises(ImportFileError, match="expected at most"):
+        list(open_source(turtle, max_mb=1e-6))
