@@ -31,6 +31,8 @@ MEASURES = {
     "weigh": "weight", "cost": "price", "last": "duration", "tall": "height", "high": "height", "long": "length",
     "wide": "width", "deep": "depth", "old": "age", "thick": "thickness", "heavy": "weight",
 }  # fmt: skip
+_KINDS_OF_PLACE = frozenset({"city", "town", "village", "state", "country", "province", "island", "district", "municipality"})
+_LOCATED = frozenset({"locate", "situate", "base"})
 _DATES, _PLACES = frozenset({"DATE", "TIME"}), frozenset({"GPE", "LOC", "FAC"})
 
 
@@ -48,6 +50,7 @@ def phrase(token: Token, *, whole: bool = False) -> tuple[Token, ...]:
 
     The tokens are neighbours, and begin with no article.
     """
+    token = _named_kind(token)
     kept = {token.i}
 
     def add(head: Token) -> None:
@@ -80,6 +83,15 @@ def phrase(token: Token, *, whole: bool = False) -> tuple[Token, ...]:
     return tuple(tokens)
 
 
+def _named_kind(token: Token) -> Token:
+    """Return Dijon for "the city of Dijon"."""
+    if token.lemma_ not in _KINDS_OF_PLACE:
+        return token
+    of = [child for child in token.children if child.dep_ == "prep" and child.lower_ == "of"]
+    names = [thing for child in of for thing in child.children if thing.dep_ == "pobj" and thing.pos_ == "PROPN"]
+    return names[0] if names else token
+
+
 def joined(token: Token) -> Iterator[Token]:
     """Yield a token and what is joined to it by "and"; not by "or" or "but"."""
     yield token
@@ -100,12 +112,19 @@ def statements(sentence: Any) -> Iterator[Statement]:
     if sentence.text.rstrip().endswith("?"):
         return
     for token in sentence:
-        if token.pos_ in ("VERB", "AUX") and token.dep_ not in ("aux", "auxpass") and _is_asserted(token):
+        if _is_verb(token) and _is_asserted(token):
             yield from _copula(token) if token.lemma_ == "be" else _verb(token)
         elif token.dep_ == "appos":
             yield from _apposition(token)
         if token.pos_ in ("PROPN", "NOUN"):
             yield from _noun(token)
+
+
+def _is_verb(token: Token) -> bool:
+    """Say whether a token is a full verb; one with an object is, whatever the tagger took it for."""
+    if token.pos_ in ("VERB", "AUX"):
+        return token.dep_ not in ("aux", "auxpass")
+    return token.dep_ == "ROOT" and {"nsubj", "dobj"} <= {child.dep_ for child in token.children}
 
 
 def _is_asserted(verb: Token) -> bool:
@@ -114,6 +133,8 @@ def _is_asserted(verb: Token) -> bool:
         if child.dep_ == "neg" or (child.dep_ == "aux" and child.lower_ in _UNSURE):
             return False
         if child.dep_ == "mark" and child.lower_ in _CONDITIONS:
+            return False
+        if child.dep_ == "advcl" and any(c.dep_ == "mark" and c.lower_ in _CONDITIONS for c in child.children):
             return False
     return not (verb.dep_ in ("conj", "xcomp") and verb.head.pos_ in ("VERB", "AUX")) or _is_asserted(verb.head)
 
@@ -136,7 +157,7 @@ def subject_of(verb: Token) -> Token | None:
 
 def _described(noun: Token) -> Token:
     """Return what a noun is said of: in "X is a robot that ..." and "X, a robot that ..." that is X."""
-    if noun.dep_ == "attr" and noun.head.lemma_ == "be":
+    if noun.dep_ == "attr" and noun.head.lemma_ == "be" and noun.pos_ == "NOUN":
         return subject_of(noun.head) or noun
     if noun.dep_ == "appos" and noun.pos_ == "NOUN":
         return noun.head
@@ -167,12 +188,9 @@ def _copula(verb: Token) -> Iterator[Statement]:
 
 def _is(subject: Token, complement: Token) -> Iterator[Statement]:
     """Yield what "subject is complement" says: a property of what the subject belongs to, or a description."""
-    owners = _owners(subject)
+    owners = owners_of(subject)
     if owners and subject.pos_ == "NOUN":
-        prop = _words(phrase_without(subject, owners))
-        for value in joined(complement):
-            for owner in owners:
-                yield Statement(owner, prop, phrase(value, whole=True), 0.85)
+        yield from _owned_is(owners, _words(phrase_without(subject, owners)), complement)
         return
     if complement.dep_ == "acomp":
         amount = [child for child in complement.children if child.dep_ == "npadvmod"]
@@ -195,25 +213,51 @@ def _is(subject: Token, complement: Token) -> Iterator[Statement]:
         yield from _with(subject, value)
 
 
-def _owners(noun: Token) -> list[Token]:
+def owners_of(noun: Token) -> list[Token]:
     """Return whose a noun is: of "the price of X", "X's price", "its price"."""
-    owners = [child for child in noun.children if child.dep_ == "poss"]
+    owners = [_of_whose(child) if child.lower_ == "whose" else child for child in noun.children if child.dep_ == "poss"]
     for child in noun.children:
         if child.dep_ == "prep" and child.lower_ == "of":
             owners += _objects(child)
     return owners
 
 
+def _owned_is(owners: list[Token], prop: str, complement: Token) -> Iterator[Statement]:
+    """Yield from "the leader of X is Y" that Y is X's leader, from "its runway is 2 km long" its runway length."""
+    amount = [child for child in complement.children if child.dep_ == "npadvmod"]
+    if complement.dep_ == "acomp" and amount and complement.lemma_ in MEASURES:
+        for owner in owners:
+            yield Statement(owner, f"{prop} {MEASURES[complement.lemma_]}", phrase(amount[0], whole=True), 0.85)
+        return
+    for value in joined(complement):
+        is_name = value.pos_ == "PROPN"
+        for owner in owners:
+            yield Statement(owner, prop, phrase(value, whole=not is_name), 0.85)
+        if is_name:
+            yield from _with(value, value)
+
+
+def _of_whose(whose: Token) -> Token:
+    """Return what "whose" stands for: what its clause describes."""
+    clause = next((token for token in whose.ancestors if token.dep_ == "relcl"), None)
+    return whose if clause is None else _described(clause.head)
+
+
 def phrase_without(noun: Token, owners: list[Token]) -> tuple[Token, ...]:
     """Return a noun phrase without whose it is: "chief executive" of "the chief executive of Acme"."""
-    left_out = {token.i for owner in owners for token in owner.subtree}
+    parts = [{token.i for token in owner.subtree} for owner in owners]
+    left_out = set().union(*(part for part in parts if noun.i not in part))  # not of "X, whose price"
     tokens = [t for t in phrase(noun) if t.i not in left_out and t.dep_ not in ("case", "poss")]
     return tuple(t for t in tokens if not (t.dep_ == "prep" and t.lower_ == "of") and t.lower_ not in _ARTICLES)
 
 
 def _with(subject: Token, noun: Token) -> Iterator[Statement]:
-    """Yield the measures in "a city with a population of 3,000"."""
+    """Yield the measures in "a city with a population of 3,000", the origin in "a dish from Italy"."""
     for child in noun.children:
+        if child.dep_ == "prep" and child.lower_ == "from":
+            for place in _objects(child):
+                if place.ent_type_ in _PLACES:
+                    yield Statement(subject, "origin", phrase(place), 0.7)
         if child.dep_ == "prep" and child.lower_ == "with":
             for thing in _objects(child):
                 yield from _has(subject, thing)
@@ -223,7 +267,12 @@ def _has(subject: Token, thing: Token) -> Iterator[Statement]:
     """Yield what having something says: "a payload of 80 kg" is a payload, "12 offices" a number of them."""
     of = [value for child in thing.children if child.dep_ == "prep" and child.lower_ == "of" for value in _objects(child)]
     numbers = [child for child in thing.children if child.dep_ == "nummod"]
-    if of and thing.pos_ == "NOUN":
+    own = [child for child in thing.children if child.dep_ == "poss" and child.pos_ == "PRON"]
+    if own and thing.pos_ == "NOUN":  # "has its headquarters in Graz"
+        for place in (c for c in (*thing.children, *thing.head.children) if c.dep_ == "prep" and c.lower_ in ("in", "at")):
+            for where in _objects(place):
+                yield Statement(subject, _words(phrase_without(thing, own)), phrase(where), 0.8)
+    elif of and thing.pos_ == "NOUN":
         yield Statement(subject, _words(phrase_without(thing, of)), phrase(of[0], whole=True), 0.85)
     elif numbers and thing.pos_ == "NOUN" and thing.tag_ == "NNS":
         named = tuple(t for t in phrase(thing) if t.i > numbers[0].i)
@@ -244,28 +293,30 @@ def _verb(verb: Token) -> Iterator[Statement]:
     word = verb.lower_ if passive else verb.lemma_
     if any(child.dep_ == "aux" and child.lower_ == "can" for child in verb.children):
         word = f"can {word}"
-    owners = _owners(subject) if passive and subject.pos_ == "NOUN" else []
+    owners = owners_of(subject) if subject.pos_ == "NOUN" else []
     for who in joined(subject) if not owners else owners:
         for child in verb.children:
             if owners:
-                yield from _of_owned(who, subject, owners, verb, child)
+                yield from _of_owned(who, _words(phrase_without(subject, owners)), verb, word, child)
             elif child.dep_ == "agent":
                 for agent in _objects(child):
                     yield Statement(who, AGENTS.get(verb.lemma_, f"{word} by"), phrase(agent), 0.85)
             elif child.dep_ in ("dobj", "oprd", "attr"):
                 yield from _object(who, verb, word, child)
-            elif child.dep_ == "prep":
+            elif child.dep_ in ("prep", "dative") and child.pos_ == "ADP":
                 yield from _preposition(who, verb, word, child)
 
 
-def _of_owned(
-    who: Token, subject: Token, owners: list[Token], verb: Token, child: Token
-) -> Iterator[Statement]:
-    """Yield from "the headquarters of X are located in Y" that Y is X's headquarters."""
+def _of_owned(who: Token, noun: str, verb: Token, word: str, child: Token) -> Iterator[Statement]:
+    """Yield what is said of something that somebody has: of "the headquarters of X are located in Y", "its battery lasts ..."."""
     if child.dep_ in ("prep", "agent"):
         for thing in _objects(child):
-            prop = _words(phrase_without(subject, owners))
-            yield Statement(who, f"{prop} {verb.lower_} {child.lower_}", phrase(thing), 0.7)
+            located = verb.lemma_ in _LOCATED and child.lower_ in ("in", "at", "on", "near")
+            prop = noun if located else f"{noun} {word} {child.lower_}"
+            yield Statement(who, prop, phrase(thing), 0.75 if located else 0.65)
+    elif child.dep_ in ("dobj", "oprd"):
+        for thing in joined(child):
+            yield Statement(who, f"{noun} {MEASURES.get(verb.lemma_, word)}", phrase(thing), 0.7)
 
 
 def _object(who: Token, verb: Token, word: str, child: Token) -> Iterator[Statement]:
@@ -287,7 +338,7 @@ def _preposition(who: Token, verb: Token, word: str, preposition: Token) -> Iter
             prop = "date of birth" if kind in _DATES else "place of birth" if kind in _PLACES else prop
         elif verb.lemma_ == "die" and preposition.lower_ in ("in", "on", "at"):
             prop = "date of death" if kind in _DATES else "place of death" if kind in _PLACES else prop
-        elif verb.lemma_ in ("locate", "situate", "base") and preposition.lower_ in ("in", "at", "on", "near"):
+        elif verb.lemma_ in _LOCATED and preposition.lower_ in ("in", "at", "on", "near"):
             prop = "location"
         elif verb.lemma_ in ("serve", "work") and preposition.lower_ == "as":
             prop = "role"
@@ -296,7 +347,7 @@ def _preposition(who: Token, verb: Token, word: str, preposition: Token) -> Iter
 
 def _apposition(token: Token) -> Iterator[Statement]:
     head = token.head
-    if head.pos_ not in ("PROPN", "NOUN") or token.pos_ not in ("PROPN", "NOUN"):
+    if not (head.pos_ in ("PROPN", "NOUN") or head.ent_type_) or token.pos_ not in ("PROPN", "NOUN"):
         return
     if token.pos_ == "NOUN":
         name, noun = head, token
@@ -307,7 +358,7 @@ def _apposition(token: Token) -> Iterator[Statement]:
         return
     else:
         return
-    owners = _owners(noun)
+    owners = owners_of(noun)
     if owners and name.pos_ == "PROPN":
         for owner in owners:
             yield Statement(owner, _words(phrase_without(noun, owners)), phrase(name), 0.8)

@@ -18,7 +18,7 @@ from typing import Any
 from kblam_engine.errors import ModelNotFoundError
 from kblam_engine.sources.documents.document import Block, Document
 from kblam_engine.sources.extractors.base import TripleMaker, unique
-from kblam_engine.sources.extractors.grammar import SUBJECTS, Statement, Token, phrase, statements
+from kblam_engine.sources.extractors.grammar import SUBJECTS, Statement, Token, owners_of, phrase, statements
 from kblam_engine.sources.extractors.structured import holds_pairs
 from kblam_engine.sources.source import missing
 from kblam_engine.triples import Triple
@@ -93,6 +93,7 @@ class RuleExtractor:
             with _lock:  # spaCy's vocabulary grows while it parses
                 parsed = self._nlp(text)
             for sentence in parsed.sents:
+                topics.begin(sentence)
                 for statement in statements(sentence):
                     triple = self._triple(document, block, section, sentence, statement, topics)
                     if triple is not None:
@@ -142,7 +143,22 @@ class _Topics:
     def __init__(self) -> None:
         self._person: str | None = None
         self._thing: str | None = None
-        self._last: str | None = None
+        self._here: str | None = None
+        self._here_at = 0
+        self._here_is_person = False
+
+    def begin(self, sentence: Any) -> None:
+        """Take note of what a sentence is about first: "its" later in it is that."""
+        self._here, self._here_at, self._here_is_person = None, 0, False
+        for token in sentence:
+            if token.dep_ not in SUBJECTS or token.pos_ == "PRON":
+                continue
+            owners = [token, *(owner for owner in owners_of(token) if owner.pos_ == "PROPN")]
+            name = self._own_name(owners[-1])
+            if name is not None and name.confidence == 1.0:
+                self._here, self._here_at = name.text, token.i
+                self._here_is_person = owners[-1].ent_type_ == "PERSON"
+                return
 
     def follow(self, sentence: Any) -> None:
         """Take note of the subject of a sentence, and of a person in it if there is only one."""
@@ -158,7 +174,6 @@ class _Topics:
             elif name.confidence == 1.0:
                 self._thing = name.text
             if name.confidence == 1.0:
-                self._last = name.text
                 break
         if len(set(people)) == 1 and self._person is None:
             self._person = people[0]
@@ -166,6 +181,9 @@ class _Topics:
     def name(self, token: Token) -> _Named | None:
         """Return what a subject is called; None for a pronoun that stands for nothing known."""
         folded = token.lower_
+        if folded in _PEOPLE | _THINGS and self._here and token.i > self._here_at:
+            if self._here_is_person == (folded in _PEOPLE):
+                return _Named(self._here, _PRONOUN)
         if folded in _PEOPLE:
             return _Named(self._person, _PRONOUN) if self._person else None
         if folded in _THINGS:
@@ -188,7 +206,11 @@ class _Topics:
 
     def _own_name(self, token: Token) -> _Named | None:
         if token.pos_ == "NOUN":  # "the robot Orca"
-            apposed = [c for c in token.children if c.dep_ == "appos" and c.pos_ == "PROPN" and c.i == token.i + 1]
+            apposed = [
+                child
+                for child in token.children
+                if child.dep_ == "appos" and child.pos_ == "PROPN" and child.left_edge.i == token.i + 1
+            ]
             token = apposed[0] if apposed else token
         tokens = phrase(token)
         if tokens and tokens[0].lower_ in _PRONOUNS | _NO_NAMES:
