@@ -1,0 +1,202 @@
+"""networkx graphs as triples, and a knowledge base as a graph again.
+
+An edge from u to v whose relation is r gives the triple (u, r, v), an attribute a = x of a node (node, a, x). networkx
+is imported when a graph is made, not before: what reads graphs goes by their methods.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from kblam_engine.errors import ConfigurationError, MissingDependencyError
+from kblam_engine.sources.graph_files import read_graph
+from kblam_engine.sources.graphs import GraphOptions, GraphTriples
+from kblam_engine.triples import Triple
+from kblam_integrations._shared import triples_of
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+    from kblam_engine.knowledge_base import KBSnapshot, KnowledgeBase
+
+__all__ = [
+    "GraphOptions",
+    "GraphTriples",
+    "Neighbour",
+    "fingerprint",
+    "graph_from_kb",
+    "neighbours",
+    "read_graph",
+    "triples_from_graph",
+]
+
+_FINGERPRINT_BITS = 128
+
+
+def triples_from_graph(graph: Any, **options: Any) -> GraphTriples:
+    """Return the triples of a graph, made one by one as they are iterated over.
+
+    The relation of an edge is its attribute ``relation``, ``label`` or ``type``, or else a multigraph's key; its other
+    attributes, a weight for example, are the triple's metadata. An edge of an undirected graph gives a triple in
+    either direction. A list gives a triple for each element: add them to a knowledge base opened with ``multi=True``,
+    as edges of one node with the same relation need it too. Nodes are called by their ``label`` or ``name`` where
+    that tells them apart.
+
+    >>> import networkx as nx
+    >>> graph = nx.MultiDiGraph()
+    >>> _ = graph.add_edge("Acme Robotics", "Lena Hoffmann", key="founder", since=2009)
+    >>> graph.add_node("Orca 2", colours=["red", "white"])
+    >>> for triple in triples_from_graph(graph, inverse={"founder": "company founded"}):
+    ...     print(triple.name, "|", triple.property, "|", triple.value, dict(triple.metadata))
+    Orca 2 | colours | red {}
+    Orca 2 | colours | white {}
+    Acme Robotics | founder | Lena Hoffmann {'since': 2009}
+    Lena Hoffmann | company founded | Acme Robotics {'since': 2009}
+
+    Args:
+        graph: a Graph, DiGraph, MultiGraph or MultiDiGraph.
+        options: fields of ``GraphOptions``: `label`, `relation`, `default_relation`, `inverse`, `property_text`,
+            `both_directions`, `lists`, `edge_attributes`, `skip`.
+
+    Raises:
+        ConfigurationError: it is no graph, or an option is unknown or none of its choices.
+        TripleError: while iterating: a node, attribute or relation is of a type that has no text, or an edge has no
+            relation; the message names type, place and remedy.
+    """
+    try:
+        return GraphTriples(graph, GraphOptions(**options))
+    except TypeError as error:
+        raise ConfigurationError(f"unknown option: {error}") from None
+
+
+def graph_from_kb(
+    kb: KnowledgeBase | KBSnapshot | Iterable[Triple], *, literals: Literal["nodes", "attributes"] = "nodes"
+) -> nx.MultiDiGraph:
+    """Return a knowledge base, or triples, as a graph: an edge from name to value for each triple.
+
+    An edge's key and its attribute ``relation`` are the property, its other attributes the metadata. So
+    ``triples_from_graph`` of the graph gives the same triples.
+
+    >>> graph = graph_from_kb([Triple("Orca 2", "maker", "Acme"), Triple("Acme", "founder", "Lena")])
+    >>> list(graph.edges(keys=True))
+    [('Orca 2', 'Acme', 'maker'), ('Acme', 'Lena', 'founder')]
+
+    Args:
+        kb: a knowledge base, its snapshot, or triples.
+        literals: what becomes of a value that is no name of the knowledge base, such as "11 hours": a node like
+            others, or an attribute of the name's node (a list, where there are several), without metadata.
+
+    Raises:
+        ConfigurationError: `literals` is neither.
+        MissingDependencyError: networkx is not installed.
+    """
+    if literals not in ("nodes", "attributes"):
+        raise ConfigurationError(f"literals: expected 'nodes' or 'attributes', got {literals!r}")
+    try:
+        import networkx as nx
+    except ImportError as error:
+        raise MissingDependencyError(
+            'graphs need the package networkx: pip install "kblam-engine[networkx]"'
+        ) from error
+    triples = list(_all_triples(kb))
+    graph = nx.MultiDiGraph()
+    names = {triple.name for triple in triples}
+    attributes: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    for triple in triples:
+        if literals == "nodes" or triple.value in names:
+            data = {**triple.metadata, "relation": triple.property}
+            graph.add_edges_from([(triple.name, triple.value, triple.property, data)])
+        else:
+            graph.add_node(triple.name)
+            attributes[triple.name][triple.property].append(triple.value)
+    for name, values in attributes.items():
+        graph.nodes[name].update({prop: each[0] if len(each) == 1 else each for prop, each in values.items()})
+    return graph
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A step of a chain of triples.
+
+    Attributes:
+        name: what the step leads to.
+        triple: the triple that leads there.
+        outgoing: whether the step goes from the triple's name to its value; else it goes back.
+        hops: number of the step in its chain, from 1.
+    """
+
+    name: str
+    triple: Triple
+    outgoing: bool
+    hops: int
+
+
+def neighbours(kb: KnowledgeBase, name: str, *, hops: int = 1, incoming: bool = True) -> list[Neighbour]:
+    """Return what a name is linked to, the nearest first; every triple appears once.
+
+    Args:
+        kb: the knowledge base.
+        name: where to start; a value that is no name will do.
+        hops: how many steps to follow.
+        incoming: whether to follow triples from their value back to their name as well; that reads the whole
+            knowledge base once, else only the names on the way are read.
+
+    Raises:
+        ConfigurationError: there is less than one hop.
+    """
+    if hops < 1:
+        raise ConfigurationError(f"hops: expected 1 or more, got {hops}")
+    by_value: dict[str, list[Triple]] = defaultdict(list)
+    if incoming:
+        for triple in kb:
+            by_value[triple.value].append(triple)
+    found: list[Neighbour] = []
+    used: set[tuple[str, str, str]] = set()
+    reached, frontier = {name}, [name]
+    for hop in range(1, hops + 1):
+        following = []
+        for start in frontier:
+            steps = [(triple.value, triple, True) for triple in kb.get_all(start)]
+            steps += [(triple.name, triple, False) for triple in by_value.get(start, ())]
+            for end, triple, outgoing in steps:
+                key = (triple.name, triple.property, triple.value)
+                if key not in used:
+                    used.add(key)
+                    found.append(Neighbour(end, triple, outgoing, hop))
+                    if end not in reached:
+                        reached.add(end)
+                        following.append(end)
+        frontier = following
+    return found
+
+
+def fingerprint(source: Any) -> str:
+    """Return a text that is the same for the same triples, whatever their order or source, and in every process.
+
+    Metadata does not count, nor does how often a triple occurs.
+
+    Args:
+        source: a graph, a knowledge base, graph documents, or triples.
+
+    Raises:
+        ConfigurationError: it holds no triples.
+        TripleError: one of the triples is not usable.
+    """
+    hashes = {_hash(triple) for triple in triples_of(source)}
+    return f"{sum(hashes) % 2**_FINGERPRINT_BITS:0{_FINGERPRINT_BITS // 4}x}"
+
+
+def _hash(triple: Triple) -> int:
+    content = json.dumps([triple.name, triple.property, triple.value], ensure_ascii=False).encode()
+    return int.from_bytes(hashlib.sha256(content).digest()[: _FINGERPRINT_BITS // 8], "big")
+
+
+def _all_triples(kb: KnowledgeBase | KBSnapshot | Iterable[Triple]) -> Iterable[Triple]:
+    if isinstance(kb, Iterable):
+        return kb
+    return kb.triples(range(len(kb)))
