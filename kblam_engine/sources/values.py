@@ -8,6 +8,7 @@ import math
 import re
 import uuid
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 _WORD_BORDER = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -44,6 +45,7 @@ def flat_text(value: object) -> str | None:
     return as_text(value)
 
 
+@lru_cache(maxsize=4096)  # columns and keys come again with every record
 def readable(identifier: str) -> str:
     """Return an identifier as words: "head_office" and "headOffice" become "head office"; acronyms stay."""
     identifier = identifier.strip()

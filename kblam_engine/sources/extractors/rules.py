@@ -50,6 +50,8 @@ _PERSON_KINDS = frozenset(
 _MAX_NAME, _MAX_VALUE = 10, 40
 _COMMON_NOUN, _PRONOUN, _KIND_NOUN, _LONG = 0.75, 0.85, 0.8, 0.85
 _MAX_BLOCK = 100_000
+_BATCH = 32
+"""Paragraphs."""
 _lock = threading.Lock()
 
 
@@ -80,18 +82,9 @@ class RuleExtractor:
     def _found(self, document: Document) -> Iterator[Triple]:
         topics = _Topics()
         sections: tuple[str, ...] = ()
-        for block, section in document.in_sections():
-            if block.kind not in ("paragraph", "item") or holds_pairs(document, block):
-                continue
+        for block, section, parsed in self._parsed(document):
             if section != sections:
                 topics, sections = _Topics(), section
-            if block.end - block.start > _MAX_BLOCK:
-                self.rejected["paragraph of more than 100,000 characters"] += 1
-                continue
-            # Line feeds as spaces: the parser takes no line for a sentence, and the offsets stay.
-            text = document.text[block.start : block.end].replace("\n", " ")
-            with _lock:  # spaCy's vocabulary grows while it parses
-                parsed = self._nlp(text)
             for sentence in parsed.sents:
                 topics.begin(sentence)
                 for statement in statements(sentence):
@@ -99,6 +92,31 @@ class RuleExtractor:
                     if triple is not None:
                         yield triple
                 topics.follow(sentence)
+
+    def _parsed(self, document: Document) -> Iterator[tuple[Block, tuple[str, ...], Any]]:
+        """Yield the blocks that hold sentences, with their section and parse; several are parsed at once."""
+        batch: list[tuple[Block, tuple[str, ...]]] = []
+        for block, section in document.in_sections():
+            if block.kind not in ("paragraph", "item") or holds_pairs(document, block):
+                continue
+            if block.end - block.start > _MAX_BLOCK:
+                self.rejected["paragraph of more than 100,000 characters"] += 1
+                continue
+            batch.append((block, section))
+            if len(batch) == _BATCH:
+                yield from self._parse(document, batch)
+                batch = []
+        yield from self._parse(document, batch)
+
+    def _parse(
+        self, document: Document, batch: list[tuple[Block, tuple[str, ...]]]
+    ) -> Iterator[tuple[Block, tuple[str, ...], Any]]:
+        # Line feeds as spaces: the parser takes no line for a sentence, and the offsets stay.
+        texts = [document.text[block.start : block.end].replace("\n", " ") for block, _ in batch]
+        with _lock:  # spaCy's vocabulary grows while it parses
+            parsed = list(self._nlp.pipe(texts))
+        for (block, section), doc in zip(batch, parsed, strict=True):
+            yield block, section, doc
 
     def _triple(
         self,
