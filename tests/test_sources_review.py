@@ -15,7 +15,7 @@ from kblam_engine import Triple
 from kblam_engine.errors import ConfigurationError, ImportFileError
 from kblam_engine.sources import open_source
 from kblam_engine.sources.names import folded, merge_map, near_duplicates, read_aliases, reconcile
-from kblam_engine.sources.review import read_review, write_review
+from kblam_engine.sources.review import read_review, review_path, write_review
 from kblam_engine.triples import Provenance
 
 CANDIDATES = [
@@ -61,6 +61,17 @@ def test_what_a_person_did_is_applied(tmp_path):
     assert kept[1] == CANDIDATES[0] and kept[2].metadata == {"reviewed": "added"}
     kb = open_kb(":memory:")
     assert kb.add(kept).added == 3
+
+
+def test_a_review_is_a_source_by_its_name(tmp_path):
+    document = written(tmp_path, "note.txt", "Acme\n\nSeat: Berlin\nStaff: 240\n")
+    path = review_path(document)
+    assert path == tmp_path / "note.review.csv"
+    write_review(path, open_source(document, extractors="structured"))
+    edit(path, lambda records: [{**records[0], "keep": "no"}, records[1], {"keep": "y", "name": "a", "property": "b", "value": "c"}])
+    kept = list(open_source(path))
+    assert parts(kept) == [("Acme", "staff", "240"), ("a", "b", "c")]
+    assert kept[0].provenance.uri == str(document) and kept[1].provenance.uri == str(path)
 
 
 def test_semicolons_of_other_countries(tmp_path):

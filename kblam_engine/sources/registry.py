@@ -37,6 +37,7 @@ class Format:
 
 
 _FORMATS: list[Format] = [
+    Format("review", (".review.csv", ".review.jsonl"), "review:ReviewFile"),
     Format("JSONL", (".jsonl", ".ndjson"), "tables:JSONLFile"),
     Format("CSV or TSV", (".csv", ".tsv", ".tab"), "tables:TableFile"),
     Format("JSON", (".json",), "json_files:JSONFile"),
@@ -89,9 +90,9 @@ def open_source(path_or_uri: str | os.PathLike[str], **options: Any) -> Source:
                 remedy = "; download it first" if scheme in ("http", "https", "ftp") else ""
                 raise ImportFileError(text, 0, f"no source reads {scheme}:// addresses{remedy}")
             return _open(form, text, options)
-    suffix = "/" if os.path.isdir(text) else Path(text).suffix.lower()
-    form = next((form for form in _FORMATS if suffix in form.suffixes), None)
+    form = _format_of(Path(text))
     if form is None:
+        suffix = Path(text).suffix.lower()
         known = ", ".join(sorted({suffix for form in _FORMATS for suffix in form.suffixes} - {"/"}))
         raise ImportFileError(text, 0, f"expected a file of {known}; got {suffix or 'no suffix'}")
     return _open(form, text, options)
@@ -99,13 +100,23 @@ def open_source(path_or_uri: str | os.PathLike[str], **options: Any) -> Source:
 
 def can_open(path: Path) -> bool:
     """Say whether a file has a suffix that a source reads."""
-    return any(path.suffix.lower() in form.suffixes for form in _FORMATS)
+    return _format_of(path) is not None
 
 
 def option_names(path: Path) -> set[str] | None:
     """Return the options of the source that reads a file, None if it takes any."""
-    form = next(form for form in _FORMATS if path.suffix.lower() in form.suffixes)
-    return _options(_opener(form))
+    form = _format_of(path)
+    return None if form is None else _options(_opener(form))
+
+
+def _format_of(path: Path) -> Format | None:
+    """Return the first kind of source whose suffix a path has."""
+    name = path.name.lower()
+    for form in _FORMATS:
+        for suffix in form.suffixes:
+            if path.is_dir() if suffix == "/" else (name.endswith(suffix) and not path.is_dir()):
+                return form
+    return None
 
 
 def _opener(form: Format) -> Callable[..., Source]:

@@ -17,7 +17,7 @@ from typing import Any
 
 from kblam_engine.errors import ConfigurationError, ImportFileError, TripleError
 from kblam_engine.sources.extractors.base import confidence_of
-from kblam_engine.sources.source import check_size
+from kblam_engine.sources.source import FileSource, check_size
 from kblam_engine.triples import Triple
 
 COLUMNS = ("keep", "name", "property", "value", "confidence", "sentence", "page", "triple")
@@ -74,6 +74,27 @@ def read_review(path: str | os.PathLike[str]) -> list[Triple]:
         except (TripleError, ValueError, RecursionError) as error:
             raise ImportFileError(path, line, str(error)) from None
     return kept
+
+
+class ReviewFile(FileSource):
+    """A review as a source: `name.review.csv` or `name.review.jsonl`, and of it what a person kept.
+
+    Args:
+        path: the file.
+        uri: what triples name as their source that name none; they usually name the document.
+        max_mb: larger files are refused.
+    """
+
+    extractor = "review"
+
+    def _read(self) -> Iterator[Triple]:
+        for triple in read_review(self.path):
+            yield triple if triple.provenance is not None else replace(triple, provenance=self.provenance)
+
+
+def review_path(path: str | os.PathLike[str], *, suffix: str = ".csv") -> Path:
+    """Return where the review of a document goes: `report.review.csv` beside `report.pdf`."""
+    return Path(path).with_suffix(f".review{suffix}")
 
 
 def _suffix(path: str | os.PathLike[str]) -> str:
