@@ -1,0 +1,67 @@
+"""LlamaIndex on the engine: an LLM, a query engine, a retriever, an index and a workflow over knowledge bases.
+
+Names load on first use. They need the package ``llama-index-core``: ``pip install 'kblam-engine[llama-index]'``.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from kblam_engine.errors import MissingDependencyError
+
+if TYPE_CHECKING:
+    from kblam_integrations._shared import KBRegistry
+    from kblam_integrations.llama_index.events import KBLaMAttentionEvent
+    from kblam_integrations.llama_index.graph import triples_from_node, triples_from_property_graph
+    from kblam_integrations.llama_index.index import KBLaMIndex
+    from kblam_integrations.llama_index.llm import KBLaMLLM
+    from kblam_integrations.llama_index.query_engine import KBLaMQueryEngine
+    from kblam_integrations.llama_index.retriever import KBLaMRetriever
+    from kblam_integrations.llama_index.sink import KBLaMTripleSink
+    from kblam_integrations.llama_index.workflow import KBLaMWorkflow
+
+__all__ = [
+    "KBLaMAttentionEvent",
+    "KBLaMIndex",
+    "KBLaMLLM",
+    "KBLaMQueryEngine",
+    "KBLaMRetriever",
+    "KBLaMTripleSink",
+    "KBLaMWorkflow",
+    "KBRegistry",
+    "triples_from_node",
+    "triples_from_property_graph",
+]
+
+_HOMES = {
+    "KBLaMAttentionEvent": "kblam_integrations.llama_index.events",
+    "KBLaMIndex": "kblam_integrations.llama_index.index",
+    "KBLaMLLM": "kblam_integrations.llama_index.llm",
+    "KBLaMQueryEngine": "kblam_integrations.llama_index.query_engine",
+    "KBLaMRetriever": "kblam_integrations.llama_index.retriever",
+    "KBLaMTripleSink": "kblam_integrations.llama_index.sink",
+    "KBLaMWorkflow": "kblam_integrations.llama_index.workflow",
+    "KBRegistry": "kblam_integrations._shared",
+    "triples_from_node": "kblam_integrations.llama_index.graph",
+    "triples_from_property_graph": "kblam_integrations.llama_index.graph",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    try:
+        value = getattr(import_module(_HOMES[name]), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] not in ("llama_index", "workflows"):
+            raise
+        raise MissingDependencyError(
+            f"{name} needs llama-index-core, which is not installed: pip install 'kblam-engine[llama-index]'"
+        ) from None
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(set(globals()) | set(__all__))

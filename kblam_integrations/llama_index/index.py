@@ -1,0 +1,244 @@
+"""A LlamaIndex index whose storage is a knowledge base, and whose query engine answers from inside the model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from llama_index.core.base.base_query_engine import BaseQueryEngine
+from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.chat_engine import SimpleChatEngine
+from llama_index.core.chat_engine.types import BaseChatEngine, ChatMode
+from llama_index.core.data_structs.data_structs import EmptyIndexStruct
+from llama_index.core.graph_stores.types import PropertyGraphStore
+from llama_index.core.indices.base import BaseIndex
+from llama_index.core.llms.utils import LLMType
+from llama_index.core.schema import BaseNode, MetadataMode
+from llama_index.core.storage.docstore.types import RefDocInfo
+
+from kblam_engine.errors import ConfigurationError
+from kblam_engine.knowledge_base import KnowledgeBase
+from kblam_engine.triples import Triple
+from kblam_integrations._documents import DocumentStore, SourceDocument
+from kblam_integrations.llama_index.graph import (
+    NODE,
+    REF_DOC,
+    origin_of,
+    triples_from_node,
+    triples_from_property_graph,
+)
+from kblam_integrations.llama_index.llm import KBLaMLLM
+from kblam_integrations.llama_index.query_engine import KBLaMQueryEngine
+from kblam_integrations.llama_index.retriever import KBLaMRetriever
+from kblam_integrations.llama_index.sink import source_of, writable
+
+Extract = Callable[[BaseNode], Iterable[Triple]]
+_NAME_KEYS = ("name", "title", "file_name")
+
+
+def extract_triples(node: BaseNode) -> list[Triple]:
+    """Return the triples that a node says plainly, which needs no model.
+
+    First, what KG extractors left in its metadata. If there is nothing of that, each line ``property: value`` of its text
+    is a triple about the metadata's ``name``, ``title`` or ``file_name``, or about the value of a line ``name: ...``.
+    """
+    found = triples_from_node(node)
+    if found:
+        return found
+    lines = [line.partition(":") for line in node.get_content(MetadataMode.NONE).splitlines()]
+    pairs = [(prop.strip(), value.strip()) for prop, colon, value in lines if colon and prop.strip() and value.strip()]
+    named = (value for prop, value in pairs if prop.lower() == "name")
+    given = (str(node.metadata[key]) for key in _NAME_KEYS if node.metadata.get(key))
+    name = next(named, None) or next(given, None)
+    if name is None:
+        return []
+    origin = origin_of(node)
+    return [Triple(name, prop, value, origin) for prop, value in pairs if prop.lower() != "name"]
+
+
+class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
+    r"""An index over a knowledge base: documents become triples, and the query engine has them in its attention.
+
+    Where a ``VectorStoreIndex`` embeds chunks, this one extracts triples from nodes: with ``extract``, or from what KG
+    extractors among the ``transformations`` leave in their metadata. Everything is kept in the knowledge base, the text
+    of the nodes included; open its directory again, and nothing has to be rebuilt. A triple goes when the last node
+    that says it does; one that was there before any document stays.
+
+    Example:
+        .. code-block:: python
+
+            from llama_index.core import Document
+            from kblam_integrations.llama_index import KBLaMIndex
+
+            index = KBLaMIndex.from_documents([Document(text="name: Orca 2\nbattery life: 11 hours", doc_id="orca")])
+            print(index.as_query_engine().query("How long does the battery of the Orca 2 last?"))
+            index.delete_ref_doc("orca")
+    """
+
+    index_struct_cls = EmptyIndexStruct
+
+    def __init__(
+        self,
+        nodes: Sequence[BaseNode] | None = None,
+        *,
+        kb: Any = None,
+        llm: KBLaMLLM | None = None,
+        extract: Extract = extract_triples,
+        index_struct: EmptyIndexStruct | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Index the nodes.
+
+        Args:
+            nodes: what to index; None: nothing yet.
+            kb: a KnowledgeBase or its directory, to fill; None: a new one in memory. Open yours with ``multi=True`` if
+                several nodes may give one property of one name different values.
+            llm: what answers; None makes one over `kb`. If it has a knowledge base, that is the one to fill.
+            extract: from a node to its triples.
+            index_struct: of LlamaIndex; there is nothing in it.
+            kwargs: of ``BaseIndex``.
+
+        Raises:
+            ConfigurationError: `kb` cannot be changed, or `kb` and `llm` have different ones.
+        """
+        if llm is not None and llm.kb is not None:
+            if kb is not None and kb is not llm.kb:
+                raise ConfigurationError("expected one knowledge base, got kb and another one in llm")
+            kb = llm.kb
+        self._llm = llm or KBLaMLLM()
+        self._kb = writable(kb if kb is not None else self._new_kb())
+        self._llm = self._with_kb(self._llm)
+        self._extract = extract
+        self._store = DocumentStore(self._kb)
+        kwargs.pop("show_progress", None)
+        if nodes is None and index_struct is None:
+            index_struct = EmptyIndexStruct()
+        super().__init__(nodes=nodes, index_struct=index_struct, **kwargs)
+
+    @classmethod
+    def from_property_graph_store(cls, store: PropertyGraphStore, **kwargs: Any) -> KBLaMIndex:
+        """Return an index over the triples of a property graph store.
+
+        Args:
+            store: any store; see ``triples_from_property_graph``.
+            kwargs: `kb`, `llm` and what else the constructor takes.
+        """
+        index = cls(**kwargs)
+        by_node: dict[str, list[Triple]] = {}
+        for triple in triples_from_property_graph(store):
+            by_node.setdefault(triple.metadata.get(NODE, "property graph"), []).append(triple)
+        documents = []
+        for node_id, triples in by_node.items():
+            ref_doc = triples[0].metadata.get(REF_DOC)
+            documents.append(SourceDocument(node_id, "", {REF_DOC: ref_doc} if ref_doc else {}, triples))
+        index._store.upsert(documents)
+        return index
+
+    @property
+    def kb(self) -> KnowledgeBase:
+        """The knowledge base."""
+        return self._kb
+
+    @property
+    def ref_doc_info(self) -> dict[str, RefDocInfo]:
+        """Which nodes each document has in the knowledge base."""
+        found: dict[str, RefDocInfo] = {}
+        for source in self._sources():
+            ref_doc = source.metadata.get(REF_DOC)
+            if ref_doc is not None:
+                info = found.setdefault(str(ref_doc), RefDocInfo())
+                info.node_ids.append(source.id)
+                info.metadata = info.metadata or dict(source.metadata)
+        return found
+
+    def as_retriever(self, **kwargs: Any) -> BaseRetriever:
+        """Return the retrieval layer as a retriever; see ``KBLaMRetriever``."""
+        return KBLaMRetriever(llm=self._llm, **kwargs)
+
+    def as_query_engine(self, llm: LLMType | None = None, **kwargs: Any) -> BaseQueryEngine:
+        """Return what answers from inside the model, or, given another LLM, one that reads retrieved triples.
+
+        Args:
+            llm: None for the index's own; a ``KBLaMLLM`` for other options; any other LLM gets the triples in its
+                prompt, as from every index.
+            kwargs: of ``KBLaMQueryEngine`` (`streaming`, `system_prompt` ...), or of ``RetrieverQueryEngine``.
+        """
+        if llm is not None and not isinstance(llm, KBLaMLLM):
+            return super().as_query_engine(llm=llm, **kwargs)
+        return KBLaMQueryEngine(llm=self._with_kb(llm), callback_manager=self._callback_manager, **kwargs)
+
+    def as_chat_engine(
+        self, chat_mode: ChatMode = ChatMode.BEST, llm: LLMType | None = None, **kwargs: Any
+    ) -> BaseChatEngine:
+        """Return a chat engine.
+
+        Args:
+            chat_mode: "best" and "simple" give the conversation to the index's own LLM, which understands what refers to
+                earlier messages. The other modes have an LLM rewrite questions or read triples in its prompt.
+            llm: for the other modes, any LLM that follows instructions.
+            kwargs: of the chat engine.
+
+        Raises:
+            ConfigurationError: a mode other than "best" and "simple", and no other LLM.
+        """
+        if llm is not None and not isinstance(llm, KBLaMLLM):
+            return super().as_chat_engine(chat_mode, llm, **kwargs)
+        if chat_mode not in (ChatMode.BEST, ChatMode.SIMPLE):
+            raise ConfigurationError(
+                f"chat_mode: {chat_mode.value!r} needs an LLM that follows instructions, and a KBLaMLLM answers from its "
+                "triples: give another llm, or use the mode 'best'"
+            )
+        return SimpleChatEngine.from_defaults(llm=self._with_kb(llm), **kwargs)
+
+    def delete_ref_doc(self, ref_doc_id: str, delete_from_docstore: bool = False, **delete_kwargs: Any) -> None:
+        """Take back what only this document said; an unknown one is fine."""
+        node_ids = [source.id for source in self._sources() if source.metadata.get(REF_DOC) == ref_doc_id]
+        self.delete_nodes(node_ids, delete_from_docstore=delete_from_docstore)
+        if delete_from_docstore:
+            self.docstore.delete_ref_doc(ref_doc_id, raise_error=False)
+
+    async def adelete_ref_doc(
+        self, ref_doc_id: str, delete_from_docstore: bool = False, **delete_kwargs: Any
+    ) -> None:
+        """Take back what only this document said, in a thread."""
+        await asyncio.to_thread(self.delete_ref_doc, ref_doc_id, delete_from_docstore, **delete_kwargs)
+
+    def delete_nodes(
+        self, node_ids: list[str], delete_from_docstore: bool = False, **delete_kwargs: Any
+    ) -> None:
+        """Take back what only these nodes said; unknown ones are fine."""
+        self._store.delete(node_ids)
+        if delete_from_docstore:
+            for node_id in node_ids:
+                self.docstore.delete_document(node_id, raise_error=False)
+
+    async def ainsert_nodes(self, nodes: Sequence[BaseNode], **insert_kwargs: Any) -> None:
+        """Insert nodes, in a thread, because triples are embedded."""
+        await asyncio.to_thread(self.insert_nodes, nodes, **insert_kwargs)
+
+    def _build_index_from_nodes(self, nodes: Sequence[BaseNode], **build_kwargs: Any) -> EmptyIndexStruct:
+        self._insert(nodes)
+        return EmptyIndexStruct()
+
+    def _insert(self, nodes: Sequence[BaseNode], **insert_kwargs: Any) -> None:
+        self._store.upsert([source_of(node, list(self._extract(node))) for node in nodes])
+
+    def _delete_node(self, node_id: str, **delete_kwargs: Any) -> None:
+        self._store.delete([node_id])
+
+    def _sources(self) -> list[SourceDocument]:
+        ids = {document_id for triple in self._kb for document_id in self._store.ids_of(triple)}
+        return self._store.get(sorted(ids))
+
+    def _with_kb(self, llm: KBLaMLLM | None) -> KBLaMLLM:
+        """Return an LLM that has a knowledge base: its own, or this one."""
+        if llm is None:
+            return self._llm
+        return llm if llm.kb is not None else llm.model_copy(update={"kb": self._kb})
+
+    def _new_kb(self) -> KnowledgeBase:
+        return KnowledgeBase.open(":memory:", encoder=self._llm._sentence_encoder(), multi=True)
+
+
+__all__ = ["KBLaMIndex", "extract_triples"]

@@ -1,0 +1,116 @@
+"""The end of an ingestion pipeline: what its KG extractors have found goes into a knowledge base."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from llama_index.core.graph_stores.types import KG_NODES_KEY, KG_RELATIONS_KEY
+from llama_index.core.schema import BaseNode, MetadataMode, TransformComponent
+from pydantic import Field, PrivateAttr
+
+from kblam_engine.errors import ConfigurationError
+from kblam_engine.knowledge_base import KnowledgeBase
+from kblam_integrations._documents import DocumentStore, SourceDocument
+from kblam_integrations._shared import as_knowledge_base
+from kblam_integrations.llama_index.graph import REF_DOC, triples_from_node
+
+_log = logging.getLogger(__name__)
+
+
+class KBLaMTripleSink(TransformComponent):
+    """A transformation that moves triples from ``node.metadata``, where KG extractors leave them, into a knowledge base.
+
+    Put it behind the extractors. Nodes go on to what comes next, without the graph in their metadata. A node that comes
+    again replaces what it said before. A pipeline's cache does not get in the way: the component's hash changes with
+    the knowledge base, so that it is skipped only if there is nothing to do.
+
+    Example:
+        .. code-block:: python
+
+            from llama_index.core.ingestion import IngestionPipeline
+            from kblam_engine import KnowledgeBase
+            from kblam_integrations.llama_index import KBLaMTripleSink
+
+            kb = KnowledgeBase.open("company.kb", multi=True)
+            pipeline = IngestionPipeline(transformations=[splitter, extractor, KBLaMTripleSink(kb=kb)])
+            pipeline.run(documents=documents)
+
+    Attributes:
+        kb: a KnowledgeBase or its directory.
+        keep_metadata: leave the graph in the metadata as well, for a property graph index behind.
+        n_triples: how many triples have gone into the knowledge base so far.
+        n_rejected: how many entities and relations made no usable triple; a warning of each is logged.
+
+    Raises:
+        ConfigurationError: `kb` cannot be changed.
+    """
+
+    kb: Any = Field(exclude=True, repr=False)
+    keep_metadata: bool = False
+    n_triples: int = Field(default=0, exclude=True)
+    n_rejected: int = Field(default=0, exclude=True)
+    _store: DocumentStore = PrivateAttr()
+
+    def __init__(self, kb: Any, *, keep_metadata: bool = False) -> None:
+        """Open the knowledge base."""
+        super().__init__(kb=writable(kb), keep_metadata=keep_metadata)  # type: ignore[call-arg]
+        self._store = DocumentStore(self.kb)
+
+    @classmethod
+    def class_name(cls) -> str:
+        """Return the name under which LlamaIndex serialises it."""
+        return "KBLaMTripleSink"
+
+    def __call__(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
+        """Put the triples of all nodes into the knowledge base, in one transaction."""
+        documents = []
+        for node in nodes:
+            triples = triples_from_node(node, self._reject)
+            if not self.keep_metadata:
+                node.metadata.pop(KG_NODES_KEY, None)
+                node.metadata.pop(KG_RELATIONS_KEY, None)
+            documents.append(source_of(node, triples))
+            self.n_triples += len(triples)
+        self._store.upsert(documents)
+        return nodes
+
+    async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
+        """Do the same in a thread, because triples are embedded."""
+        return await asyncio.to_thread(self.__call__, nodes, **kwargs)
+
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """Return what a pipeline's cache tells transformations apart by; a changed knowledge base is another one."""
+        snapshot = self.kb.snapshot()
+        return {**super().to_dict(**kwargs), "kb": snapshot.kb_id, "kb_revision": snapshot.revision}
+
+    def __getstate__(self) -> dict[str, Any]:
+        raise ConfigurationError(
+            "a KBLaMTripleSink does not go into other processes, where it would fill another knowledge base: run the "
+            "pipeline without num_workers, or call the sink on the nodes that it returns"
+        )
+
+    def _reject(self, reason: str) -> None:
+        self.n_rejected += 1
+        _log.warning("no usable triple: %s", reason)
+
+
+def writable(kb: Any) -> KnowledgeBase:
+    """Return the knowledge base that `kb` is or lies at.
+
+    Raises:
+        ConfigurationError: it cannot be changed.
+    """
+    opened = as_knowledge_base(kb)
+    if not isinstance(opened, KnowledgeBase):
+        raise ConfigurationError(f"kb: expected a KnowledgeBase that can be changed, got {type(opened).__name__}")
+    return opened
+
+
+def source_of(node: BaseNode, triples: Sequence[Any]) -> SourceDocument:
+    """Return a node as the document that its triples come from."""
+    plain = {key: value for key, value in node.metadata.items() if key not in (KG_NODES_KEY, KG_RELATIONS_KEY)}
+    metadata = {**plain, **({REF_DOC: node.ref_doc_id} if node.ref_doc_id else {})}
+    return SourceDocument(node.node_id, node.get_content(MetadataMode.NONE), metadata, list(triples))

@@ -1,0 +1,111 @@
+"""The steps from a question to an answer as a LlamaIndex workflow, which is what query pipelines became."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llama_index.core.base.base_query_engine import BaseQueryEngine
+from llama_index.core.base.response.schema import RESPONSE_TYPE, AsyncStreamingResponse, Response
+from llama_index.core.workflow import Context, Event, StartEvent, StopEvent, Workflow, step
+
+from kblam_engine.errors import ConfigurationError
+from kblam_integrations.llama_index.query_engine import KBLaMQueryEngine
+
+
+class PieceEvent(Event):
+    """A piece of the answer, as it is written."""
+
+    delta: str
+
+
+class RefusedEvent(Event):
+    """The knowledge base does not hold the answer; `response` is the refusal."""
+
+    query: str
+    response: Any
+
+
+class KBLaMWorkflow(Workflow):
+    """Ask the knowledge base first, and another query engine if it refuses.
+
+    Run it with `query`. Its result is a response as of a query engine; ``metadata["answered_by"]`` is
+    "knowledge base" or "fallback". Its event stream carries a ``PieceEvent`` for each piece of text; with a fallback the
+    whole answer is one piece, because whether it stands is known at its end.
+
+    Example:
+        .. code-block:: python
+
+            from kblam_integrations.llama_index import KBLaMWorkflow
+
+            workflow = KBLaMWorkflow(kb="company.kb", fallback=vector_index.as_query_engine())
+            response = await workflow.run(query="Who founded Acme Robotics?")
+    """
+
+    def __init__(
+        self,
+        kb: Any = None,
+        *,
+        query_engine: KBLaMQueryEngine | None = None,
+        fallback: BaseQueryEngine | None = None,
+        timeout: float | None = None,
+        verbose: bool = False,
+        **options: Any,
+    ) -> None:
+        """Load nothing yet.
+
+        Args:
+            kb: what to answer from; see ``KBLaMQueryEngine``.
+            query_engine: in place of `kb` and `options`.
+            fallback: asked what the knowledge base refuses; None: a refusal is the answer.
+            timeout: seconds for a run; None: no limit.
+            verbose: let the workflow print its steps.
+            options: of ``KBLaMQueryEngine``.
+
+        Raises:
+            ConfigurationError: `query_engine` is given together with `kb` or `options`.
+        """
+        super().__init__(timeout=timeout, verbose=verbose)
+        if query_engine is not None and (kb is not None or options):
+            raise ConfigurationError("expected query_engine, or kb and its options, got both")
+        self._engine = query_engine or KBLaMQueryEngine(kb, **options)
+        self._fallback = fallback
+
+    @step
+    async def ask(self, ctx: Context, ev: StartEvent) -> StopEvent | RefusedEvent:
+        """Ask the knowledge base.
+
+        Raises:
+            ConfigurationError: the run was started without a text as `query`.
+        """
+        query = ev.get("query")
+        if not isinstance(query, str):
+            raise ConfigurationError(f"query: expected a text, got {query!r}; start with run(query=...)")
+        response = await self._answered(await self._engine.aquery(query), ctx)
+        response.metadata = {**(response.metadata or {}), "answered_by": "knowledge base"}
+        if self._fallback is not None:
+            if response.metadata.get("refused"):
+                return RefusedEvent(query=query, response=response)
+            ctx.write_event_to_stream(PieceEvent(delta=str(response)))
+        return StopEvent(result=response)
+
+    @step
+    async def fall_back(self, ctx: Context, ev: RefusedEvent) -> StopEvent:
+        """Ask the other query engine."""
+        assert self._fallback is not None  # else nothing sends this event
+        response = await self._answered(await self._fallback.aquery(ev.query), ctx)
+        response.metadata = {**(response.metadata or {}), "answered_by": "fallback"}
+        ctx.write_event_to_stream(PieceEvent(delta=str(response)))
+        return StopEvent(result=response)
+
+    async def _answered(self, response: RESPONSE_TYPE, ctx: Context) -> Any:
+        """Return a response with its whole text; without a fallback its pieces are told as they come."""
+        if not isinstance(response, AsyncStreamingResponse):
+            if self._fallback is None:
+                ctx.write_event_to_stream(PieceEvent(delta=str(response)))
+            return response
+        text = ""
+        async for piece in response.async_response_gen():
+            text += piece
+            if self._fallback is None:
+                ctx.write_event_to_stream(PieceEvent(delta=piece))
+        return Response(text, response.source_nodes, response.metadata)
