@@ -159,11 +159,12 @@ def test_a_folder_is_read_in_the_order_of_its_paths_and_nothing_outside_it(tmp_p
     written(folder, ".hidden.csv", "name,seat\nnobody,nowhere\n")
     os.symlink(written(tmp_path, "secret.csv", "name,seat\nsecret,secret\n"), folder / "link.csv")
     os.symlink(tmp_path, folder / "up")
+    open_kb(folder / "x.kb", create=True).close()
     source = open_source(folder, uri="docs")
     triples = list(source)
     assert parts(triples) == [("Acme", "seat", "Berlin"), ("Orca", "payload", "80 kg")]
     assert [t.provenance.uri for t in triples] == ["docs/b.csv", "docs/sub/a.json"]
-    assert source.skipped == {"hidden file": 1, "link out of the folder, or no file": 1, "file that no source reads": 1}
+    assert source.skipped == {"knowledge base": 1, "hidden file": 1, "link out of the folder, or no file": 1, "file that no source reads": 1}
     with pytest.raises(ConfigurationError, match="has an option 'delimitr'"):
         list(open_source(folder, delimitr=";"))
     with pytest.raises(ImportFileError, match="at most 1 files"):

@@ -76,12 +76,13 @@ def test_long_tables_by_other_words(tmp_path, header):
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
-def test_exported_files_come_back_with_their_source(tmp_path, suffix):
+def test_exported_files_come_back_as_they_went(tmp_path, suffix):
     path = tmp_path / f"kb{suffix}"
     triples = [Triple("a", "b", "c", {"page": 3}), Triple("d", "e", "f", {}, Provenance("book"))]
     write_triples(path, triples)
-    back = list(open_source(path))
-    assert back == [Triple("a", "b", "c", {"page": 3}, Provenance(uri=str(path), extractor="table")), triples[1]]
+    assert list(open_source(path)) == triples
+    named = [Triple("a", "b", "c", {"page": 3}, Provenance(uri="kb", extractor="table")), triples[1]]
+    assert list(open_source(path, uri="kb")) == named
 
 
 def test_latin_1(tmp_path):

@@ -69,7 +69,10 @@ class FolderSource:
         inside = self.path.resolve()
         files: list[Path] = []
         for folder, folders, names in os.walk(self.path, followlinks=False):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            # A knowledge base is no source: its files are its own.
+            bases = [name for name in folders if Path(folder, name, "kb.sqlite").exists()]
+            self.skipped.update(dict.fromkeys(["knowledge base"] if bases else [], len(bases)))
+            folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in bases)
             for name in sorted(names):
                 path = Path(folder, name)
                 if name.startswith("."):

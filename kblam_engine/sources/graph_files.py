@@ -42,8 +42,10 @@ class GraphFile(FileSource):
 
     Args:
         path: the file; ``.json`` is node-link JSON.
-        options: how to read the graph. Edges without a relation become "neighbour", unless `default_relation` says
-            something else.
+        options: how to read the graph.
+        label: in place of that option: the attribute that names nodes.
+        relation: likewise: the attribute that holds the relation of edges.
+        default_relation: likewise: what to call edges that say no relation; "neighbour" if nobody says.
         uri: what triples name as their source; default the path as given.
         max_mb: larger files are refused.
 
@@ -58,12 +60,20 @@ class GraphFile(FileSource):
         path: str | os.PathLike[str],
         *,
         options: GraphOptions | None = None,
+        label: str | None = None,
+        relation: str | None = None,
+        default_relation: str | None = None,
         uri: str | None = None,
         max_mb: float = MAX_MB,
     ) -> None:
         super().__init__(path, uri=uri, max_mb=max_mb)
         options = options or GraphOptions()
-        self.options = replace(options, default_relation=options.default_relation or FILE_RELATION)
+        self.options = replace(
+            options,
+            label=label or options.label,
+            relation=relation or options.relation,
+            default_relation=default_relation or options.default_relation or FILE_RELATION,
+        )
 
     def _read(self) -> Iterator[Triple]:
         try:

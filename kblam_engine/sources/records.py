@@ -7,7 +7,8 @@ names it, every other column is a property.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from kblam_engine.errors import ConfigurationError, TripleError
@@ -63,8 +64,19 @@ class RecordSource(FileSource):
         super().__init__(path, uri=uri, max_mb=max_mb)
         if name_column is not None and not name_column.strip():
             raise ConfigurationError("name_column: expected the name of a column, got nothing")
+        self.named = uri is not None
         self.name_column = name_column
         self.properties = dict(properties or {})
+
+    def as_written(self, triples: Iterable[Triple]) -> Iterator[Triple]:
+        """Yield the triples of a file in this package's own form: as they were exported, provenance and all.
+
+        Where the source was given a uri, that is where triples without a provenance come from.
+        """
+        for triple in triples:
+            if self.named and triple.provenance is None:
+                triple = replace(triple, provenance=self.provenance)
+            yield triple
 
     def place(self, line: int) -> dict[str, Any]:
         """Return the metadata of a triple of a line."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 from itertools import islice
 from typing import Any
 
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.sources.records import RecordSource, long_columns
-from kblam_engine.triples import Provenance, Triple, read_csv, read_jsonl
+from kblam_engine.triples import Triple, read_csv, read_jsonl
 
 _DELIMITERS = ",;\t|"
 
@@ -47,9 +46,8 @@ class TableFile(RecordSource):
         self.encoding = "utf-8-sig" if encoding.lower().replace("-", "") == "utf8" else encoding
 
     def _read(self) -> Iterator[Triple]:
-        if self._is_exported():
-            for triple in read_csv(self.path):
-                yield _with_uri(triple, self.provenance)
+        if not self.path.is_file() or self._is_exported():  # a pipe is read once
+            yield from self.as_written(read_csv(self.path))
             return
         rows = self._rows()
         header_line, header = next(rows, (1, []))
@@ -126,13 +124,16 @@ class JSONLFile(RecordSource):
 
     def _read(self) -> Iterator[Triple]:
         columns: tuple[str, str, str] | None = None
+        if not self.path.is_file():  # a pipe is read once
+            yield from self.as_written(read_jsonl(self.path))
+            return
         for number, data in enumerate(self._lines(), start=1):
             if data is None:
                 continue
             if columns is None and not (self.name_column or self.properties):
                 columns = long_columns(list(data))
                 if columns is not None and columns[0] == "name":  # what `write_triples` writes, or KBLaM's data
-                    yield from (_with_uri(triple, self.provenance) for triple in read_jsonl(self.path))
+                    yield from self.as_written(read_jsonl(self.path))
                     return
             if columns is not None:
                 yield self.from_long(columns, data, number)
@@ -185,11 +186,6 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"the key {twice!r} appears twice in an object")
     return data
-
-
-def _with_uri(triple: Triple, provenance: Provenance) -> Triple:
-    """Name the file as the source of a triple that names none."""
-    return triple if triple.provenance is not None else replace(triple, provenance=provenance)
 
 
 DECODER = json.JSONDecoder(

@@ -1,0 +1,82 @@
+"""What `kblam kb import` does with a file, folder or URI of any kind: read all of it, then add it or write it for review."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kblam_engine.errors import ImportFileError
+
+if TYPE_CHECKING:
+    from kblam_engine.triples import Triple
+
+SourceArgument = Annotated[
+    str,
+    typer.Argument(help="A file, folder or URI: tables, JSON, RDF, documents ...", show_default=False),
+]
+ReviewOption = Annotated[
+    bool, typer.Option("--review", help="Write candidates to NAME.review.csv to edit; import that file then.")
+]
+SourceOptions = Annotated[
+    list[str] | None,
+    typer.Option("--option", help="KEY=VALUE for the source, as in docs/sources.md; repeatable."),
+]
+_LISTS = ("extractors", "languages", "labels")
+_NUMBERS = ("min_confidence", "max_mb", "max_files")
+
+
+def read_source(source: str, options: list[str] | None) -> list[Triple]:
+    """Read a source whole, so that nothing is added of one that is damaged; say what it left out.
+
+    Raises:
+        ImportFileError: it is damaged, or no source reads it.
+        ConfigurationError: it has no such option.
+    """
+    from kblam_engine.sources import open_source
+
+    if Path(source).is_dir() and not source.endswith("/"):
+        raise ImportFileError(source, 0, f"expected a file, got a folder; {source}/ imports every file in it")
+    opened = open_source(source, **source_options(options))
+    triples = list(opened)
+    if opened.skipped:
+        reasons = ", ".join(f"{reason}: {count}" for reason, count in opened.skipped.items())
+        typer.echo(f"left out - {reasons}", err=True)
+    return triples
+
+
+def source_options(pairs: list[str] | None) -> dict[str, Any]:
+    """Return the options of `--option KEY=VALUE`; lists are separated by commas."""
+    options: dict[str, Any] = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        key = key.strip().replace("-", "_")
+        if not equals or not key:
+            raise typer.BadParameter(f"expected KEY=VALUE, got {pair!r}", param_hint="--option")
+        if key == "properties":
+            renamed = dict(part.partition(":")[::2] for part in value.split(","))
+            options[key] = {column: prop or column for column, prop in renamed.items()}
+        elif key in _LISTS:
+            options[key] = [part.strip() for part in value.split(",")]
+        elif key in _NUMBERS:
+            try:
+                options[key] = int(value) if key == "max_files" else float(value)
+            except ValueError:
+                raise typer.BadParameter(f"{key}: expected a number, got {value!r}", param_hint="--option") from None
+        else:
+            options[key] = value
+    return options
+
+
+def write_candidates(source: str, triples: list[Triple]) -> Path:
+    """Write candidates beside their document, where no review is yet.
+
+    Raises:
+        FileExistsError: there is one; it may hold somebody's work.
+    """
+    from kblam_engine.sources.review import review_path, write_review
+
+    path = review_path(source)
+    write_review(path, triples)
+    return path
