@@ -16,6 +16,7 @@ from kblam_engine.errors import (
 )
 from kblam_engine.knowledge_base import AddResult
 from kblam_engine.sentence_encoder import HashingEncoder
+from kblam_engine.triples import Provenance
 
 
 def test_add_get_remove(kb):
@@ -155,6 +156,8 @@ class StoreMachine(RuleBasedStateMachine):
         self.kb = open_kb(self.path)
         self.model = {}
         self.past = None
+        self.from_page = set()
+        self.revisions = {0: ({}, set())}
 
     def teardown(self):
         if hasattr(self, "kb"):
@@ -167,11 +170,13 @@ class StoreMachine(RuleBasedStateMachine):
     def add(self, items):
         self.kb.add([Triple(*item) for item in items])
         self.model.update({(name, prop): value.strip() for name, prop, value in items})
+        self.from_page -= {(name, prop) for name, prop, _ in items}
 
     @rule(name=names, prop=properties, value=values)
     def set(self, name, prop, value):
         self.kb.set(name, prop, value)
         self.model[name, prop] = value.strip()
+        self.from_page.discard((name, prop))
 
     @rule(name=names, prop=properties | st.none())
     def remove(self, name, prop):
@@ -179,6 +184,40 @@ class StoreMachine(RuleBasedStateMachine):
         assert self.kb.remove(name, prop) == len(gone)
         for key in gone:
             del self.model[key]
+        self.from_page -= set(gone)
+
+    @rule(items=st.lists(st.tuples(names, properties, values), max_size=4))
+    def read_a_source_again(self, items):
+        said = {(name, prop): value.strip() for name, prop, value in items}
+        origin = Provenance("a page")
+        self.kb.replace_source("a page", [Triple(*key, value, provenance=origin) for key, value in said.items()])
+        for key in [key for key in self.from_page if key not in said]:
+            del self.model[key]
+        self.model.update(said)
+        self.from_page = set(said)
+
+    @rule(data=st.data())
+    def rollback(self, data):
+        revision = data.draw(st.sampled_from(sorted(self.revisions)))
+        self.kb.rollback(revision)
+        self.model, self.from_page = dict(self.revisions[revision][0]), set(self.revisions[revision][1])
+
+    @rule(data=st.data())
+    def look_back(self, data):
+        revision = data.draw(st.sampled_from(sorted(self.revisions)))
+        past = self.kb.snapshot(revision)
+        assert {(t.name, t.property): t.value for t in contents(past)} == self.revisions[revision][0]
+        assert_consistent(past, HashingEncoder())
+        diff = self.kb.diff(revision)
+        was, now = self.revisions[revision][0].items(), self.model.items()
+        assert {(t.name, t.property): t.value for t in diff.added}.items() >= now - was
+        assert {(t.name, t.property): t.value for t in diff.removed}.items() >= was - now
+
+    @rule()
+    def compact(self):
+        self.kb.compact()
+        oldest = self.kb.info().oldest_revision
+        self.revisions = {number: then for number, then in self.revisions.items() if number >= oldest}
 
     @rule()
     def reopen(self):
@@ -201,6 +240,7 @@ class StoreMachine(RuleBasedStateMachine):
         snapshot = self.kb.snapshot()
         assert {(t.name, t.property): t.value for t in self.kb} == self.model
         assert {(t.name, t.property): t.value for t in contents(snapshot)} == self.model
+        self.revisions[snapshot.revision] = dict(self.model), set(self.from_page)
         assert len(self.kb) == len(snapshot) == len(self.model) and snapshot.revision == self.kb.revision
         assert_consistent(snapshot, HashingEncoder())
         if self.past:

@@ -4,7 +4,6 @@ from datetime import date
 
 import numpy as np
 import pytest
-from engine_parts import QUESTION, copying_engine
 from kb_parts import ACME, CountingEncoder, assert_consistent, kb_fixture, open_kb  # noqa: F401
 
 from kblam_engine import KnowledgeBase, Triple
@@ -311,18 +310,3 @@ def test_a_view_holds_no_copy_of_the_embeddings(tmp_path):
         np.testing.assert_array_equal(view[10:13], whole[[21, 23, 25]])
         np.testing.assert_array_equal(view[np.array([3, 1])], whole[[7, 3]])
         assert np.asarray(view, np.float32).dtype == np.float32
-
-
-def test_the_model_answers_from_a_view_as_if_there_were_nothing_else(tiny_tokenizer, six_triples):
-    engine = copying_engine(tiny_tokenizer)
-    other = Triple("Orca 2", "battery life", "two weeks", namespace="rumours")
-    with open_kb(":memory:") as kb, open_kb(":memory:") as alone:
-        kb.add([other, *six_triples])
-        alone.add(six_triples)
-        view = engine.answer(QUESTION, kb=kb.view(namespace=""), max_new_tokens=60)
-        expected = engine.answer(QUESTION, kb=alone, max_new_tokens=60)
-        assert view.text == expected.text and "7.5 hours" in view.text
-        assert [a.triple for a in view.attended] == [a.triple for a in expected.attended] == [six_triples[2]]
-        rumoured = engine.answer(QUESTION, kb=kb.view(namespace="rumours"), max_new_tokens=60)
-        assert [a.triple for a in rumoured.attended] == [other] and "two weeks" in rumoured.text
-    engine.injection.detach()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from kblam_engine.cli import kb_bench
 from kblam_engine.cli._measuring import STDOUT, check_target, load_model, progress_bar, write_json
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Measure time and memory against the base model alone.")
     group.command("latency")(latency)
     group.command("scale")(scale)
+    kb_bench.register(group)
     app.add_typer(group, name="bench")
 
 

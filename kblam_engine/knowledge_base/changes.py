@@ -82,10 +82,16 @@ class ChangeSet:
         """Add a triple; unless `beside_others`, it replaces every value of its name and property."""
         name, prop = triple.name, triple.property
         key = self._namespace(triple.namespace), self._name_id(name), self._property_id(prop)
+        metadata, context = metadata_text(triple), context_text(triple)
         live = self._live.get(key)
         if live is None:
             live = self._live[key] = self._read_live(key)
-        metadata, context = metadata_text(triple), context_text(triple)
+        if not live:  # most of a large import
+            live.append(self._insert(key, self._new_slot(key, triple, live), triple.value, metadata, context))
+            if context is not None:
+                self._contexts[live[0].id] = triple
+            self._digest += hash_of(name, prop, triple.value, metadata, context)
+            return "added"
         replaced = [row for row in live if row.value == triple.value] if beside_others else live
         if len(replaced) == 1:
             old = replaced[0]

@@ -12,9 +12,10 @@ import numpy as np
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.knowledge_base.embedder import Embedder
 from kblam_engine.knowledge_base.history import diff, history, revisions
-from kblam_engine.knowledge_base.records import KBDiff, KBInfo, Revision, SearchHit, TripleVersion
+from kblam_engine.knowledge_base.records import KBDiff, KBInfo, KBStats, Revision, SearchHit, TripleVersion
 from kblam_engine.knowledge_base.selection import Selection
 from kblam_engine.knowledge_base.snapshot import KBSnapshot
+from kblam_engine.knowledge_base.statistics import statistics
 from kblam_engine.knowledge_base.store import CONTENT, Store, triple_from_row
 from kblam_engine.knowledge_base.verification import problems
 from kblam_engine.knowledge_base.words import matching_triples, query_of, split
@@ -151,6 +152,10 @@ class KBReader:
         """
         newest = self.revision if after is None else after
         return diff(self._store, before, newest, self._selection.condition())
+
+    def stats(self, top: int = 10) -> KBStats:
+        """Return the names, properties, namespaces, tags and sources with the most triples, and the growth."""
+        return statistics(self._store, self._condition(), top)
 
     def info(self) -> KBInfo:
         """Return counts, encoder, revision and size."""

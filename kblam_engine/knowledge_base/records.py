@@ -96,6 +96,30 @@ class CompactResult:
     bytes_after: int
 
 
+Counts = list[tuple[str, int]]
+"""Texts and how many triples each has, most first."""
+
+
+@dataclass(frozen=True, slots=True)
+class KBStats:
+    """What most of a knowledge base is about, where it comes from, and how it grew."""
+
+    n_triples: int
+    names: Counts
+    properties: Counts
+    namespaces: Counts
+    tags: Counts
+    sources: Counts
+    growth: list[Revision]
+    """At most a few dozen revisions, spread over all, oldest first."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts as a JSON object."""
+        kinds = ("names", "properties", "namespaces", "tags", "sources")
+        counts = {kind: dict(getattr(self, kind)) for kind in kinds}
+        return {"n_triples": self.n_triples, **counts, "growth": [step.to_dict() for step in self.growth]}
+
+
 @dataclass(frozen=True, slots=True)
 class KBInfo:
     """A knowledge base at a glance; `encoder` and `embed_dim` are None until the first triple."""

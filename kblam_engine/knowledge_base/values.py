@@ -94,12 +94,12 @@ class ValueEmbeddings:
         rows = np.zeros((len(ids), meta.embed_dim or 0), np.float16)
         if known.any():
             rows[known] = self._store.segment("values", meta).rows(slots[known], meta.n_value_slots)
-        values = [triple.value for triple in self._store.triples(ids[~known].tolist())]
+        values = self._store.values(ids[~known].tolist())
         rows[~known] = self._embedder.encode(meta, values, progress=self.show_progress)
         return rows
 
     def _embed(self, ids: NDArray[np.int64], meta: Meta) -> None:
-        values = [triple.value for triple in self._store.triples(ids.tolist())]
+        values = self._store.values(ids.tolist())
         for start in range(0, len(values), _CHUNK):
             chunk = slice(start, start + _CHUNK)
             rows = self._embedder.encode(meta, values[chunk], progress=self.show_progress)

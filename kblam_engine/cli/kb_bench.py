@@ -1,0 +1,49 @@
+"""`kblam bench store`: what the store of a knowledge base costs, without a model or an encoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import typer
+
+from kblam_engine.cli._measuring import STDOUT, check_target, progress_bar, write_json
+
+
+def register(group: typer.Typer) -> None:
+    """Add the command to `kblam bench`."""
+    group.command("store")(store)
+
+
+def store(
+    triples: list[int] = typer.Option([100_000], "--triples", min=1, help="Size of a KB; repeat for several."),
+    folder: Path | None = typer.Option(None, "--folder", help="Where to put it; default: the temporary folder."),
+    seed: int = typer.Option(0, "--seed", help="Seed of the invented triples."),
+    as_json: Path | None = typer.Option(None, "--json", help="Write everything to this file; - for stdout."),
+) -> None:
+    """Measure import, opening, look-ups, changes and memory."""
+    check_target(as_json)
+    from rich.console import Console
+    from rich.table import Table
+
+    from kblam_engine.evaluation.environment import describe
+    from kblam_engine.evaluation.store_bench import GOALS, METHOD, bench_store
+
+    with progress_bar() as progress:
+        results = [bench_store(size, folder=folder, seed=seed, progress=progress).to_dict() for size in triples]
+    write_json(as_json, {"method": METHOD, "goals": GOALS, **describe(seed), "results": results})
+    table = Table()
+    table.add_column("")
+    for result in results:
+        table.add_column(f"{result['n_triples']:,}", justify="right")
+    table.add_column("goal at 1,000,000", justify="right")
+    for part in results[0]:
+        if part != "n_triples":
+            goal = f"{GOALS[part]:,}" if part in GOALS else ""
+            table.add_row(part, *(_cell(result[part]) for result in results), goal)
+    Console(stderr=as_json == STDOUT).print(table)
+
+
+def _cell(value: object) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "-", True: "yes", False: "no"}[value]
+    return f"{value:,}"

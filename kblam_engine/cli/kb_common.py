@@ -1,0 +1,94 @@
+"""What the commands of `kblam kb` share: options, opening, tables and JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from kblam_engine.knowledge_base import AddResult, KnowledgeBase
+    from kblam_engine.triples import Provenance
+
+KBOption = Annotated[Path, typer.Option("--kb", help="Directory of the knowledge base.", show_default=False)]
+JSONOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+EncoderOption = Annotated[
+    str | None,
+    typer.Option("--encoder", help="Sentence encoder of a new knowledge base.", show_default=False),
+]
+MultiOption = Annotated[
+    bool, typer.Option("--multi", help="Keep several values of one name and property from now on.")
+]
+NameArgument = Annotated[str, typer.Argument(help="What the triple is about.", show_default=False)]
+PropertyArgument = Annotated[str, typer.Argument(help="Which property of it.", show_default=False)]
+ValueArgument = Annotated[str, typer.Argument(help="The value.", show_default=False)]
+MetaOption = Annotated[
+    list[str] | None, typer.Option("--meta", help="KEY=VALUE to keep beside the triple; repeatable.")
+]
+_NUMBERS = {"score", "added", "removed", "triples", "id"}
+NamespaceOption = Annotated[
+    str | None, typer.Option("--namespace", help='Only this namespace; "" for triples of none.')
+]
+TagOption = Annotated[list[str] | None, typer.Option("--tag", help="Only triples with this tag; repeatable.")]
+SourceOption = Annotated[str | None, typer.Option("--source", help="Only from this document or URI.")]
+AtOption = Annotated[str | None, typer.Option("--at", help="Only what holds at this time, as 2024-03-05.")]
+RevisionOption = Annotated[int | None, typer.Option("--revision", help="As of an earlier revision.")]
+
+def open_kb(
+    path: Path, *, create: bool = False, encoder: str | None = None, multi: bool = False
+) -> KnowledgeBase:
+    """Open a knowledge base."""
+    from kblam_engine.knowledge_base import KnowledgeBase
+
+    return KnowledgeBase.open(path, encoder=encoder, create=create, multi=multi)
+
+
+def metadata_of(pairs: list[str] | None) -> dict[str, str]:
+    """Return the metadata of `--meta KEY=VALUE`."""
+    metadata = {}
+    for pair in pairs or []:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise typer.BadParameter(f"expected KEY=VALUE, got {pair!r}", param_hint="--meta")
+        metadata[key] = value
+    return metadata
+
+
+def provenance_of(source: str) -> Provenance | None:
+    """Return where a triple comes from, as said on the command line."""
+    from kblam_engine.triples import Provenance
+
+    return Provenance(document=source) if source else None
+
+
+def show_result(base: KnowledgeBase, result: AddResult, as_json: bool) -> None:
+    """Say what was added."""
+    if as_json:
+        counts = {"added": result.added, "replaced": result.replaced, "unchanged": result.unchanged}
+        print_json({**counts, "n_triples": len(base), "revision": base.revision})
+    else:
+        typer.echo(
+            f"{result.added} added, {result.replaced} replaced, {result.unchanged} unchanged; "
+            f"{len(base)} triples in {base.path}"
+        )
+
+
+def print_json(data: Any) -> None:
+    """Print JSON."""
+    typer.echo(json.dumps(data, ensure_ascii=False, indent=2))
+
+
+def print_table(columns: list[str], rows: list[list[str]]) -> None:
+    """Print a table."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(show_header=any(columns), header_style="bold")
+    for column in columns:
+        table.add_column(column, justify="right" if column in _NUMBERS else "left")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))  # Text: values may contain what rich takes for markup
+    Console().print(table)

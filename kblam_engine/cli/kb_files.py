@@ -1,0 +1,144 @@
+"""`kblam kb`: files that triples come from and go to."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from kblam_engine.cli._importing import (
+    ReviewOption,
+    SourceArgument,
+    SourceOptions,
+    read_source,
+    write_candidates,
+)
+from kblam_engine.cli.kb_common import (
+    EncoderOption,
+    JSONOption,
+    KBOption,
+    MultiOption,
+    open_kb,
+    print_json,
+    show_result,
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `kblam kb`."""
+    app.command("import")(import_file)
+    app.command("export")(export_file)
+    app.command("counterfactual")(counterfactual_file)
+    app.command("synthesize")(synthesize_file)
+
+
+def import_file(
+    source: SourceArgument,
+    kb: KBOption,
+    multi: MultiOption = False,
+    encoder: EncoderOption = None,
+    review: ReviewOption = False,
+    option: SourceOptions = None,
+    as_json: JSONOption = False,
+) -> None:
+    """Add the triples of a file, folder or database, all or none.
+
+    The knowledge base is made if it is missing.
+    """
+    triples = read_source(source, option)  # before a knowledge base is made for a file that cannot be read
+    if review:
+        path = write_candidates(source, triples)
+        if as_json:
+            print_json({"candidates": len(triples), "file": str(path)})
+        else:
+            typer.echo(f"{len(triples)} candidates in {path}; edit it, then: kblam kb import {path} --kb {kb}")
+        return
+    with open_kb(kb, create=True, encoder=encoder, multi=multi) as base:
+        show_result(base, base.add(triples, progress=not as_json and sys.stderr.isatty()), as_json)
+
+
+def export_file(
+    file: Annotated[
+        Path, typer.Argument(help="A .jsonl or .csv file, or - for JSONL on stdout.", show_default=False)
+    ],
+    kb: KBOption,
+    as_json: JSONOption = False,
+) -> None:
+    """Write every triple to a file."""
+    with open_kb(kb) as base:
+        if str(file) == "-":
+            for triple in base:
+                typer.echo(json.dumps(triple.to_dict(), ensure_ascii=False))
+            return
+        count = base.export_file(file)
+    if as_json:
+        print_json({"exported": count, "file": str(file)})
+    else:
+        typer.echo(f"exported {count} triples to {file}")
+
+
+def counterfactual_file(
+    file: Annotated[
+        Path, typer.Argument(help="A .jsonl or .csv file, or - for JSONL on stdout.", show_default=False)
+    ],
+    kb: KBOption,
+    seed: Annotated[int, typer.Option("--seed", help="Decides which value goes where.")] = 0,
+    as_json: JSONOption = False,
+) -> None:
+    """Write a copy whose values are exchanged within each property.
+
+    For evaluation: what a model answers from memory is wrong there.
+    """
+    from random import Random
+
+    from kblam_engine.training.counterfactual import counterfactual
+    from kblam_engine.triples import write_triples
+
+    with open_kb(kb) as base:
+        copy = counterfactual(Random(seed), base)
+    if str(file) == "-":
+        for triple in copy.triples:
+            typer.echo(json.dumps(triple.to_dict(), ensure_ascii=False))
+        return
+    count = write_triples(file, copy.triples)
+    if as_json:
+        counts = {"written": count, "kept": len(copy.kept), "borrowed": len(copy.borrowed)}
+        print_json({**counts, "file": str(file)})
+    else:
+        typer.echo(
+            f"wrote {count} triples to {file}; {len(copy.kept)} keep their values, no other being possible; "
+            f"{len(copy.borrowed)} got a value that another triple has as well"
+        )
+
+
+def synthesize_file(
+    file: Annotated[Path, typer.Argument(help="A .jsonl or .csv file to write.", show_default=False)],
+    n_pairs: Annotated[
+        int, typer.Option("--pairs", min=1, max=900, help="Kinds of objects paired with sources of ideas.")
+    ] = 20,
+    n_names: Annotated[int, typer.Option("--names", min=1, help="Things per pair.")] = 50,
+    seed: Annotated[int, typer.Option("--seed", help="Of every draw.")] = 0,
+    as_json: JSONOption = False,
+) -> None:
+    """Write invented triples in the manner of KBLaM's synthetic KB.
+
+    From a grammar, without an LLM; for a chat model of your own see kblam_engine.training.synthesis.
+    """
+    from random import Random
+
+    from kblam_engine.training.synthesis import pairs, triples_of
+    from kblam_engine.training.writers import OfflineWriter
+    from kblam_engine.triples import write_triples
+
+    writer = OfflineWriter(seed)
+    things = [thing for pair in pairs(Random(seed), n_pairs) for thing in writer(*pair, n_names)]
+    triples, dropped = triples_of(things)
+    count = write_triples(file, triples)
+    if as_json:
+        print_json({"written": count, "dropped": dropped, "file": str(file)})
+    else:
+        reasons = ", ".join(f"{reason}: {n}" for reason, n in dropped.items() if n) or "none"
+        typer.echo(f"wrote {count} triples to {file}; things dropped - {reasons}")

@@ -1,0 +1,229 @@
+"""`kblam kb`: what is in a knowledge base, and what was."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from kblam_engine.cli.kb_common import (
+    AtOption,
+    JSONOption,
+    KBOption,
+    NameArgument,
+    NamespaceOption,
+    RevisionOption,
+    SourceOption,
+    TagOption,
+    open_kb,
+    print_json,
+    print_table,
+)
+
+if TYPE_CHECKING:
+    from kblam_engine.knowledge_base import KnowledgeBase, SearchHit
+    from kblam_engine.triples import Triple
+
+_COLUMNS = ["name", "property", "value"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `kblam kb`."""
+    commands: dict[str, Callable[..., None]] = {
+        "list": list_triples,
+        "search": search,
+        "find": find,
+        "history": show_history,
+        "log": log,
+        "diff": show_diff,
+        "info": info,
+        "stats": stats,
+    }
+    for name, command in commands.items():
+        app.command(name)(command)
+
+
+def list_triples(
+    kb: KBOption,
+    name: Annotated[str | None, typer.Option("--name", help="Only triples of this name.")] = None,
+    property: Annotated[
+        str | None, typer.Option("--property", help="Only triples with this property.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="At most so many; 0 for all.")] = 50,
+    namespace: NamespaceOption = None,
+    tag: TagOption = None,
+    source: SourceOption = None,
+    at: AtOption = None,
+    revision: RevisionOption = None,
+    as_json: JSONOption = False,
+) -> None:
+    """List triples."""
+    with open_kb(kb) as whole:
+        base = _part(whole, namespace, tag, source, at, revision)
+        triples: Iterable[Triple] = base if name is None else base.get_all(name, property)
+        if property is not None:
+            triples = (triple for triple in triples if triple.property == property.strip())
+        shown = list(islice(triples, limit or None))
+        if as_json:
+            print_json([triple.to_dict() for triple in shown])
+            return
+        print_table(_COLUMNS, [[t.name, t.property, t.value] for t in shown])
+        if limit and len(shown) == limit:
+            typer.echo(
+                f"the first {limit}, of {len(base)} in the knowledge base; --limit 0 shows all", err=True
+            )
+
+
+def search(
+    text: Annotated[str, typer.Argument(help="A question or a few words.", show_default=False)],
+    kb: KBOption,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many triples.")] = 10,
+    namespace: NamespaceOption = None,
+    tag: TagOption = None,
+    source: SourceOption = None,
+    at: AtOption = None,
+    as_json: JSONOption = False,
+) -> None:
+    """Find triples by meaning."""
+    with open_kb(kb) as whole:
+        _show_hits(_part(whole, namespace, tag, source, at).search(text, k), as_json)
+
+
+def find(
+    words: Annotated[
+        str, typer.Argument(help='Words that all occur; "two words" a phrase, robot* a beginning.', show_default=False)
+    ],
+    kb: KBOption,
+    k: Annotated[int, typer.Option("-k", min=1, help="How many triples.")] = 10,
+    namespace: NamespaceOption = None,
+    tag: TagOption = None,
+    source: SourceOption = None,
+    at: AtOption = None,
+    as_json: JSONOption = False,
+) -> None:
+    """Find triples by the words of names, properties and values."""
+    with open_kb(kb) as whole:
+        _show_hits(_part(whole, namespace, tag, source, at).find(words, k), as_json)
+
+
+def show_history(
+    name: NameArgument,
+    kb: KBOption,
+    property: Annotated[str | None, typer.Argument(help="Only this property.", show_default=False)] = None,
+    as_json: JSONOption = False,
+) -> None:
+    """Show every version of a name's triples, oldest first."""
+    with open_kb(kb) as base:
+        versions = base.history(name, property)
+    if as_json:
+        print_json([version.to_dict() for version in versions])
+        return
+    rows = [
+        [
+            str(v.id),
+            v.triple.property,
+            v.triple.value,
+            _when(v.added, v.added_at),
+            "" if v.removed is None else _when(v.removed, v.removed_at),
+        ]
+        for v in versions
+    ]
+    print_table(["id", "property", "value", "added", "removed"], rows)
+
+
+def log(
+    kb: KBOption,
+    last: Annotated[int, typer.Option("--last", min=0, help="At most so many; 0 for all.")] = 20,
+    as_json: JSONOption = False,
+) -> None:
+    """Show what was changed when, newest first."""
+    with open_kb(kb) as base:
+        revisions = base.revisions(last or None)
+    if as_json:
+        print_json([revision.to_dict() for revision in revisions])
+        return
+    rows = [
+        [_when(r.number, r.time), r.action, f"+{r.n_added}", f"-{r.n_removed}", str(r.n_triples)] for r in revisions
+    ]
+    print_table(["revision", "change", "added", "removed", "triples"], rows)
+
+
+def show_diff(
+    before: Annotated[int, typer.Argument(help="The earlier revision.", show_default=False)],
+    kb: KBOption,
+    after: Annotated[int | None, typer.Argument(help="The later one; default: the newest.", show_default=False)] = None,
+    as_json: JSONOption = False,
+) -> None:
+    """Show what one revision has that another has not."""
+    with open_kb(kb) as base:
+        difference = base.diff(before, after)
+    if as_json:
+        print_json(difference.to_dict())
+        return
+    rows = [["-", t.name, t.property, t.value] for t in difference.removed]
+    rows += [["+", t.name, t.property, t.value] for t in difference.added]
+    print_table(["", *_COLUMNS], sorted(rows, key=lambda row: (row[1:3], row[0] == "+")))
+
+
+def info(kb: KBOption, as_json: JSONOption = False) -> None:
+    """Show size, revision and sentence encoder."""
+    with open_kb(kb) as base:
+        facts = base.info().to_dict()
+    if as_json:
+        print_json(facts)
+    else:
+        print_table(["", ""], [[key, "-" if value is None else str(value)] for key, value in facts.items()])
+
+
+def stats(
+    kb: KBOption,
+    top: Annotated[int, typer.Option("--top", min=1, help="How many names and properties to show.")] = 10,
+    as_json: JSONOption = False,
+) -> None:
+    """Show what most triples are about, where they come from, and how the knowledge base grew."""
+    with open_kb(kb) as base:
+        found = base.stats(top)
+        size = base.info().size_bytes
+    if as_json:
+        print_json({**found.to_dict(), "size_bytes": size})
+        return
+    for title, counts in (
+        ("names", found.names),
+        ("properties", found.properties),
+        ("sources", found.sources),
+        ("tags", found.tags),
+        ("namespaces", found.namespaces),
+    ):
+        if counts:
+            print_table([title, "triples"], [[text, f"{n:,}"] for text, n in counts])
+    growth = [[_when(r.number, r.time), f"{r.n_triples:,}"] for r in found.growth]
+    print_table(["revision", "triples"], growth)
+    typer.echo(f"{found.n_triples:,} triples, {size / 1e6:,.1f} MB")
+
+
+def _part(
+    base: KnowledgeBase,
+    namespace: str | None,
+    tag: list[str] | None,
+    source: str | None,
+    at: str | None,
+    revision: int | None = None,
+) -> KnowledgeBase:
+    """Return the view that the options ask for, or the knowledge base itself where they ask for none."""
+    if namespace is None and not tag and source is None and at is None and revision is None:
+        return base
+    return base.view(namespace=namespace, tags=tag or (), source=source, at=at, revision=revision)
+
+
+def _show_hits(hits: list[SearchHit], as_json: bool) -> None:
+    if as_json:
+        print_json([{"id": hit.id, "score": round(hit.score, 4), **hit.triple.to_dict()} for hit in hits])
+        return
+    rows = [[f"{hit.score:.2f}", hit.triple.name, hit.triple.property, hit.triple.value] for hit in hits]
+    print_table(["score", *_COLUMNS], rows)
+
+
+def _when(revision: int, time: Any) -> str:
+    return f"{revision}" if time is None else f"{revision} ({time.astimezone():%Y-%m-%d %H:%M})"

@@ -1,0 +1,88 @@
+"""`kblam kb`: words, versions, views and upkeep, as printed."""
+
+import json
+
+import pytest
+
+from kblam_engine import KnowledgeBase
+
+
+@pytest.fixture
+def kb(tmp_path, kblam):
+    path = tmp_path / "acme.kb"
+    placed = ("--tag", "places", "--source", "atlas", "--from", "2020")
+    kblam("kb", "add", "Acme", "founder", "Lena Hoffmann", "--kb", path, "--encoder", "hashing")
+    kblam("kb", "add", "Acme", "seat", "Berlin", "--kb", path, *placed)
+    kblam("kb", "set", "Acme", "seat", "Bonn", "--kb", path, *placed)
+    kblam("kb", "add", "Acme", "seat", "Ulm", "--kb", path, "--namespace", "rumours")
+    return path
+
+
+def values(result):
+    assert result[0] == 0, result
+    return [line["value"] for line in json.loads(result[1])]
+
+
+def test_find(kb, kblam):
+    assert values(kblam("kb", "find", "acme bonn", "--kb", kb, "--json")) == ["Bonn"]
+    assert values(kblam("kb", "find", "acme seat", "--kb", kb, "--json", "--namespace", "rumours")) == ["Ulm"]
+    assert "Lena Hoffmann" in kblam("kb", "find", "founder", "--kb", kb)[1]
+    assert "1 to 64 words" in kblam("kb", "find", "--kb", kb, "--", "-")[2]
+
+
+def test_a_part_is_listed_and_searched(kb, kblam):
+    assert values(kblam("kb", "list", "--kb", kb, "--json", "--namespace", "")) == ["Lena Hoffmann", "Bonn"]
+    assert values(kblam("kb", "list", "--kb", kb, "--json", "--tag", "places")) == ["Bonn"]
+    assert values(kblam("kb", "list", "--kb", kb, "--json", "--at", "2019", "--namespace", "")) == ["Lena Hoffmann"]
+    assert values(kblam("kb", "list", "--kb", kb, "--json", "--revision", 2)) == ["Lena Hoffmann", "Berlin"]
+    assert values(kblam("kb", "search", "seat of Acme", "--kb", kb, "--json", "--source", "atlas")) == ["Bonn"]
+    assert "expected a revision in 0..4, got 9" in kblam("kb", "list", "--kb", kb, "--revision", 9)[2]
+
+
+def test_history_log_and_diff(kb, kblam):
+    assert values(kblam("kb", "history", "Acme", "seat", "--kb", kb, "--json")) == ["Berlin", "Bonn", "Ulm"]
+    assert "Berlin" in kblam("kb", "history", "Acme", "--kb", kb)[1]
+    assert [line["action"] for line in json.loads(kblam("kb", "log", "--kb", kb, "--json")[1])] == ["add", "set", "add", "add"]
+    assert kblam("kb", "log", "--kb", kb, "--last", 1)[1].count("add") == 2, "a heading and one change"
+    found = json.loads(kblam("kb", "diff", 2, 3, "--kb", kb, "--json")[1])
+    assert [t["value"] for t in found["added"]] == ["Bonn"] and [t["value"] for t in found["removed"]] == ["Berlin"]
+    assert "Ulm" in kblam("kb", "diff", 2, "--kb", kb)[1]
+
+
+def test_rollback(kb, kblam):
+    assert kblam("kb", "rollback", 2, "--kb", kb) == (0, "2 triples, as in revision 2 (revision 5)\n", "")
+    assert values(kblam("kb", "list", "--kb", kb, "--json")) == ["Lena Hoffmann", "Berlin"]
+
+
+def test_removal_by_what_is_given(kb, kblam):
+    assert json.loads(kblam("kb", "remove", "--kb", kb, "--id", 1, "--json")[1])["removed"] == 1
+    assert kblam("kb", "remove", "--kb", kb, "--source", "atlas")[1].startswith("removed 1 ")
+    assert kblam("kb", "remove", "--kb", kb, "--namespace", "rumours")[1].startswith("removed 1 ")
+    assert "no triple matches (atlas)" in kblam("kb", "remove", "--kb", kb, "--source", "atlas")[2]
+    assert "expected a name, ids" in kblam("kb", "remove", "--kb", kb)[2]
+
+
+def test_stats(kb, kblam):
+    found = json.loads(kblam("kb", "stats", "--kb", kb, "--json")[1])
+    assert found["names"] == {"Acme": 3} and found["properties"] == {"seat": 2, "founder": 1}
+    assert found["sources"] == {"atlas": 1} and found["namespaces"] == {"rumours": 1}
+    assert [step["n_triples"] for step in found["growth"]] == [1, 2, 2, 3] and found["size_bytes"] > 0
+    out = kblam("kb", "stats", "--kb", kb)[1]
+    assert "places" in out and "3 triples, " in out
+
+
+def test_compact_and_backup(kb, kblam, tmp_path):
+    assert json.loads(kblam("kb", "backup", tmp_path / "copy", "--kb", kb, "--json")[1])["n_triples"] == 3
+    assert "with files in it" in kblam("kb", "backup", tmp_path / "copy", "--kb", kb)[2]
+    assert "1 removed triples dropped" in kblam("kb", "compact", "--kb", kb)[1]
+    assert "dropped by a compaction" in kblam("kb", "rollback", 2, "--kb", kb)[2]
+    assert kblam("kb", "verify", "--kb", kb)[0] == kblam("kb", "verify", "--kb", tmp_path / "copy")[0] == 0
+    with KnowledgeBase.open(tmp_path / "copy") as copy:
+        assert len(copy.history("Acme", "seat")) == 3, "a copy has the history"
+
+
+def test_bench_store(kblam, tmp_path):
+    code, out, err = kblam("bench", "store", "--triples", 200, "--folder", tmp_path, "--json", "-")
+    result = json.loads(out)["results"][0]
+    assert code == 0 and result["n_triples"] == 200 and result["verified"] and result["import_per_s"] > 0
+    assert "goal at 1,000,000" in err and not list(tmp_path.iterdir())
