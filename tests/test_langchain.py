@@ -6,6 +6,7 @@ import json
 import operator
 import time
 
+import networkx as nx
 import pytest
 from engine_parts import QUESTION
 from langchain_core.caches import InMemoryCache
@@ -254,7 +255,9 @@ def test_a_change_counts_from_the_next_call_of_a_chain():
 def test_knowledge_bases_from_what_users_hold(tmp_path):
     with KnowledgeBase.open(tmp_path / "ships.kb", encoder=HashingEncoder()) as kb:
         kb.add(ships())
-    for source in (str(tmp_path / "ships.kb"), tmp_path / "ships.kb", [ORCA], kb_of(ORCA).snapshot()):
+    graph = nx.DiGraph()
+    graph.add_edge("Orca 2", "7.5 hours", relation="battery life")
+    for source in (str(tmp_path / "ships.kb"), tmp_path / "ships.kb", [ORCA], graph, kb_of(ORCA).snapshot()):
         llm = copying(source)
         assert "7.5 hours" in llm.invoke(QUESTION).text, source
     assert copying(tmp_path / "ships.kb").kb is copying(str(tmp_path / "ships.kb")).kb
