@@ -163,6 +163,18 @@ def test_a_file_fills_a_knowledge_base_and_says_where_it_came_from(tmp_path, has
         assert (provenance.uri, provenance.extractor) == (str(path), "graph")
 
 
+def test_the_command_line_imports_graphs(tmp_path, kblam):
+    path = tmp_path / "graph.graphml"
+    graph = nx.DiGraph([("Bonn", "Kiel", {"kind": "ferry to"}), ("Kiel", "Bonn", {})])
+    nx.write_graphml(graph, path)
+    kb = tmp_path / "a.kb"
+    options = ["--option", "relation=kind", "--option", "default_relation=road to"]
+    code, _, err = kblam("kb", "import", path, "--kb", kb, "--encoder", "hashing", *options)
+    assert code == 0, err
+    with KnowledgeBase.open(kb) as opened:
+        assert parts(opened) == {("Bonn", "ferry to", "Kiel"), ("Kiel", "road to", "Bonn")}
+
+
 def test_without_networkx_the_error_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "networkx", None)
     with pytest.raises(MissingDependencyError, match=r"needs networkx; pip install 'kblam-engine\[networkx\]'"):

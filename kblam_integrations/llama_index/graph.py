@@ -17,7 +17,7 @@ from llama_index.core.graph_stores.types import (
     PropertyGraphStore,
     Relation,
 )
-from llama_index.core.schema import BaseNode, NodeRelationship
+from llama_index.core.schema import BaseNode, Document, NodeRelationship
 
 from kblam_engine.errors import TripleError
 from kblam_engine.triples import Triple
@@ -136,8 +136,13 @@ def origin_of(node: BaseNode) -> dict[str, Any]:
     source = next((node.metadata[key] for key in _SOURCE_KEYS if isinstance(node.metadata.get(key), str)), None)
     start, end = getattr(node, "start_char_idx", None), getattr(node, "end_char_idx", None)
     span = [start, end] if isinstance(start, int) and isinstance(end, int) else None
-    known = {NODE: node.node_id, REF_DOC: node.ref_doc_id, "source": source, "span": span}
+    known = {NODE: node.node_id, REF_DOC: document_of(node), "source": source, "span": span}
     return {key: value for key, value in known.items() if value is not None}
+
+
+def document_of(node: BaseNode) -> str | None:
+    """Return the id of a node's document; a document that nobody has split is its own."""
+    return node.node_id if isinstance(node, Document) else node.ref_doc_id
 
 
 def _triples(

@@ -15,7 +15,7 @@ from kblam_engine.errors import ConfigurationError
 from kblam_engine.knowledge_base import KnowledgeBase
 from kblam_integrations._documents import DocumentStore, SourceDocument
 from kblam_integrations._shared import as_knowledge_base
-from kblam_integrations.llama_index.graph import REF_DOC, triples_from_node
+from kblam_integrations.llama_index.graph import REF_DOC, document_of, triples_from_node
 
 _log = logging.getLogger(__name__)
 
@@ -112,5 +112,6 @@ def writable(kb: Any) -> KnowledgeBase:
 def source_of(node: BaseNode, triples: Sequence[Any]) -> SourceDocument:
     """Return a node as the document that its triples come from."""
     plain = {key: value for key, value in node.metadata.items() if key not in (KG_NODES_KEY, KG_RELATIONS_KEY)}
-    metadata = {**plain, **({REF_DOC: node.ref_doc_id} if node.ref_doc_id else {})}
+    ref_doc = document_of(node)
+    metadata = {**plain, **({REF_DOC: ref_doc} if ref_doc else {})}
     return SourceDocument(node.node_id, node.get_content(MetadataMode.NONE), metadata, list(triples))
