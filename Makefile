@@ -3,37 +3,47 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INPUTS := pyproject.toml constraints.txt requirements-no-deps.txt
-# The stamp carries a checksum of its inputs: an unchanged clone skips the set-up, a changed one repeats it.
-STAMP := $(VENV)/.ready-$(shell cat $(INPUTS) | cksum | cut -d' ' -f1)
+# The stamps carry a checksum of their inputs: an unchanged clone skips the set-up, a changed one repeats it.
+SUM := $(shell cat $(INPUTS) | cksum | cut -d' ' -f1)
+STAMP := $(VENV)/.ready-$(SUM)
+DEV_STAMP := $(VENV)/.ready-dev-$(SUM)
 
-.PHONY: demo test lint typecheck models install clean
+.PHONY: demo test lint typecheck models install install-dev clean
 .DEFAULT_GOAL := test
 
 demo: models
 	$(BIN)/python examples/demo.py
 
-test: lint typecheck models
+test: lint typecheck install-dev models
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-lint: install
+lint: install-dev
 	$(BIN)/ruff check .
 
-typecheck: install
+typecheck: install-dev
 	$(BIN)/mypy
 
 models: install
 	$(BIN)/kblam models --prepare
 
+# What the package needs, and the files of the embedded model and the demo's data.
 install: $(STAMP)
+
+# And what the tests need: frameworks, readers of file formats, linters.
+install-dev: $(DEV_STAMP)
 
 $(STAMP):
 	@$(PYTHON) -c 'import sys; sys.exit("kblam-engine needs Python 3.11 or newer, found " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	@# Debian without python3-venv has no ensurepip: then the system's pip fills the environment.
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) \
 		|| { $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; }
-	$(BIN)/python -m pip install -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install -c constraints.txt -e .
 	$(BIN)/python -m pip install --no-deps -r requirements-no-deps.txt
 	@rm -f $(VENV)/.ready-*
+	@touch $@
+
+$(DEV_STAMP): $(STAMP)
+	$(BIN)/python -m pip install -c constraints.txt -e ".[dev]"
 	@touch $@
 
 clean:
