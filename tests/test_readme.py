@@ -35,6 +35,27 @@ def test_the_snippet_prints_what_the_readme_says(tmp_path):
     assert done.stdout == printed
 
 
+def test_the_lines_for_frameworks_run(tmp_path):
+    ((_, snippet),) = blocks("In LangChain, LlamaIndex and networkx")
+    before = """
+import networkx
+from kblam_engine import KnowledgeBase, Triple
+kb = KnowledgeBase.open("company.kb")
+kb.add([Triple("Acme Robotics", "founder", "Lena Hoffmann")])
+graph = networkx.DiGraph()
+graph.add_edge("Orca 2", "Acme Robotics", relation="maker")
+"""
+    after = """
+print(chain.invoke("Who founded Acme Robotics?"))
+print(engine.query("Who founded Acme Robotics?"))
+print(kb.get("Orca 2", "maker").value)
+"""
+    done = run(sys.executable, "-c", before + snippet + after, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    answer = "The founder of Acme Robotics is Lena Hoffmann."
+    assert done.stdout.splitlines() == [answer, answer, "Acme Robotics"]
+
+
 def test_the_help_is_the_commands():
     help_text = next(text for language, text in blocks("On the command line") if language == "text")
     done = run(sys.executable, "-m", "kblam_engine", "--help")
