@@ -142,7 +142,6 @@ class Colour(enum.Enum):
         (float("nan"), []),
         ([], []),
     ],
-    ids=repr,
 )
 def test_values_of_many_types(value, texts):
     graph = nx.Graph()
