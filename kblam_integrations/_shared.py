@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
 from kblam_engine.errors import ConfigurationError, KnowledgeBaseError
-from kblam_engine.triples import Triple, read_triples
+from kblam_engine.sources import open_source
+from kblam_engine.sources.registry import can_open
+from kblam_engine.triples import Triple
 
 if TYPE_CHECKING:
     from kblam_engine.engine import KBLaM
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["EngineConfig", "KBRegistry", "as_knowledge_base", "release_engines", "triples_of"]
 
 _ACCEPTED = (
-    "a KnowledgeBase, its directory, a .jsonl or .csv file, a networkx graph, graph documents, or triples "
+    "a KnowledgeBase, its directory, a file that kblam_engine.sources reads, a networkx graph, graph documents, or triples "
     "(Triple, three texts, or mappings)"
 )
 
@@ -186,7 +188,7 @@ def as_knowledge_base(source: Any, *, encoder: Any = None) -> KnowledgeBase | KB
 
 
 def _is_directory_name(source: Any) -> bool:
-    return isinstance(source, str | os.PathLike) and Path(source).suffix.lower() not in (".jsonl", ".csv")
+    return isinstance(source, str | os.PathLike) and (Path(source).is_dir() or not can_open(Path(source)))
 
 
 _open_kbs: WeakValueDictionary[Path, KnowledgeBase] = WeakValueDictionary()
@@ -215,7 +217,7 @@ def triples_of(source: Any) -> Iterator[Triple]:
     """Yield the triples of a file, a graph, graph documents, or an iterable of triples.
 
     Args:
-        source: a ``.jsonl`` or ``.csv`` file; an object with networkx's ``edges()`` and ``is_directed()``; an object
+        source: a file that ``kblam_engine.sources`` reads; an object with networkx's ``edges()`` and ``is_directed()``; an object
             with ``nodes`` and ``relationships`` (a GraphDocument) or several; or an iterable of ``Triple``, of
             (name, property, value) texts, or of mappings with these keys.
 
@@ -225,7 +227,7 @@ def triples_of(source: Any) -> Iterator[Triple]:
         ImportFileError: a line of the file is wrong.
     """
     if isinstance(source, str | os.PathLike):
-        yield from read_triples(source)
+        yield from open_source(source)
     elif callable(getattr(source, "edges", None)) and callable(getattr(source, "is_directed", None)):
         from kblam_integrations.networkx import triples_from_graph
 
