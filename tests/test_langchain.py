@@ -9,6 +9,7 @@ import time
 import networkx as nx
 import pytest
 from engine_parts import QUESTION
+from integration_parts import copier, endless_engine, kb_of, ships, tiny_engine
 from langchain_core.caches import InMemoryCache
 from langchain_core.messages import (
     AIMessage,
@@ -21,7 +22,6 @@ from langchain_core.messages import (
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
 from langchain_core.runnables import ConfigurableField
-from langchain_parts import copier, kb_of, ships, tiny_engine
 from pydantic import ValidationError
 
 from kblam_engine.errors import ConfigurationError, KnowledgeBaseNotFoundError
@@ -283,12 +283,8 @@ async def test_abatch_shares_batches_and_returns_exceptions():
     assert results[0].text == results[2].text == llm.invoke(QUESTION).text
 
 
-def slow_options():
-    return {"kb": None, "max_tokens": 2000, "temperature": 5.0, "seed": 1}
-
-
 async def test_a_timeout_frees_the_model():
-    llm = chat(timeout=0.2, **slow_options())
+    llm = chat(engine=endless_engine(), kb=None, max_tokens=1900, timeout=0.2)
     for ask in (llm.invoke, lambda q: list(llm.stream(q))):
         with pytest.raises(TimeoutError, match="timeout=0.2"):
             await asyncio.to_thread(ask, QUESTION)
@@ -298,5 +294,5 @@ async def test_a_timeout_frees_the_model():
         async for _ in llm.astream(QUESTION):
             pass
     begun = time.perf_counter()
-    chat().invoke(QUESTION, max_tokens=1)
+    chat(engine=endless_engine()).invoke(QUESTION, max_tokens=1)
     assert time.perf_counter() - begun < 2

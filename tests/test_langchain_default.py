@@ -3,7 +3,7 @@
 import asyncio
 from functools import cache
 
-from langchain_parts import kb_of
+from integration_parts import kb_of
 from langchain_tests.integration_tests import ChatModelIntegrationTests, RetrieversIntegrationTests
 
 from kblam_engine.sentence_encoder import load_sentence_encoder

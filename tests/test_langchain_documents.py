@@ -4,9 +4,9 @@ from types import SimpleNamespace
 
 import pytest
 from engine_parts import QUESTION
+from integration_parts import kb_of, ships, tiny_engine
 from langchain_core.documents import Document
 from langchain_core.indexing import InMemoryRecordManager, index
-from langchain_parts import kb_of, ships, tiny_engine
 from pydantic import ValidationError
 
 from kblam_engine.errors import ConfigurationError

@@ -9,7 +9,7 @@ import weakref
 import pytest
 from conftest import build_llama, build_tokenizer
 from engine_parts import QUESTION, build_engine
-from langchain_parts import copier, kb_of, tiny_engine
+from integration_parts import copier, kb_of, tiny_engine
 
 from kblam_engine.errors import ConfigurationError, KnowledgeBaseError
 from kblam_integrations._serving import AnswerQueue, queue_of

@@ -1,8 +1,8 @@
 """LangChain's own test suites for chat models, retrievers and document indexes, on a tiny random model."""
 
 import pytest
+from integration_parts import kb_of, ships, tiny_engine
 from langchain_core.documents import Document
-from langchain_parts import kb_of, ships, tiny_engine
 from langchain_tests.integration_tests import ChatModelIntegrationTests, RetrieversIntegrationTests
 from langchain_tests.integration_tests.indexer import AsyncDocumentIndexTestSuite, DocumentIndexerTestSuite
 from langchain_tests.unit_tests import ChatModelUnitTests

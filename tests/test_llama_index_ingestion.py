@@ -9,7 +9,7 @@ import random
 import networkx as nx
 import pytest
 from engine_parts import QUESTION
-from langchain_parts import copier, kb_of
+from integration_parts import copier, kb_of
 from llama_index.core import Document
 from llama_index.core.chat_engine.types import ChatMode
 from llama_index.core.graph_stores import SimplePropertyGraphStore

@@ -8,7 +8,7 @@ import time
 
 import pytest
 from engine_parts import QUESTION
-from langchain_parts import copier, kb_of, ships, tiny_engine
+from integration_parts import copier, endless_engine, kb_of, ships, tiny_engine
 from llama_index.core.base.llms.types import ChatMessage, ImageBlock, MessageRole, TextBlock
 from llama_index.core.callbacks import CallbackManager, TokenCountingHandler
 from llama_index.core.llms import LLM
@@ -211,7 +211,7 @@ def test_calls_that_wait_together_share_batches_and_do_not_mix():
 
 
 def test_a_cancelled_call_and_a_closed_stream_end_decoding():
-    llm = KBLaMLLM(engine=tiny_engine(), kb=ships(), max_tokens=2000)
+    llm = KBLaMLLM(engine=endless_engine(), kb=ships(), max_tokens=1900)
 
     async def cancelled():
         task = asyncio.create_task(llm.achat(user()))
@@ -233,7 +233,7 @@ def test_a_cancelled_call_and_a_closed_stream_end_decoding():
 
 
 def test_a_call_that_takes_too_long_says_so():
-    llm = KBLaMLLM(engine=tiny_engine(), kb=ships(), max_tokens=2000, timeout=0.05)
+    llm = KBLaMLLM(engine=endless_engine(), kb=ships(), max_tokens=1900, timeout=0.05)
     with pytest.raises(TimeoutError):
         llm.complete(QUESTION)
     with pytest.raises(TimeoutError):

@@ -5,7 +5,7 @@ import json
 
 import pytest
 from engine_parts import QUESTION
-from langchain_parts import copier, kb_of, ships
+from integration_parts import copier, kb_of, ships
 from llama_index.core import Settings
 from llama_index.core.base.llms.types import ChatMessage, CompletionResponse, LLMMetadata, MessageRole
 from llama_index.core.base.response.schema import AsyncStreamingResponse, Response, StreamingResponse

@@ -7,7 +7,7 @@ import queue
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any, Literal
+from typing import Any
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput, ModelProfile
@@ -20,16 +20,13 @@ from pydantic import BaseModel, ConfigDict
 
 from kblam_engine.answers import Answer
 from kblam_engine.engine import KBLaM
-from kblam_engine.errors import ConfigurationError
 from kblam_engine.knowledge_base import KnowledgeBase
+from kblam_integrations._fields import PASSED_ON, VERSION, AnsweringFields, kb_identity
 from kblam_integrations._serving import MAX_BATCH, queue_of
-from kblam_integrations.langchain._fields import VERSION, EngineFields, kb_identity
 from kblam_integrations.langchain._messages import PROVIDER, chat_of, last_chunk_of, message_of
 
-_PASSED_ON = ("temperature", "top_k", "top_p", "seed", "refusal_threshold", "max_hops", "unknown")
 
-
-class ChatKBLaM(EngineFields, BaseChatModel):
+class ChatKBLaM(AnsweringFields, BaseChatModel):
     """A chat model whose knowledge is a knowledge base; put it where `retriever | prompt | llm` stood.
 
     Answers come from the triples of ``kb``, or are refusals. What an answer rests on is in
@@ -67,16 +64,6 @@ class ChatKBLaM(EngineFields, BaseChatModel):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int | None = None
-    max_tokens: int | None = None
-    stop: list[str] | None = None
-    refusal_threshold: float | None = None
-    max_hops: int | None = None
-    unknown: Literal["refuse", "base"] | None = None
-    timeout: float | None = None
     # Not False by default: `configurable_fields` sets every field again, and a False that was set turns streaming off.
     streaming: bool | None = None
     max_retries: int | None = None
@@ -89,7 +76,7 @@ class ChatKBLaM(EngineFields, BaseChatModel):
     @property
     def _identifying_params(self) -> Mapping[str, Any]:
         """What makes answers differ, the state of the knowledge base included: LangChain's caches go by it."""
-        own = {name: getattr(self, name) for name in (*_PASSED_ON, "max_tokens")}
+        own = {name: getattr(self, name) for name in (*PASSED_ON, "max_tokens")}
         kb = kb_identity(self.knowledge_base())
         return {**VERSION, **self._engine_identity(), **own, "model_stop": self.stop, **kb}
 
@@ -304,18 +291,7 @@ class _Call:
         self._kb = kb.snapshot() if isinstance(kb, KnowledgeBase) else kb
         self._chat = chat_of(messages)
         own = [stop] if isinstance(stop, str) else stop or []
-        options: dict[str, Any] = {"stop": tuple(dict.fromkeys([*(llm.stop or []), *own]))}
-        for name in (*_PASSED_ON, "max_tokens"):
-            value = given.pop(name, None)
-            value = getattr(llm, name) if value is None else value
-            if value is not None:
-                options["max_new_tokens" if name == "max_tokens" else name] = value
-        if given:
-            raise ConfigurationError(
-                f"unknown options {', '.join(sorted(given))}: expected {', '.join(_PASSED_ON)}, "
-                "max_tokens, stop, kb_id or model"
-            )
-        self._options = options
+        self._options = llm.engine_options(given, *own, others="kb_id or model")
 
     def submit(self, engine: KBLaM, on_piece: Callable[[str], object] | None = None) -> Future[Answer]:
         return queue_of(engine).submit(engine, self._chat, self._kb, self._options, on_piece)

@@ -12,7 +12,7 @@ from pydantic import ConfigDict, Field
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.triples import Triple
 from kblam_integrations._documents import without_texts
-from kblam_integrations.langchain._fields import EngineFields
+from kblam_integrations._fields import EngineFields
 
 
 class KBLaMRetriever(EngineFields, BaseRetriever):

@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -29,10 +29,9 @@ from kblam_engine.decoding import DecodingOptions
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.knowledge_base import KBSnapshot, KnowledgeBase
 from kblam_engine.models import resolve_model
-from kblam_integrations.langchain._fields import EngineFields
+from kblam_integrations._fields import PASSED_ON, AnsweringFields
 from kblam_integrations.llama_index._calls import EngineCall
 
-_PASSED_ON = ("temperature", "top_k", "top_p", "seed", "refusal_threshold", "max_hops", "unknown")
 _ROLES = {
     MessageRole.SYSTEM: "system",
     MessageRole.DEVELOPER: "system",
@@ -43,7 +42,7 @@ _ROLES = {
 }
 
 
-class KBLaMLLM(EngineFields, CustomLLM):
+class KBLaMLLM(AnsweringFields, CustomLLM):
     """An LLM whose knowledge is a knowledge base; without one it is the base model.
 
     A response's ``raw`` is the answer as JSON: ``text``, ``refused``, ``grounded``, ``confidence``, ``attended`` (triples with
@@ -79,16 +78,6 @@ class KBLaMLLM(EngineFields, CustomLLM):
 
     model_config = ConfigDict(extra="forbid", arbitrary_types_allowed=True)
 
-    temperature: float | None = None
-    top_k: int | None = None
-    top_p: float | None = None
-    seed: int | None = None
-    max_tokens: int | None = None
-    stop: list[str] | None = None
-    refusal_threshold: float | None = None
-    max_hops: int | None = None
-    unknown: Literal["refuse", "base"] | None = None
-    timeout: float | None = None
     context_window: int | None = None
 
     @classmethod
@@ -109,7 +98,7 @@ class KBLaMLLM(EngineFields, CustomLLM):
 
     def to_payload(self) -> dict[str, Any]:
         """Return what events say about the model; loads nothing."""
-        own = {name: getattr(self, name) for name in (*_PASSED_ON, "max_tokens", "kb_id")}
+        own = {name: getattr(self, name) for name in (*PASSED_ON, "max_tokens", "kb_id")}
         return {"class_name": self.class_name(), "model_name": self.model_name(), **own}
 
     def get_token_ids(self, text: str) -> list[int]:
@@ -232,18 +221,7 @@ class KBLaMLLM(EngineFields, CustomLLM):
     def _options(self, given: dict[str, Any]) -> dict[str, Any]:
         stop = given.pop("stop", None)
         own = [stop] if isinstance(stop, str) else stop or []
-        options: dict[str, Any] = {"stop": tuple(dict.fromkeys([*(self.stop or []), *own]))}
-        for name in (*_PASSED_ON, "max_tokens"):
-            value = given.pop(name, None)
-            value = getattr(self, name) if value is None else value
-            if value is not None:
-                options["max_new_tokens" if name == "max_tokens" else name] = value
-        if given:
-            raise ConfigurationError(
-                f"unknown options {', '.join(sorted(given))}: expected {', '.join(_PASSED_ON)}, "
-                "max_tokens, stop, kb_id, model or timeout"
-            )
-        return options
+        return self.engine_options(given, *own, others="kb_id, model or timeout")
 
     def _context_window(self) -> int:
         engine = self.engine or self.engine_config().loaded()

@@ -17,6 +17,14 @@ def tiny_engine():
 
 
 @cache
+def endless_engine():
+    """A random engine whose answers have no end but `max_tokens`: what takes long here takes long everywhere."""
+    engine = build_engine(build_llama(), build_tokenizer())
+    engine.end_ids = frozenset()
+    return engine
+
+
+@cache
 def copier():
     """An engine that answers with the statement of the best triple."""
     return copying_engine(build_tokenizer())

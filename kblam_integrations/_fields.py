@@ -1,9 +1,9 @@
-"""Which engine and which knowledge base: fields that the chat model and the retriever share."""
+"""Which engine, which knowledge base, and how to answer: fields that the bridges' pydantic models share."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Self
+from typing import Any, Literal, Self
 from weakref import WeakKeyDictionary
 
 from pydantic import BaseModel, Field, model_validator
@@ -103,6 +103,62 @@ class EngineFields(BaseModel):
             adapter, encoder = config.adapter, config.encoder
             return {"model": config.model, "adapter": adapter, "encoder": encoder, "dtype": config.dtype}
         return {"model": self.engine.loaded.fingerprint, "adapter": _adapter_digest(self.engine)}
+
+
+PASSED_ON = ("temperature", "top_k", "top_p", "seed", "refusal_threshold", "max_hops", "unknown")
+"""Fields and options of a call that the engine takes under the same name."""
+
+
+class AnsweringFields(EngineFields):
+    """How to answer; None leaves it to the engine. A call may bring any of them as an option.
+
+    Attributes:
+        temperature: 0 for the likeliest token, higher for more variety.
+        top_k: choose among the k likeliest tokens; 0 for all.
+        top_p: choose among the likeliest tokens that together have this probability.
+        seed: makes sampling reproducible.
+        max_tokens: longest answer, in tokens.
+        stop: texts that end an answer and are not part of it; those of a call are added.
+        refusal_threshold: probability, 0 to 1, below which a question counts as not covered; None: the adapter's.
+        max_hops: above 1, answers may go on from a triple to what its value names.
+        unknown: what happens with a question that is not covered: "refuse", or "base" for the base model's answer.
+        timeout: seconds for a call, waiting included; then it ends with TimeoutError. None: no limit.
+    """
+
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    seed: int | None = None
+    max_tokens: int | None = None
+    stop: list[str] | None = None
+    refusal_threshold: float | None = None
+    max_hops: int | None = None
+    unknown: Literal["refuse", "base"] | None = None
+    timeout: float | None = None
+
+    def engine_options(self, given: dict[str, Any], *stops: str, others: str) -> dict[str, Any]:
+        """Return the options of ``KBLaM.answer`` for a call.
+
+        Args:
+            given: options of the call, which come before the fields; emptied.
+            stops: texts that end this answer, besides those of the field.
+            others: further options of a call, for the message about an unknown one.
+
+        Raises:
+            ConfigurationError: there is no such option.
+        """
+        options: dict[str, Any] = {"stop": tuple(dict.fromkeys([*(self.stop or []), *stops]))}
+        for name in (*PASSED_ON, "max_tokens"):
+            value = given.pop(name, None)
+            value = getattr(self, name) if value is None else value
+            if value is not None:
+                options["max_new_tokens" if name == "max_tokens" else name] = value
+        if given:
+            raise ConfigurationError(
+                f"unknown options {', '.join(sorted(given))}: expected {', '.join(PASSED_ON)}, "
+                f"max_tokens, stop, {others}"
+            )
+        return options
 
 
 def kb_identity(kb: KnowledgeBase | KBSnapshot | None) -> dict[str, Any]:
