@@ -79,8 +79,8 @@ def graph_from_kb(
 ) -> nx.MultiDiGraph:
     """Return a knowledge base, or triples, as a graph: an edge from name to value for each triple.
 
-    An edge's key and its attribute ``relation`` are the property, its other attributes the metadata. So
-    ``triples_from_graph`` of the graph gives the same triples.
+    An edge's key and its attribute ``relation`` are the property, its other attributes the metadata (of triples that
+    differ in nothing else, joined). So ``triples_from_graph`` of the graph gives the same triples.
 
     >>> graph = graph_from_kb([Triple("Orca 2", "maker", "Acme"), Triple("Acme", "founder", "Lena")])
     >>> list(graph.edges(keys=True))
