@@ -5,10 +5,9 @@ Names load on first use. They need the package ``langchain-core``: ``pip install
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from kblam_engine.errors import MissingDependencyError
+from kblam_integrations._lazy import load
 
 if TYPE_CHECKING:
     from kblam_integrations._graph_documents import triples_from_graph_document
@@ -37,16 +36,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        value = getattr(import_module(_HOMES[name]), name)
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] != "langchain_core":
-            raise
-        raise MissingDependencyError(
-            f"{name} needs langchain-core, which is not installed: pip install 'kblam-engine[langchain]'"
-        ) from None
+    value = load(__name__, _HOMES, name, ("langchain_core",), "langchain-core", "langchain")
     globals()[name] = value
     return value
 

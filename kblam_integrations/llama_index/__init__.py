@@ -5,10 +5,9 @@ Names load on first use. They need the package ``llama-index-core``: ``pip insta
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from kblam_engine.errors import MissingDependencyError
+from kblam_integrations._lazy import load
 
 if TYPE_CHECKING:
     from kblam_integrations._shared import KBRegistry
@@ -49,16 +48,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        value = getattr(import_module(_HOMES[name]), name)
-    except ModuleNotFoundError as error:
-        if (error.name or "").split(".")[0] not in ("llama_index", "workflows"):
-            raise
-        raise MissingDependencyError(
-            f"{name} needs llama-index-core, which is not installed: pip install 'kblam-engine[llama-index]'"
-        ) from None
+    value = load(__name__, _HOMES, name, ("llama_index", "workflows"), "llama-index-core", "llama-index")
     globals()[name] = value
     return value
 
