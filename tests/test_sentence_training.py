@@ -1,7 +1,7 @@
 """Training of sentence tokens: it learns from the answers alone, goes on exactly, and the engine uses what it made."""
 
+import itertools
 import json
-from collections import Counter
 from dataclasses import replace
 from random import Random
 
@@ -28,11 +28,9 @@ from kblam_engine.training.pools import EncodedWorld
 from kblam_engine.training.recipe import train
 from kblam_engine.training.sentence import (
     FIRST_LR,
-    KINDS,
     LAST_LR,
     SentenceExample,
     SentenceTrainer,
-    draw_sample,
     sentence_examples,
 )
 from kblam_engine.training.sentence_stage import new_sentence_tokens
@@ -182,35 +180,41 @@ def encoded():
     return EncodedWorld(invented_world(Random(1), load_lexicon(), [], 120), HashingEncoder())
 
 
-def test_kinds_come_in_the_papers_proportions(encoded):
-    random = Random(0)
-    found = Counter(draw_sample(random, encoded).kind for _ in range(3000))
-    assert sum(share for _, share in KINDS) == pytest.approx(1) and dict(KINDS)["unanswerable"] == 0.1
-    for kind, share in KINDS:
-        assert found[kind] / 3000 == pytest.approx(share, abs=0.03), kind
+def batches_of(encoded, n, batch=8, **options):
+    stream = sentence_examples(Random(0), [encoded], lambda messages: messages[-1]["content"], batch, **options)
+    return list(itertools.islice(stream, n))
 
 
-def test_every_example_has_a_kb_of_its_own_that_fits_it(encoded):
-    stream = sentence_examples(Random(0), [encoded], lambda messages: messages[-1]["content"], 50)
-    rows = [row for _ in range(4) for row in next(stream)]
-    sizes = [len(row.triples) for row in rows]
-    # Whole entities of two to eight triples are added until the size is reached.
-    assert min(sizes) >= 10 and max(sizes) < 108 and np.std(sizes) > 15
+def test_a_batch_shares_a_kb_that_fits_all_its_examples(encoded):
+    batches = batches_of(encoded, 30, sizes=(10, 400))
+    sizes = [len(rows[0].triples) for rows in batches]
+    # Eight questions bring what is said of up to as many names; whole entities are added until the size is reached.
+    assert min(sizes) < 80 and 150 < max(sizes) < 410
     encoder = HashingEncoder()
-    for row in rows[:20]:
-        np.testing.assert_allclose(row.keys, encoder.encode([t.key_text for t in row.triples]), atol=1e-6)
-        np.testing.assert_allclose(row.values, encoder.encode([t.value for t in row.triples]), atol=1e-6)
-    answered = [row for row in rows if row.answer != REFUSAL_TEXT]
-    assert 0 < len(rows) - len(answered) < 50
-    assert all(any(t.value in row.answer for t in row.triples) for row in answered)
-    assert len({tuple(t.key_text for t in row.triples) for row in rows}) > 180
+    for rows in batches:
+        assert all(row.keys is rows[0].keys and row.triples is rows[0].triples for row in rows)
+        held = {t.value for t in rows[0].triples}
+        answered = [row for row in rows if row.answer != REFUSAL_TEXT]
+        assert all(any(value in row.answer for value in held) for row in answered)
+    first = batches[0][0]
+    np.testing.assert_allclose(first.keys, encoder.encode([t.key_text for t in first.triples]), atol=1e-6)
+    np.testing.assert_allclose(first.values, encoder.encode([t.value for t in first.triples]), atol=1e-6)
+    assert any(row.answer == REFUSAL_TEXT for rows in batches for row in rows)
 
 
-def test_a_world_without_siblings_is_asked_simple_questions():
+def test_a_shared_kb_gives_the_loss_of_one_for_each(encoded, injection, tiny_tokenizer):
+    trainer = trainer_of(injection, tiny_tokenizer)
+    (rows,) = batches_of(encoded, 1, batch=3, sizes=(10, 10))
+    apart = [replace(row, keys=row.keys.copy()) for row in rows]
+    with torch.no_grad():
+        assert float(trainer.loss(rows)) == pytest.approx(float(trainer.loss(apart)), abs=1e-5)
+
+
+def test_a_world_without_siblings_is_asked_what_it_can_answer():
     triples = [Triple(f"Ship {i}", "tonnage", str(i)) for i in range(30)]
     lonely = EncodedWorld(source_world(Random(0), triples, 30), HashingEncoder())
-    random = Random(0)
-    assert {draw_sample(random, lonely).kind for _ in range(60)} == {"simple", "unanswerable"}
+    rows = [row for rows in batches_of(lonely, 20) for row in rows]
+    assert len({row.answer for row in rows}) > 20
 
 
 # --- the stage --------------------------------------------------------------------------------------------

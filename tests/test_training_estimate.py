@@ -40,6 +40,8 @@ def test_estimate_grows_with_the_run_and_draws_nothing(tiny_model_folder):
         "comparison",
         "evidence",
         "worlds",
+        "hard negatives, embeddings",
+        "hard negatives",
         "native tokens",
         "validation",
     )

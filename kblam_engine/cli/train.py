@@ -41,6 +41,17 @@ def train(
         int | None,
         typer.Option(min=0, help="Optimiser steps of sentence tokens, after the rest; 0: the adapter has none."),
     ] = None,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(help="Graph, KB or file of triples of your own, to be asked about in training; repeatable."),
+    ] = None,
+    kinds: Annotated[
+        str | None,
+        typer.Option(
+            help="How often each kind of question is asked when answers are trained, as simple=4,open_ended=0; kinds that "
+            "are not named keep their weight. Default: unanswerable=2,simple=4,follow_up=2,multi_entity=4,chain=2,open_ended=6."
+        ),
+    ] = None,
     exclude_names: Annotated[
         list[Path] | None,
         typer.Option(help="KB file whose names are kept out of the training data; repeatable."),
@@ -83,6 +94,8 @@ def train(
         accumulate=accumulate,
         exclude_names=names,
         sentence_steps=sentence_steps,
+        data=tuple(map(str, data or ())),
+        answer_kinds=_kinds(kinds),
     )
     if dry_run:
         _tell_estimate(config, json_output)
@@ -112,6 +125,23 @@ def train(
         )
 
 
+def _kinds(text: str | None) -> tuple[tuple[str, float], ...] | None:
+    """Return the default weights with those that a text names; None without a text."""
+    from kblam_engine.training.config import ANSWER_KINDS
+
+    if text is None:
+        return None
+    weights = dict(ANSWER_KINDS)
+    for part in text.split(","):
+        kind, _, weight = (piece.strip() for piece in part.partition("="))
+        try:
+            weights[kind] = float(weight)
+        except ValueError:
+            message = f"expected pairs such as simple=4, got {part.strip()!r}"
+            raise typer.BadParameter(message, param_hint="--kinds") from None
+    return tuple(weights.items())
+
+
 def _tell_estimate(config: TrainConfig, json_output: bool) -> None:
     import json
 
@@ -133,8 +163,8 @@ def _tell_estimate(config: TrainConfig, json_output: bool) -> None:
     lines = [f"{seconds / 60:>10.1f} min  {part}" for part, seconds in found.seconds.items()]
     total = sum(found.seconds.values()) / 60
     typer.echo("\n".join(["time on this machine as busy as it is now", *lines, f"{total:>10.1f} min  in all"]))
-    if config.sources:
-        typer.echo(f"besides: reading the real triples of {', '.join(config.sources)}")
+    if config.sources or config.data:
+        typer.echo(f"besides: reading the real triples of {', '.join((*config.data, *config.sources))}")
 
 
 def _with_curves(shown: Report, folder: Path | None) -> Report:

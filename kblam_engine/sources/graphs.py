@@ -147,12 +147,24 @@ def _node_parts(graph: Any, label: str | Callable[[Any], str] | None, options: G
                     yield Parts(name, _property(attribute, options), text)
 
 
+def edges_of_graph(graph: Any) -> Iterator[tuple[Any, Any, Any, Mapping[Any, Any]]]:
+    """Yield each edge of a graph with networkx's ``edges`` as head, tail, key (None but for multigraphs) and attributes."""
+    multi = getattr(graph, "is_multigraph", None)
+    edges = graph.edges(keys=True, data=True) if callable(multi) and multi() else graph.edges(data=True)
+    for head, tail, *key, data in edges:
+        yield head, tail, key[0] if key else None, data
+
+
+def relation_key(key: Any) -> str | None:
+    """Return a multigraph's key if it is a relation: text, and no number that a file format gave the edge."""
+    return key if isinstance(key, str) and key.strip() and not EDGE_ID.fullmatch(key) else None
+
+
 def _edge_parts(graph: Any, name_of: Callable[[Any], str], options: GraphOptions) -> Iterator[Parts]:
     directed = graph.is_directed()
-    edges = graph.edges(keys=True, data=True) if graph.is_multigraph() else graph.edges(data=True)
-    for head_node, tail_node, *key, data in edges:
+    for head_node, tail_node, key, data in edges_of_graph(graph):
         head, tail = name_of(head_node), name_of(tail_node)
-        attribute, relations = _relations(head, tail, key[0] if key else None, data, options)
+        attribute, relations = _relations(head, tail, key, data, options)
         metadata = _metadata(head, tail, attribute, data, options)
         for relation in relations:
             prop = _property(relation, options)
@@ -185,8 +197,9 @@ def _relations(
             found = _texts(data[attribute], options, f"edge {head!r} -> {tail!r}", attribute)
             if found:
                 return attribute, found
-    if options.relation is None and isinstance(key, str) and key.strip() and not EDGE_ID.fullmatch(key):
-        return None, [key]
+    named = relation_key(key)
+    if options.relation is None and named is not None:
+        return None, [named]
     if options.default_relation is not None:
         return None, [options.default_relation]
     wanted = options.relation or "relation, label or type"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -14,6 +15,9 @@ from kblam_engine.injection import Injection
 from kblam_engine.statements import StatementTokenizer
 from kblam_engine.training.distributed import Processes
 from kblam_engine.triples import Triple
+
+_SENTENCE = re.compile(r"The .+ of .+ is |I cannot ")
+"""How statements begin, and the refusal; a value may begin with "The" as well."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +128,6 @@ class AnswerTrainer(ABC, Generic[E, A]):
             if number:
                 ids.append(self.statements.more_id)
             # A name or value is written with the space that it carries inside its statement.
-            text = line if line.startswith(("The ", "I cannot")) else f" {line}"
+            text = line if _SENTENCE.match(line) else f" {line}"
             ids.extend(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         return [*ids, self.statements.end_id]

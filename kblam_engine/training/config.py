@@ -25,6 +25,17 @@ edam is missing: it is a word of every second catalogue.)"""
 SOURCES = ("vital", "factbook", "airports", "bioregistry", "wordnet")
 """Data sets of real triples that training reads; elements, cwe and edam are kept for evaluation."""
 
+ANSWER_KINDS: tuple[tuple[str, float], ...] = (
+    ("unanswerable", 2),
+    ("simple", 4),
+    ("follow_up", 2),
+    ("multi_entity", 4),
+    ("chain", 2),
+    ("open_ended", 6),
+)
+"""The paper's 2 : 6 : 6 : 6 of 20: follow-ups are a third of the questions for one triple, and chains, where one triple's
+value is another's name, a third of those for several."""
+
 _MAY_BE_ZERO = ("seed", "n_queries", "sentence_steps")
 
 
@@ -38,6 +49,8 @@ class TrainConfig:
         encoder: sentence encoder.
         seed: of every draw.
         sources: data sets of real triples beside the invented worlds.
+        data: files or folders of the user's own, graphs or triples, see ``own_data``.
+        n_data_worlds: worlds drawn from each of them; one counts as much as a source.
         exclude_names: real triples with these names are left out (names of evaluation KBs).
         exclude_properties: real and invented triples with these properties are left out (case-folded).
         n_worlds: invented worlds for the native tokens.
@@ -57,6 +70,14 @@ class TrainConfig:
         validate_every: steps between validations; the best adapter is kept.
         n_validation: validation examples.
         write_strength: what a fully attended token writes at first, as a share of the residual's length.
+        answer_kinds: how often each kind of question is asked, beside the other kinds, when answers are trained.
+        style_share: of the questions whose answer is triples, how many say in which style they want it.
+        chain_share: of the entities of invented worlds, how many have another entity as a value.
+        mined_share: of the native tokens' batches, how many have in their attention what the trained retrieval layer
+            finds, right and wrong; the others have what is asked for.
+        kb_sizes: least and most triples, about, of the KBs that those batches and sentence tokens have; evenly on a
+            logarithmic scale, as far as the world reaches. One batch shares one KB.
+        n_large_entities: entities of the invented world that large KBs are cut from.
         sentence_steps: optimiser steps of sentence tokens; 0: the adapter has none.
     """
 
@@ -65,6 +86,8 @@ class TrainConfig:
     encoder: str = "all-minilm-l6-v2"
     seed: int = 0
     sources: tuple[str, ...] = SOURCES
+    data: tuple[str, ...] = ()
+    n_data_worlds: int = 4
     exclude_names: frozenset[str] = frozenset()
     exclude_properties: frozenset[str] = HELD_OUT_PROPERTIES
     n_worlds: int = 16
@@ -83,6 +106,12 @@ class TrainConfig:
     validate_every: int = 100
     n_validation: int = 32
     write_strength: float = 2.0
+    answer_kinds: tuple[tuple[str, float], ...] = ANSWER_KINDS
+    style_share: float = 0.3
+    chain_share: float = 0.3
+    mined_share: float = 0.25
+    kb_sizes: tuple[int, int] = (10, 10_000)
+    n_large_entities: int = 2100
     sentence_steps: int = 0
 
     def __post_init__(self) -> None:
@@ -105,15 +134,36 @@ class TrainConfig:
             )
         if self.written_weight < 0:
             raise ConfigurationError(f"training: written_weight must be at least 0, got {self.written_weight}")
+        self._check_answers()
         unknown = sorted(set(self.sources) - set(SOURCES))
         if unknown:
             raise ConfigurationError(
                 f"sources: expected some of {', '.join(SOURCES)}; got {', '.join(unknown)}"
             )
 
+    @property
+    def n_real_entities(self) -> int:
+        """Entities of all worlds of real triples, at most."""
+        return (len(self.sources) + self.n_data_worlds * len(self.data)) * self.n_source_entities
+
+    def _check_answers(self) -> None:
+        known, given = [kind for kind, _ in ANSWER_KINDS], [kind for kind, _ in self.answer_kinds]
+        weights = [weight for _, weight in self.answer_kinds]
+        if not set(given) <= set(known) or len(set(given)) < len(given):
+            raise ConfigurationError(f"answer_kinds: expected each at most once of {', '.join(known)}; got {given}")
+        if not weights or min(weights) < 0 or sum(weights) <= 0:
+            raise ConfigurationError(f"answer_kinds: expected weights of at least 0, one above it; got {weights}")
+        for name in ("style_share", "chain_share", "mined_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigurationError(f"{name}: expected a share from 0 to 1, got {getattr(self, name)}")
+        if not 1 <= self.kb_sizes[0] <= self.kb_sizes[1]:
+            raise ConfigurationError(f"kb_sizes: expected least and most triples, got {self.kb_sizes}")
+
     def to_dict(self) -> dict[str, Any]:
-        """Return the configuration as JSON objects; without sentence tokens nothing is said of them."""
+        """Return the configuration as JSON objects; without sentence tokens, or data, nothing is said of them."""
         told = {k: sorted(v) if isinstance(v, frozenset) else v for k, v in asdict(self).items()}
+        if not self.data:
+            del told["data"], told["n_data_worlds"]
         if not self.sentence_steps:
             del told["sentence_steps"]
         return told
@@ -122,9 +172,12 @@ class TrainConfig:
 RECIPES: dict[str, TrainConfig] = {
     "smoke": TrainConfig(
         sources=(), n_worlds=1, n_entities=60, n_queries=20, n_questions=60, n_fold_worlds=1, written_weight=0.0, n_folds=2,
-        pool_sizes=(30,), native_steps=4, batch=2, validate_every=2, n_validation=2,
+        pool_sizes=(30,), native_steps=4, batch=2, validate_every=2, n_validation=2, kb_sizes=(10, 100), n_large_entities=40,
     ),
-    "fast": TrainConfig(n_questions=3000, n_fold_worlds=1, n_source_entities=150, native_steps=200, validate_every=50, n_validation=16),
+    "fast": TrainConfig(
+        n_questions=3000, n_fold_worlds=1, n_source_entities=150, native_steps=200, validate_every=50, n_validation=16,
+        mined_share=0.15, kb_sizes=(10, 1000), n_large_entities=200,
+    ),
     "full": TrainConfig(),
 }  # fmt: skip
 """``fast`` gives a usable adapter in under half an hour on two cores, ``full`` the one that ships; ``smoke`` only

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 from random import Random
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors.torch import save
 from torch import nn
@@ -29,15 +28,16 @@ from kblam_engine.training.distributed import Processes, start
 from kblam_engine.training.evidence import Examined, make_examined, templates
 from kblam_engine.training.hidden_query import hidden_states
 from kblam_engine.training.lexicon import Lexicon, load_lexicon
-from kblam_engine.training.native import NativeExample, examples
-from kblam_engine.training.native_stage import native_trainer
+from kblam_engine.training.mining import Miner
+from kblam_engine.training.native import Mining, NativeExample, examples, mined_batch
+from kblam_engine.training.native_stage import N_HELD_ENTITIES, answer_world, native_trainer
 from kblam_engine.training.pools import EncodedWorld
 from kblam_engine.training.reading import chat_prompts, examiner_for, token_ids
 from kblam_engine.training.recipe import adapter_config
 from kblam_engine.training.retrieval_stage import MAX_FOLD_ENTITIES
-from kblam_engine.training.sentence_estimate import sentence_seconds
+from kblam_engine.training.sentence_estimate import Noise, sentence_seconds
 from kblam_engine.training.sentence_stage import new_sentence_tokens
-from kblam_engine.training.worlds import invented_world, scrambled
+from kblam_engine.training.worlds import invented_world
 from kblam_engine.training.written import load_written
 
 N_STEPS = 2
@@ -101,7 +101,7 @@ def estimate(config: TrainConfig) -> Estimate:
             retrieval, kept_mb = processes.from_main(
                 lambda: _retrieval(config, loaded, encoder, adapter, injection, lexicon)
             )
-            native = _native(config, loaded, adapter, injection, lexicon, processes)
+            native = _native(config, loaded, encoder, adapter, injection, lexicon, processes)
             sentence: dict[str, float] = {}
             if config.sentence_steps:
                 part = new_sentence_tokens(config, injection, encoder.embed_dim)
@@ -151,21 +151,6 @@ def _timed(into: list[float]) -> Iterator[None]:
     into.append(time.perf_counter() - begun)
 
 
-class _Noise:
-    """Stands in for a sentence encoder where only the arithmetic after it is timed."""
-
-    name = fingerprint = "noise"
-
-    def __init__(self, embed_dim: int) -> None:
-        self.embed_dim = embed_dim
-        self._random = np.random.default_rng(0)
-
-    def encode(self, texts: Sequence[str], *, progress: bool = False) -> Floats:
-        drawn = self._random.standard_normal((len(texts), self.embed_dim), np.float32)
-        unit: Floats = drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
-        return unit
-
-
 def _retrieval(
     config: TrainConfig,
     loaded: LoadedModel,
@@ -182,7 +167,7 @@ def _retrieval(
     with _timed(took):
         encoded = EncodedWorld(world, encoder)
     n_worlds = 2 * config.n_folds * config.n_fold_worlds
-    n_read = n_worlds * n_entities + len(config.sources) * config.n_source_entities
+    n_read = n_worlds * n_entities + config.n_real_entities
     n_triples = len(world.known) / n_entities * n_read
     if config.written_weight > 0:
         n_triples += len(load_written(config.exclude_names, config.exclude_properties).world.known)
@@ -229,13 +214,14 @@ def _comparison(config: TrainConfig, encoder: SentenceEncoder, lexicon: Lexicon)
     with _timed(took):
         encoder.encode(sample)
     with _timed(took):
-        train_comparison(head, lexicon, _Noise(encoder.embed_dim), epochs=1)
+        train_comparison(head, lexicon, Noise(encoder.embed_dim), epochs=1)
     return took[0] / len(sample) * len(texts) + (config.n_folds + 1) * EPOCHS * took[1]
 
 
 def _native(
     config: TrainConfig,
     loaded: LoadedModel,
+    encoder: SentenceEncoder,
     adapter: KnowledgeAdapter,
     injection: Injection,
     lexicon: Lexicon,
@@ -245,10 +231,12 @@ def _native(
     random = Random(config.seed)
     took: list[float] = []
     with _timed(took):
-        world = scrambled(random, invented_world(random, lexicon, [], config.n_entities))
+        world = answer_world(random, config, lexicon, config.n_entities)
     trainer = native_trainer(config, loaded, adapter.native, injection, processes)
     chat: Callable[[Any], str] = chat_prompts(loaded)
-    stream = examples(random, [world], chat, config.batch * config.accumulate)
+    stream = examples(
+        random, [world], chat, config.batch * config.accumulate, kinds=config.answer_kinds, style_share=config.style_share
+    )
     by_length = sorted((next(stream) for _ in range(40)), key=_length)
     trainer.step(by_length[-1])
     middle = by_length[(len(by_length) - N_STEPS) // 2 :][:N_STEPS]
@@ -259,10 +247,39 @@ def _native(
         trainer.loss(middle[0][: config.batch])
     n_validations = -(-config.native_steps // config.validate_every)
     n_batches = -(-max(1, config.n_validation // config.batch) // processes.n)
+    mined = _mining(config, loaded, encoder, adapter, lexicon, chat) if config.mined_share else {}
     return {
         "worlds": took[0] * (config.n_worlds + len(config.sources)),
+        **mined,
         "native tokens": took[1] / N_STEPS * config.native_steps,
         "validation": took[2] * n_validations * n_batches,
+    }
+
+
+def _mining(
+    config: TrainConfig,
+    loaded: LoadedModel,
+    encoder: SentenceEncoder,
+    adapter: KnowledgeAdapter,
+    lexicon: Lexicon,
+    chat: Callable[[Any], str],
+) -> dict[str, float]:
+    """Return the seconds that hard negatives take: embeddings of their worlds, and retrieval."""
+    random = Random(config.seed)
+    took: list[float] = []
+    n_entities = min(N_HELD_ENTITIES, config.n_large_entities)
+    with _timed(took):
+        encoded = EncodedWorld(answer_world(random, config, lexicon, n_entities), encoder)
+    miner = Miner(Retriever(encoder, examiner_for(loaded), adapter.evidence), 0.5, adapter.config.n_select)
+    mining = Mining(miner, [encoded], 1.0, config.kb_sizes)
+    mined_batch(random, mining, chat, 1)
+    with _timed(took):
+        mined_batch(random, mining, chat, config.batch)
+    n_read = config.n_large_entities + config.n_real_entities + N_HELD_ENTITIES
+    n_batches = config.mined_share * config.native_steps * config.accumulate
+    return {
+        "hard negatives, embeddings": took[0] / n_entities * n_read,
+        "hard negatives": took[1] * n_batches,
     }
 
 

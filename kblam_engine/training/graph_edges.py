@@ -1,4 +1,8 @@
-"""Edges of whatever a graph comes as: an iterable of three parts, or an object with networkx's ``edges``."""
+"""Edges of whatever a graph comes as: an iterable of three parts, or an object with networkx's ``edges``.
+
+``sources.graphs`` reads the same graphs for a knowledge base, where an edge that cannot be read is an error. For training it is
+counted and left out, and a tail is told apart from a value.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,13 @@ from decimal import Decimal
 from typing import Any
 
 from kblam_engine.errors import ConfigurationError
+from kblam_engine.sources import graphs
 from kblam_engine.triples import Triple
 
-RELATION_ATTRIBUTES = ("relation", "label", "predicate", "type", "rel", "name", "title", "property")
-"""Where edges of a graph usually keep their relation, best first."""
-LABEL_ATTRIBUTES = ("label", "name", "title")
-"""Where nodes of a graph usually keep their name, best first; without one the node itself is its name."""
+RELATION_ATTRIBUTES = (*graphs.RELATION_ATTRIBUTES, "name", "title", "property")
+"""Where edges of a graph may keep their relation, best first."""
+LABEL_ATTRIBUTES = (*graphs.LABEL_ATTRIBUTES, "title")
+"""Where nodes of a graph may keep their name, best first; without one the node itself is its name."""
 
 _LITERAL_TYPES = (bool, int, float, complex, Decimal, datetime.date, datetime.time, datetime.timedelta)
 _UNIT = r"(?:[a-zµ°%€$£¥][\w/·²³%°]*|[KMGT]i?B|[KMGT]?Hz|[kMG]?[WVAKCFNJ]|Pa|USD|EUR|GBP)"
@@ -90,10 +95,8 @@ def _raw_edges(graph: Any, attribute: str | None) -> Iterator[tuple[tuple[Any, A
     listed = getattr(graph, "edges", None)
     if callable(listed):
         directed = bool(_asked(graph, "is_directed", True))
-        keyed = bool(_asked(graph, "is_multigraph", False))
-        for edge in listed(keys=True, data=True) if keyed else listed(data=True):
-            head, tail, *key, data = edge
-            yield (head, _relation(data, key[0] if key else None, attribute), tail), directed
+        for head, tail, key, data in graphs.edges_of_graph(graph):
+            yield (head, _relation(data, key, attribute), tail), directed
         return
     if isinstance(graph, str | bytes | Mapping) or not isinstance(graph, Iterable):
         raise ConfigurationError(
@@ -118,7 +121,7 @@ def _relation(data: Mapping[str, Any], key: Any, attribute: str | None) -> Any:
     if attribute is not None:
         return data.get(attribute)
     texts = (data[a] for a in RELATION_ATTRIBUTES if isinstance(data.get(a), str) and data[a].strip())
-    return next(texts, key if isinstance(key, str) else None)
+    return next(texts, graphs.relation_key(key))
 
 
 def _namer(graph: Any) -> Callable[[Any], Any]:

@@ -1,7 +1,7 @@
 """Stage: teach the native tokens to write answers (DESIGN 3.3), on selections with simulated gates.
 
-The selections hold what the gating rule lets through: the triples that are asked for, or the null triple alone. So
-the native tokens do not depend on how good the retrieval in front of them is. Only positions of the answer attend to
+Most selections hold what the gating rule lets through at its best: the triples that are asked for, or the null triple
+alone. A share of the batches is mined (see ``mining``): there, wrong triples are open beside the right ones. Only positions of the answer attend to
 native tokens, so the prompt runs without gradients.
 """
 
@@ -24,8 +24,12 @@ from kblam_engine.native_state import NativeTokenState
 from kblam_engine.native_tokens import NativeTokenAdapter, NativeTokenReader
 from kblam_engine.statements import REFUSAL_TEXT
 from kblam_engine.training.answer_trainer import AnswerExample, AnswerTrainer
+from kblam_engine.training.config import ANSWER_KINDS
 from kblam_engine.training.distributed import Processes
-from kblam_engine.training.samples import Sample, draw
+from kblam_engine.training.instructions import STYLE_SHARE, draw_answered
+from kblam_engine.training.mining import Miner, draw_size, draw_together, shared_pool
+from kblam_engine.training.pools import EncodedWorld
+from kblam_engine.training.samples import Sample
 from kblam_engine.training.worlds import World
 
 
@@ -168,14 +172,77 @@ def _shared_prefix(prompts: list[list[int]]) -> int:
     return next((i for i in range(limit) if len({p[i] for p in prompts}) > 1), max(0, limit))
 
 
+@dataclass(frozen=True)
+class Mining:
+    """Where mined batches come from.
+
+    Attributes:
+        miner: selects as an answer would.
+        worlds: with their embeddings.
+        share: of the batches.
+        sizes: least and most triples of a batch's KB, about.
+    """
+
+    miner: Miner
+    worlds: Sequence[EncodedWorld]
+    share: float
+    sizes: tuple[int, int]
+
+
 def examples(
-    random: Random, worlds: Sequence[World], chat_prompt: Callable[[Any], str], batch: int
+    random: Random,
+    worlds: Sequence[World],
+    chat_prompt: Callable[[Any], str],
+    batch: int,
+    *,
+    kinds: Sequence[tuple[str, float]] = ANSWER_KINDS,
+    style_share: float = STYLE_SHARE,
+    mining: Mining | None = None,
 ) -> Iterator[list[NativeExample]]:
-    """Yield batches for ever; every batch comes from one world."""
+    """Yield batches for ever; every batch comes from one world, and a mined one from one KB.
+
+    Args:
+        random: source of the draws.
+        worlds: what questions are about.
+        chat_prompt: writes a conversation as the LLM reads it.
+        batch: examples of a batch.
+        kinds: how often each kind of question is asked.
+        style_share: how many questions ask for a style.
+        mining: some batches are retrieved; None: none.
+    """
     while True:
+        if mining is not None and random.random() < mining.share:
+            yield mined_batch(random, mining, chat_prompt, batch, kinds, style_share)
+            continue
         world = random.choice(worlds)
         rows = []
         for _ in range(batch):
-            sample = draw(random, world)
+            sample = draw_answered(random, world, kinds, style_share)
             rows.append(simulate(random, sample, world, chat_prompt(sample.messages)))
         yield rows
+
+
+def mined_batch(
+    random: Random,
+    mining: Mining,
+    chat_prompt: Callable[[Any], str],
+    batch: int,
+    kinds: Sequence[tuple[str, float]] = ANSWER_KINDS,
+    style_share: float = STYLE_SHARE,
+) -> list[NativeExample]:
+    """Return examples with what retrieval finds in one KB that they share; arguments as for ``examples``."""
+    encoded = random.choice(mining.worlds)
+    world = encoded.world
+    drawn = draw_together(random, encoded, batch, lambda r: draw_answered(r, world, kinds, style_share))
+    pool = shared_pool(random, encoded, drawn, draw_size(random, mining.sizes))
+    rows = []
+    for sample in drawn:
+        prompt = chat_prompt(sample.messages)
+        if sample.answer is None:
+            rows.append(simulate(random, sample, world, prompt))
+            continue
+        selected = mining.miner.select(random, sample, pool)
+        random.shuffle(selected)
+        triples = tuple(world.known[at].triple for at, _ in selected)
+        rows.append(NativeExample(prompt, sample.answer, triples, tuple(gate for _, gate in selected)))
+    return rows

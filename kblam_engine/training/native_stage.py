@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -13,16 +14,23 @@ from torch import Tensor, nn
 from kblam_engine.injection import Injection
 from kblam_engine.models import LoadedModel
 from kblam_engine.native_tokens import NativeTokenAdapter
+from kblam_engine.retrieval import Retriever
+from kblam_engine.sentence_encoder import SentenceEncoder
 from kblam_engine.training.checkpoints import Checkpoints
 from kblam_engine.training.config import TrainConfig
 from kblam_engine.training.distributed import Processes
 from kblam_engine.training.lexicon import Lexicon
-from kblam_engine.training.native import NativeExample, NativeTrainer, examples
+from kblam_engine.training.mining import Miner
+from kblam_engine.training.native import Mining, NativeExample, NativeTrainer, examples
+from kblam_engine.training.pools import EncodedWorld
 from kblam_engine.training.progress import Progress
 from kblam_engine.training.reading import chat_prompts
 from kblam_engine.training.stages import Report, StageResult
 from kblam_engine.training.steps import Steps
-from kblam_engine.training.worlds import World, invented_world, scrambled
+from kblam_engine.training.worlds import World, invented_world, linked, scrambled
+
+N_HELD_ENTITIES = 60
+"""Entities of the world that mined batches for validation come from."""
 
 
 def train_native_tokens(
@@ -35,6 +43,9 @@ def train_native_tokens(
     checkpoints: Checkpoints,
     report: Report = lambda *_: None,
     processes: Processes = Processes(),
+    retriever: Retriever | None = None,
+    threshold: float = 0.5,
+    n_select: int = 6,
 ) -> StageResult:
     """Train the native tokens; the best of the validations is kept.
 
@@ -48,6 +59,9 @@ def train_native_tokens(
         checkpoints: where the stage goes on if it was cut off.
         report: told about progress.
         processes: those that train together; all of them call this, and all have the same native tokens after it.
+        retriever: the trained retrieval layer, which finds what is wrong beside what is right; None: nothing is mined.
+        threshold: probability below which a triple does not answer.
+        n_select: triples of an answer at most.
 
     Raises:
         TrainingError: the loss became NaN or ran away; the batch is saved beside the checkpoint.
@@ -57,14 +71,23 @@ def train_native_tokens(
     torch.manual_seed(config.seed)
     trainer = native_trainer(config, loaded, native, injection, processes)
     chat_prompt = chat_prompts(loaded)
-    invented = [
-        invented_world(random, lexicon, [], config.n_entities) for _ in range(config.n_worlds)
-    ]
-    worlds = [scrambled(random, world) for world in (*real_worlds(random), *invented)]
-    held = held_batches(config, lexicon, chat_prompt)
+    real = list(real_worlds(random))
+    invented = [answer_world(random, config, lexicon, config.n_entities) for _ in range(config.n_worlds)]
+    worlds = [*(scrambled(random, world) for world in real), *invented]
+    mining = held_mining = None
+    if retriever is not None and config.mined_share > 0:
+        miner = Miner(retriever, threshold, n_select)
+        large = answer_world(random, config, lexicon, config.n_large_entities)
+        mining = Mining(miner, _encoded((large, *real), retriever.encoder, report), config.mined_share, config.kb_sizes)
+        validating = answer_world(Random(f"{config.seed} mined validation"), config, lexicon, N_HELD_ENTITIES)
+        held_mining = replace(mining, worlds=_encoded((validating,), retriever.encoder))
+    held = held_batches(config, lexicon, chat_prompt, held_mining)
     progress = Progress(trainer, random)
     progress.restore(checkpoints)
-    batches = examples(random, worlds, chat_prompt, config.batch * config.accumulate)
+    batches = examples(
+        random, worlds, chat_prompt, config.batch * config.accumulate,
+        kinds=config.answer_kinds, style_share=config.style_share, mining=mining,
+    )  # fmt: skip
     steps = Steps("native tokens", config.native_steps, config, held, checkpoints, report)
     return steps.take(progress, batches, begun)
 
@@ -96,13 +119,32 @@ def native_trainer(
     )
 
 
+def answer_world(random: Random, config: TrainConfig, lexicon: Lexicon, n_entities: int) -> World:
+    """Return an invented world for the training of answers: things that name each other, texts that nothing expects."""
+    world = scrambled(random, invented_world(random, lexicon, [], n_entities))
+    return linked(random, world, config.chain_share)
+
+
+def _encoded(
+    worlds: Sequence[World], encoder: SentenceEncoder, report: Report = lambda *_: None
+) -> list[EncodedWorld]:
+    encoded = []
+    for number, world in enumerate(worlds):
+        encoded.append(EncodedWorld(world, encoder))
+        report("sentence embeddings", number + 1, len(worlds), {})
+    return encoded
+
+
 def held_batches(
-    config: TrainConfig, lexicon: Lexicon, chat_prompt: Callable[[Any], str]
+    config: TrainConfig, lexicon: Lexicon, chat_prompt: Callable[[Any], str], mining: Mining | None = None
 ) -> list[list[NativeExample]]:
-    """Return the batches that validate, from a world that training does not see."""
+    """Return the batches that validate, from a world that training does not see; ``mining`` from another one."""
     random = Random(f"{config.seed} validation")
-    world = scrambled(random, invented_world(random, lexicon, [], 200))
-    stream = examples(random, [world], chat_prompt, config.batch)
+    world = answer_world(random, config, lexicon, 200)
+    stream = examples(
+        random, [world], chat_prompt, config.batch,
+        kinds=config.answer_kinds, style_share=config.style_share, mining=mining,
+    )  # fmt: skip
     return [next(stream) for _ in range(max(1, config.n_validation // config.batch))]
 
 

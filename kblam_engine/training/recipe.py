@@ -15,6 +15,7 @@ from kblam_engine.checkpoint import save_adapter
 from kblam_engine.injection import attach
 from kblam_engine.models import LoadedModel, load_base_model
 from kblam_engine.native_tokens import NativeTokenConfig
+from kblam_engine.retrieval import Retriever
 from kblam_engine.sentence_encoder import SentenceEncoder, load_sentence_encoder
 from kblam_engine.training import distributed
 from kblam_engine.training.card import render_card
@@ -23,6 +24,8 @@ from kblam_engine.training.config import TrainConfig
 from kblam_engine.training.lexicon import load_lexicon
 from kblam_engine.training.metrics import Metrics
 from kblam_engine.training.native_stage import train_native_tokens
+from kblam_engine.training.own_data import digest_of, own_worlds
+from kblam_engine.training.reading import examiner_for
 from kblam_engine.training.retrieval_stage import RetrievalStage
 from kblam_engine.training.sentence_stage import add_sentence_tokens
 from kblam_engine.training.stages import Report, Stages
@@ -76,6 +79,7 @@ def train(
         ConfigurationError: ``checkpoint_every`` is below 1.
         ModelNotFoundError: there is no such base model or encoder.
         MissingDependencyError: a data source is not installed, or accelerate for several processes.
+        ImportFileError: the user's own data cannot be read.
         TrainingError: the loss became NaN or ran away.
     """
     processes = distributed.start()
@@ -86,7 +90,7 @@ def train(
         injection.self_test()
         torch.manual_seed(config.seed)  # the adapter begins with random tensors
         adapter = KnowledgeAdapter(adapter_config(loaded, encoder, hidden=config.n_queries > 0))
-        made_for = f"{loaded.fingerprint} {encoder.fingerprint}"
+        made_for = " ".join([loaded.fingerprint, encoder.fingerprint, *([digest_of(config.data)] if config.data else [])])
         # Sentence tokens decide nothing of the other stages: added to a finished run, they are all that is trained.
         stages = Stages(Path(f"{folder}.stages"), replace(config, sentence_steps=0), made_for, processes)
         checkpoints = stages.checkpoints("native", checkpoint_every)
@@ -112,8 +116,10 @@ def train(
             "native",
             adapter.native,
             lambda: train_native_tokens(
-                config, loaded, adapter.native, injection, lexicon, worlds, checkpoints, tell, processes
-            ),
+                config, loaded, adapter.native, injection, lexicon, worlds, checkpoints, tell, processes,
+                Retriever(encoder, examiner_for(loaded), adapter.evidence),
+                adapter.config.refusal_threshold, adapter.config.n_select,
+            ),  # fmt: skip
         )
         seconds = evidence.seconds + native.seconds
         sentence_loss = None
@@ -158,11 +164,14 @@ def adapter_config(loaded: LoadedModel, encoder: SentenceEncoder, *, hidden: boo
 
 
 def real_worlds(config: TrainConfig, random: Random, report: Report = lambda *_: None) -> Iterator[World]:
-    """Yield one world of real triples per source, without what the run leaves out.
+    """Yield one world of real triples per source, and those of the user's own data, without what the run leaves out.
 
     Raises:
         MissingDependencyError: a data source is not installed.
+        ImportFileError: the user's data cannot be read.
+        ConfigurationError: there is nothing in it to train on.
     """
+    yield from own_worlds(config, random)
     for number, source in enumerate(config.sources):
         report("data", number + 1, len(config.sources), {})
         triples = [

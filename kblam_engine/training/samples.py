@@ -82,15 +82,16 @@ def _shortened(random: Random, parts: list[str]) -> str:
     return " ".join(title or parts)
 
 
-def _referred_to(random: Random, known: Known) -> str:
+def referred_to(random: Random, known: Known) -> str:
     """Return what a question calls the name of a triple: it is described, or typed in haste."""
     if known.called and random.random() < DESCRIBED_SHARE:
         return random.choice(known.called)
     return _as_typed(random, known.triple.name)
 
 
-def _ask(random: Random, known: Known) -> str:
-    return _ask_about(random, known, _referred_to(random, known))
+def ask(random: Random, known: Known) -> str:
+    """Return a question for a triple: in the words for its property, or in words that fit any."""
+    return _ask_about(random, known, referred_to(random, known))
 
 
 def _ask_about(random: Random, known: Known, typed: str) -> str:
@@ -121,10 +122,10 @@ def simple(random: Random, world: World) -> Sample:
     """Return a question about one triple."""
     at = random.randrange(len(world.known))
     known = world.known[at]
-    messages = [_user(_ask(random, known))]
+    messages = [_user(ask(random, known))]
     if random.random() < 0.12:  # an earlier, unrelated exchange must not matter
         other = world.known[random.randrange(len(world.known))]
-        messages = [_user(_ask(random, other)), _assistant(_say(random, other)), *messages]
+        messages = [_user(ask(random, other)), _assistant(_say(random, other)), *messages]
     elif random.random() < 0.05:
         first, reply = random.choice(SMALL_TALK)
         messages = [_user(first), _assistant(reply), *messages]
@@ -140,10 +141,10 @@ def follow_up(random: Random, world: World) -> Sample:
         question = random.choice(known.phrases.follow_ups)
     else:
         question = random.choice(FOLLOW_UPS).format(p=known.triple.property)
-    messages = [_user(_ask(random, earlier)), _assistant(_say(random, earlier))]
+    messages = [_user(ask(random, earlier)), _assistant(_say(random, earlier))]
     if random.random() < 0.3:  # the conversation was about something else before
         other = world.known[random.randrange(len(world.known))]
-        messages = [_user(_ask(random, other)), _assistant(_say(random, other)), *messages]
+        messages = [_user(ask(random, other)), _assistant(_say(random, other)), *messages]
     if len(entity) > 2 and random.random() < 0.3:
         third = world.known[random.choice([p for p in entity if p not in (first, at)])]
         phrase = (
@@ -159,7 +160,7 @@ def two_facts(random: Random, world: World) -> Sample:
     entity = random.choice([e for e in world.entities if len(e) > 1])
     a, b = random.sample(entity, 2)
     known_a, known_b = world.known[a], world.known[b]
-    name = _referred_to(random, known_a)
+    name = referred_to(random, known_a)
     if roll < 0.35:
         template = random.choice(TWO_PROPERTIES)
         question = template.format(p1=known_a.triple.property, p2=known_b.triple.property, n=name)
@@ -171,7 +172,7 @@ def two_facts(random: Random, world: World) -> Sample:
         )
         second = second[4:] if second.startswith("And ") else second
         joined = random.choice(JOIN_QUESTIONS).format(
-            a=_ask(random, known_a), b=second[0].lower() + second[1:]
+            a=ask(random, known_a), b=second[0].lower() + second[1:]
         )
         question = joined
     else:
@@ -183,7 +184,7 @@ def two_facts(random: Random, world: World) -> Sample:
             template = random.choice(TWO_NAMES)
             question = template.format(p=known_a.triple.property, n1=name, n2=known_b.triple.name)
         else:
-            question = random.choice(JOIN_QUESTIONS).format(a=_ask(random, known_a), b=_ask(random, known_b))
+            question = random.choice(JOIN_QUESTIONS).format(a=ask(random, known_a), b=ask(random, known_b))
     answer = f"{known_a.triple.statement}\n{known_b.triple.statement}"
     return Sample("two_facts", (_user(question),), (a, b), answer)
 
@@ -230,7 +231,7 @@ def _absent(random: Random, world: World, known: Known) -> Sample:
     """Return a question about something of the world that the KB leaves out altogether."""
     name = known.triple.name
     others = world.name_words - {frozenset(words(name))}
-    typed = _unlike(others, _referred_to(random, known), name)
+    typed = _unlike(others, referred_to(random, known), name)
     if typed is None:
         return unanswerable(random, world)
     asked = _ask_about(random, known, typed)
@@ -244,16 +245,16 @@ def _unknown_property(random: Random, world: World, at: int) -> Sample:
         near = random.randrange(len(known.phrases.near))
         if known.phrases.near[near] not in held:
             question = known.phrases.near_questions[near % len(known.phrases.near_questions)]
-            typed = _referred_to(random, known)
+            typed = referred_to(random, known)
             return Sample(
                 "unanswerable", (_user(question.replace("{n}", typed)),), (), None, entities=(known.entity,)
             )
     if random.random() < 0.6:  # the very triple that would answer is left out of the KB
-        return Sample("unanswerable", (_user(_ask(random, known)),), (), None, hidden=(at,))
+        return Sample("unanswerable", (_user(ask(random, known)),), (), None, hidden=(at,))
     other = world.known[random.randrange(len(world.known))]
     if other.triple.property in held:
         return unanswerable(random, world)
-    asked = _ask_about(random, other, _referred_to(random, known))
+    asked = _ask_about(random, other, referred_to(random, known))
     return Sample("unanswerable", (_user(asked),), (), None, entities=(known.entity,))
 
 

@@ -1,7 +1,6 @@
-"""Sentence tokens as KBLaM trains them (paper, section 5): whole small KBs in the attention, loss on the answer alone.
+"""Sentence tokens as KBLaM trains them (paper, section 5): whole KBs in the attention, loss on the answer alone.
 
-Every example has a KB of its own, whose key and value embeddings are there before training begins. Adapters begin
-random, query heads as the model's own. No retrieval and no gates: what to attend to is learned from the answers.
+Every batch has a KB of its own, whose key and value embeddings are there before training begins. Adapters begin random, query heads as the model's own. No retrieval and no gates: what to attend to is learned from the answers.
 """
 
 from __future__ import annotations
@@ -19,23 +18,15 @@ from kblam_engine.injection import Injection
 from kblam_engine.products import Floats
 from kblam_engine.sentence_tokens import SentenceTokenAdapter, SentenceTokenState
 from kblam_engine.statements import REFUSAL_TEXT
-from kblam_engine.training import samples
 from kblam_engine.training.answer_trainer import AnswerExample, AnswerTrainer
+from kblam_engine.training.config import ANSWER_KINDS
 from kblam_engine.training.distributed import Processes
-from kblam_engine.training.pools import EncodedWorld, draw_pool
-from kblam_engine.training.samples import Sample
+from kblam_engine.training.instructions import STYLE_SHARE, draw_answered
+from kblam_engine.training.mining import draw_size, draw_together, shared_pool
+from kblam_engine.training.pools import EncodedWorld
 
 FIRST_LR, LAST_LR = 5e-4, 5e-6
 """Ends of the cosine that the learning rate follows."""
-KB_SIZES = (10, 100)
-"""Least and most triples of an example's KB, about: entities are kept whole."""
-KINDS: tuple[tuple[str, float], ...] = (
-    ("unanswerable", 0.10),
-    ("two_facts", 0.30),
-    ("simple", 0.45),
-    ("follow_up", 0.15),
-)
-"""Share of every kind of sample: the paper's 2 : 6 : 6 of 20, and its 6 open-ended ones given to the last two kinds."""
 
 
 @dataclass(frozen=True)
@@ -93,10 +84,10 @@ class SentenceTrainer(AnswerTrainer[SentenceExample, SentenceTokenAdapter]):
     def loss(self, examples: Sequence[SentenceExample]) -> Tensor:
         """Return the cross-entropy of the answers, prompts excluded (mean over answer tokens, in nats)."""
         ids, labels = self._batch(examples)
+        # One KB serves the whole batch if it is the same for all.
+        kbs = examples[:1] if all(e.keys is examples[0].keys for e in examples) else examples
         state = SentenceTokenState(
-            self.adapter,
-            [torch.from_numpy(e.keys) for e in examples],
-            [torch.from_numpy(e.values) for e in examples],
+            self.adapter, [torch.from_numpy(e.keys) for e in kbs], [torch.from_numpy(e.values) for e in kbs]
         )
         with self.injection.use(state):
             hidden = self.injection.decoder(input_ids=ids, use_cache=False).last_hidden_state
@@ -119,34 +110,46 @@ class SentenceTrainer(AnswerTrainer[SentenceExample, SentenceTokenAdapter]):
         return ids, torch.tensor([row + [-100] * (n - len(row)) for row in labels], device=device)
 
 
-def draw_sample(random: Random, encoded: EncodedWorld) -> Sample:
-    """Return one sample of the world; the kinds come in the proportions of ``KINDS``."""
-    kind = random.choices([k for k, _ in KINDS], [share for _, share in KINDS])[0]
-    world = encoded.world
-    if kind in ("two_facts", "follow_up") and all(len(entity) < 2 for entity in world.entities):
-        kind = "simple"  # no name has two triples
-    sample: Sample = getattr(samples, kind)(random, world)
-    return sample
+def draw_batch(
+    random: Random,
+    encoded: EncodedWorld,
+    chat_prompt: Callable[[Any], str],
+    batch: int,
+    kinds: Sequence[tuple[str, float]] = ANSWER_KINDS,
+    style_share: float = STYLE_SHARE,
+    sizes: tuple[int, int] = (10, 100),
+) -> list[SentenceExample]:
+    """Return examples that share one KB, in which all of them make sense.
 
+    So a KB of thousands of triples is in memory once, and is asked for many things.
 
-def draw_example(
-    random: Random, encoded: EncodedWorld, chat_prompt: Callable[[Any], str]
-) -> SentenceExample:
-    """Return one example with a KB from the world in which it makes sense."""
-    sample = draw_sample(random, encoded)
-    pool = draw_pool(random, encoded, sample, random.randint(*KB_SIZES))
-    return SentenceExample(
-        chat_prompt(sample.messages),
-        REFUSAL_TEXT if sample.answer is None else sample.answer,
-        tuple(pool.triples(range(len(pool)))),
-        pool.key_embeddings,
-        pool.value_embeddings(),
-    )
+    Args:
+        random: source of the draws.
+        encoded: the world that KB and questions come from.
+        chat_prompt: writes a conversation as the LLM reads it.
+        batch: examples of a batch.
+        kinds: how often each kind of question is asked.
+        style_share: how many questions ask for a style.
+        sizes: least and most triples, about: entities are kept whole.
+    """
+    drawn = draw_together(random, encoded, batch, lambda r: draw_answered(r, encoded.world, kinds, style_share))
+    pool = shared_pool(random, encoded, drawn, draw_size(random, sizes))
+    triples, keys, values = tuple(pool.triples(range(len(pool)))), pool.key_embeddings, pool.value_embeddings()
+    return [
+        SentenceExample(
+            chat_prompt(sample.messages),
+            REFUSAL_TEXT if sample.answer is None else sample.answer,
+            triples,
+            keys,
+            values,
+        )
+        for sample in drawn
+    ]
 
 
 def sentence_examples(
-    random: Random, worlds: Sequence[EncodedWorld], chat_prompt: Callable[[Any], str], batch: int
+    random: Random, worlds: Sequence[EncodedWorld], chat_prompt: Callable[[Any], str], batch: int, **options: Any
 ) -> Iterator[list[SentenceExample]]:
-    """Yield batches for ever; every example draws a world and a KB from it."""
+    """Yield batches for ever, each from one world with a KB of its own; ``options`` are those of ``draw_batch``."""
     while True:
-        yield [draw_example(random, random.choice(worlds), chat_prompt) for _ in range(batch)]
+        yield draw_batch(random, random.choice(worlds), chat_prompt, batch, **options)

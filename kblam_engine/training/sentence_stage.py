@@ -24,7 +24,7 @@ from kblam_engine.training.reading import chat_prompts
 from kblam_engine.training.sentence import SentenceExample, SentenceTrainer, sentence_examples
 from kblam_engine.training.stages import Report, StageResult, Stages
 from kblam_engine.training.steps import Steps
-from kblam_engine.training.worlds import World, invented_world
+from kblam_engine.training.worlds import World, invented_world, linked
 
 STAGE = "sentence tokens"
 
@@ -123,7 +123,7 @@ def train_sentence_tokens(
     held = held_batches(config, encoder, lexicon, chat_prompt)
     progress = Progress(trainer, random)
     progress.restore(checkpoints)
-    batches = sentence_examples(random, worlds, chat_prompt, config.batch * config.accumulate)
+    batches = sentence_examples(random, worlds, chat_prompt, config.batch * config.accumulate, **options_of(config))
     steps = Steps(STAGE, config.sentence_steps, config, held, checkpoints, report)
     return steps.take(progress, batches, begun)
 
@@ -156,11 +156,21 @@ def _encoded_worlds(
     report: Report,
 ) -> Iterator[EncodedWorld]:
     """Yield every world of the run with its embeddings."""
-    invented = (invented_world(random, lexicon, [], config.n_entities) for _ in range(config.n_worlds))
-    worlds = [*real_worlds(random), *invented]
+    sizes = [config.n_entities] * config.n_worlds + [config.n_large_entities]
+    worlds = [*real_worlds(random), *(sentence_world(random, config, lexicon, n) for n in sizes)]
     for number, world in enumerate(worlds):
         yield EncodedWorld(world, encoder)
         report("sentence embeddings", number + 1, len(worlds), {})
+
+
+def sentence_world(random: Random, config: TrainConfig, lexicon: Lexicon, n_entities: int) -> World:
+    """Return an invented world in which some things name each other."""
+    return linked(random, invented_world(random, lexicon, [], n_entities), config.chain_share)
+
+
+def options_of(config: TrainConfig) -> dict[str, Any]:
+    """Return what a run says of questions and KBs, for ``sentence_examples``."""
+    return {"kinds": config.answer_kinds, "style_share": config.style_share, "sizes": config.kb_sizes}
 
 
 def held_batches(
@@ -168,6 +178,6 @@ def held_batches(
 ) -> list[list[SentenceExample]]:
     """Return the batches that validate, from a world that training does not see."""
     random = Random(f"{config.seed} sentence validation")
-    world = EncodedWorld(invented_world(random, lexicon, [], 200), encoder)
-    stream = sentence_examples(random, [world], chat_prompt, config.batch)
+    world = EncodedWorld(sentence_world(random, config, lexicon, 200), encoder)
+    stream = sentence_examples(random, [world], chat_prompt, config.batch, **options_of(config))
     return [next(stream) for _ in range(max(1, config.n_validation // config.batch))]

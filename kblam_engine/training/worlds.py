@@ -16,6 +16,13 @@ from kblam_engine.wording import words
 TITLE_WORDS = 3.5
 """Words that the names of a kind have on average if they are titles."""
 
+_LINKED: dict[str, frozenset[str]] = {
+    "person": frozenset(("person", "employee", "artist", "scientist", "athlete", "historical figure")),
+    "place": frozenset(("city", "country", "building", "hotel", "venue", "lake", "river", "mountain", "museum")),
+    "short": frozenset(),
+}
+"""Kinds of values that may be the name of another thing, and of which kinds of things (none: of any)."""
+
 
 @dataclass(frozen=True)
 class Known:
@@ -45,6 +52,13 @@ class World:
     def name_words(self) -> frozenset[frozenset[str]]:
         """The words of each name."""
         return frozenset(frozenset(words(k.triple.name)) for k in self.known)
+
+    @cached_property
+    def links(self) -> tuple[tuple[int, int], ...]:
+        """Pairs of a position and the entity that the value there names."""
+        entity_of = {k.triple.name.casefold(): k.entity for k in self.known}
+        named = ((at, entity_of.get(k.triple.value.casefold(), k.entity)) for at, k in enumerate(self.known))
+        return tuple((at, entity) for at, entity in named if entity != self.known[at].entity)
 
 
 def invented_value(random: Random, phrases: PropertyPhrases, texts: Sequence[str]) -> str:
@@ -128,6 +142,36 @@ def source_world(random: Random, triples: Sequence[Triple], n_entities: int, max
             known.append(Known(triple, None, len(entities)))
         entities.append(tuple(positions))
     return World(tuple(known), tuple(entities))
+
+
+def linked(random: Random, world: World, share: float = 0.3) -> World:
+    """Return the world with the name of another entity as a value of some entities, for questions that need two triples.
+
+    Only values that may be a name are exchanged: people for people, places for places, and short texts for anything.
+
+    Args:
+        random: source of the draws.
+        world: an invented one; in worlds without phrases nothing is known about what values are.
+        share: of the entities that have such a value, how many get a link.
+    """
+    targets: dict[str, list[int]] = {kind: [] for kind in _LINKED}
+    for number, entity in enumerate(world.entities):
+        about = [set(p.about) for at in entity if (p := world.known[at].phrases) is not None]
+        for kind, kinds_of_thing in _LINKED.items():
+            if about and (not kinds_of_thing or set.intersection(*about) & kinds_of_thing):
+                targets[kind].append(number)
+    known = list(world.known)
+    for number, entity in enumerate(world.entities):
+        may = [at for at in entity if (p := known[at].phrases) is not None and targets.get(p.value_kind)]
+        if not may or random.random() >= share:
+            continue
+        at = random.choice(may)
+        phrases = known[at].phrases
+        target = random.choice(targets[phrases.value_kind]) if phrases else number
+        if target != number:
+            name = world.known[world.entities[target][0]].triple.name
+            known[at] = replace(known[at], triple=replace(known[at].triple, value=name))
+    return World(tuple(known), world.entities)
 
 
 def scrambled(random: Random, world: World, share: float = 0.3) -> World:
