@@ -41,7 +41,8 @@ def read_own(path: str | Path) -> GraphKnowledge:
         triples = list(_triples(path))
         found = kg2kv(triples, masked=("tail",), namer=_Properties())
     if not found.samples:
-        raise ConfigurationError(f"{path}: expected triples to ask about, got none; {", ".join(found.summary().splitlines())}")
+        account = ", ".join(found.summary().splitlines())
+        raise ConfigurationError(f"{path}: expected triples to ask about, got none; {account}")
     return found
 
 
