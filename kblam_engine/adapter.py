@@ -43,7 +43,7 @@ class AdapterConfig:
     embed_dim: int
     native: NativeTokenConfig
     evidence_hidden: int = 64
-    refusal_threshold: float = 0.29
+    refusal_threshold: float = 0.24
     n_select: int = 6
     retrieval_layer: int | None = None
     sentence: SentenceTokenConfig | None = None

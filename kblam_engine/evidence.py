@@ -13,7 +13,7 @@ judged on others. No LLM in here.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,10 +28,12 @@ from kblam_engine.wording import (
     WORD,
     Rarity,
     asks,
+    refers_back,
     same_word,
     short_name,
     spans_of,
     stem,
+    stems_of,
     value_shape,
     words,
 )
@@ -43,7 +45,8 @@ FEATURES = (
     "name_in_turn", "name_phrase_in_turn", "name_identifier_in_turn", "name_in_history", "name_recency",
     "other_name_margin", "any_name_in_turn", "fuzzy_name",
     "turn_by_name", "turn_by_name_margin", "names_as_good",
-    "unexplained_number", "unexplained_capital", "unexplained_beside_name",
+    "unexplained_number", "unexplained_word", "unexplained_share",
+    "unexplained_capital", "unexplained_beside_name", "refers_back",
     "property_cos", "property_sibling_margin", "property_kb_margin", "property_words", "property_words_margin",
     "property_words_kb_margin", "compared_kb_margin",
     "value_cos", "value_sibling_margin", "compared", "compared_sibling_margin", "compared_margin",
@@ -241,7 +244,11 @@ class Examiner:
         score_leads = _leads_by_name(candidates, [c.score for c in candidates])
         conversation_leads = _leads_by_name(candidates, [c.cos_conversation for c in candidates])
         left_over = {i: self._left_over(turn, n, _apart(i, spans)) for i, n in name_words.items()}
-        by_name = {i: self._explained(turn_words, n) for i, n in name_words.items()}
+        # In order: a set's would change the last digit from process to process.
+        telling = {w: max(0.0, self.rarity(w) - 0.15) for w in dict.fromkeys(turn_words)}
+        matches = {i: _matches(telling, n) for i, n in name_words.items()}
+        by_name = {i: sum(telling[w] * match for w, match in m.items()) for i, m in matches.items()}
+        goes_on = refers_back(turn)
         rows = np.zeros((len(candidates), len(FEATURES)), np.float32)
         for at, c in enumerate(candidates):
             mine, rival = mentions[c.name_id], rivals[asked_at[at]]
@@ -258,7 +265,7 @@ class Examiner:
                 mine[0], bool(spans[c.name_id]), mine[1], mine[2], mine[3],
                 mine[0] - others, best_turn, mine[4],
                 explained, explained - max(rest, default=0.0), np.log1p(sum(x >= explained - 0.2 for x in rest)),
-                _unexplained_numbers(turn_words, c.triple), *left_over[c.name_id],
+                *_unexplained(telling, matches[c.name_id], c.triple), *left_over[c.name_id], goes_on,
                 own_property[at], _lead(own_property, at, siblings), own_property[at] - rival.cosine,
                 overlap[at], _lead(overlap, at, siblings),
                 overlap[at] - rival.words, by_property[at] - rival.compared,
@@ -317,13 +324,6 @@ class Examiner:
                 share, recency = covered, 1.0 / (1 + age)
         return in_turn, telling, share, recency, fuzzy
 
-    def _explained(self, turn: list[str], name: list[str]) -> float:
-        """Return how much of the turn a name explains: the rarity of the turn's words that are in the name."""
-        return sum(
-            max(0.0, self.rarity(w) - 0.15) * max((same_word(w, n) for n in name), default=0.0)
-            for w in dict.fromkeys(turn)  # in order: a set's would change the last digit from process to process
-        )
-
     def _rivals(
         self, asked: Floats, mapped: Floats, stems: set[str], table: CandidateEmbeddings, comparison: Comparison
     ) -> _Rivals:
@@ -353,10 +353,24 @@ def _apart(name_id: int, spans: dict[int, list[range]]) -> set[int]:
     return {at for span in others if own.isdisjoint(span) for at in span}
 
 
-def _unexplained_numbers(turn: list[str], triple: Triple) -> float:
-    """Return how many numbers of the turn are in neither name nor property nor value."""
-    said = {*words(triple.name), *words(triple.property), *words(triple.value)}
-    return float(sum(word.isdigit() and word not in said for word in set(turn)))
+def _matches(turn: Iterable[str], name: Sequence[str]) -> dict[str, float]:
+    """Return how far each word of the turn is one of the name's words."""
+    return {w: max((same_word(w, n) for n in name), default=0.0) for w in turn}
+
+
+def _unexplained(telling: dict[str, float], in_name: dict[str, float], triple: Triple) -> tuple[float, float, float]:
+    """Return what neither name nor property nor value has: numbers, the most telling word, the share of all that tells.
+
+    Args:
+        telling: how telling the words of the turn are.
+        in_name: how far each of them is a word of the triple's name.
+        triple: the triple.
+    """
+    said = stems_of(triple.name) | stems_of(triple.property) | stems_of(triple.value)
+    left = {w: weight * (1.0 - in_name[w]) for w, weight in telling.items() if stem(w) not in said}
+    numbers = sum(w.isdigit() for w in left)
+    rest = [weight for w, weight in left.items() if w not in FUNCTION_WORDS]
+    return float(numbers), max(rest, default=0.0), sum(rest) / (sum(telling.values()) + 1e-6)
 
 
 def _overlap(property_name: str, stems: set[str]) -> float:

@@ -8,6 +8,7 @@ candidates; the evidence head turns each into a probability, the gate of its nat
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from kblam_engine.evidence_head import EvidenceHead
 from kblam_engine.products import Floats, product
 from kblam_engine.sentence_encoder import SentenceEncoder
 from kblam_engine.triples import Triple
+from kblam_engine.wording import FUNCTION_WORDS, Rarity, words
 
 Message = dict[str, str]
 
@@ -29,6 +31,14 @@ N_NEAREST = 24
 """Candidates taken by score alone."""
 N_SIBLING_NAMES = 3
 """Names of the best candidates whose other triples become candidates as well."""
+N_MENTIONED_NAMES = 3
+"""Names with telling words of the conversation whose triples become candidates as well: no embedding tells codes apart."""
+COMMON_NAMES = 64
+"""A word that more names have than this tells nothing."""
+MAX_LOOKED_UP = 12
+"""Words looked up at most."""
+LEAST_RARITY = 0.25
+"""How telling a word has to be; numbers always are."""
 N_SIBLINGS = 24
 """Triples taken per such name at most."""
 N_MASKED = 2
@@ -70,6 +80,9 @@ class KeyTable(Protocol):
 
     def positions_of_name(self, name_idx: int) -> NDArray[np.int64]:
         """Positions of the triples of one name."""
+
+    def names_with_word(self, word: str, at_most: int) -> Sequence[int]:
+        """Names that have a word, or the words of "2025-03" in a row; none if more than ``at_most`` have it."""
 
     def triples(self, positions: Iterable[int]) -> list[Triple]:
         """The triples at positions."""
@@ -156,7 +169,8 @@ class Retriever:
     ) -> tuple[list[Candidate], NDArray[np.int64], Floats]:
         """Return candidates, their positions and features, ordered by retrieval score."""
         texts, queries = self.encode(messages)
-        positions, scores = nearest(table, self._score(table, queries, hidden_query))
+        mentioned = names_mentioned(table, texts.conversation, self.examiner.rarity)
+        positions, scores = nearest(table, self._score(table, queries, hidden_query), mentioned)
         names = table.name_index[positions]
         candidates = [
             Candidate(triple, int(name), float(s[0]), float(s[1]), float(s[2]))
@@ -211,16 +225,52 @@ class Retriever:
         return {-1: turn_embedding, **dict(zip(masked, rows, strict=True))}
 
 
-def nearest(table: KeyTable, scores: Floats) -> tuple[NDArray[np.int64], Floats]:
-    """Return candidate positions, best first, and their scores [n, 3], from the scores of every key."""
+def names_mentioned(table: KeyTable, text: str, rarity: Rarity) -> list[int]:
+    """Return the names that share the rarest words with a text, best first; at most ``2 * N_MENTIONED_NAMES``."""
+    weights: dict[int, float] = {}
+    for word in telling_words(text, rarity)[-MAX_LOOKED_UP:]:
+        names = table.names_with_word(word, COMMON_NAMES)
+        for name in names:
+            weights[int(name)] = weights.get(int(name), 0.0) + float(np.log1p(len(table) / len(names)))
+    return sorted(weights, key=lambda name: -weights[name])[: 2 * N_MENTIONED_NAMES]
+
+
+_TOKEN = re.compile(r"\w+(?:[-./:_–]\w+)*")
+
+
+def telling_words(text: str, rarity: Rarity) -> list[str]:
+    """Return the distinct words worth looking up, in order; what is written in one piece, such as "2025-03", stays so."""
+    found: dict[str, None] = {}
+    for token in _TOKEN.findall(text):
+        for piece in dict.fromkeys((token, *re.split(r"[-./:_–]", token))):
+            parts = words(piece)
+            if parts and piece.casefold() not in FUNCTION_WORDS and (
+                any(part.isdigit() for part in parts) or max(map(rarity, parts)) > LEAST_RARITY
+            ):
+                found[piece.casefold()] = None
+    return list(found)
+
+
+def nearest(
+    table: KeyTable, scores: Floats, mentioned: Sequence[int] = ()
+) -> tuple[NDArray[np.int64], Floats]:
+    """Return candidate positions, best first, and their scores [n, 3].
+
+    Args:
+        table: the KB.
+        scores: of every key, [n_triples, 3].
+        mentioned: names whose triples are candidates whatever their scores; the closest of them.
+    """
     total = np.maximum(scores[:, 0], 0.97 * scores[:, 1]) + scores[:, 2]
     n = min(N_NEAREST, len(total))
     best = np.argpartition(-total, n - 1)[:n]
     best = best[np.argsort(-total[best], kind="stable")]
     chosen = list(dict.fromkeys(best.tolist()))
     seen = set(chosen)
-    for name in list(dict.fromkeys(table.name_index[best].tolist()))[:N_SIBLING_NAMES]:
-        siblings = table.positions_of_name(name)
+    leading = list(dict.fromkeys(table.name_index[best].tolist()))[:N_SIBLING_NAMES]
+    others = [table.positions_of_name(name) for name in mentioned if name not in leading]
+    others.sort(key=lambda positions: -float(total[positions].max()))
+    for siblings in (*map(table.positions_of_name, leading), *others[:N_MENTIONED_NAMES]):
         ordered = siblings[np.argsort(-total[siblings], kind="stable")][:N_SIBLINGS]
         chosen.extend(p for p in ordered.tolist() if p not in seen)
         seen.update(ordered.tolist())

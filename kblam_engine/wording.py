@@ -24,6 +24,11 @@ ASKS = {
     "two": r"\band\b|\bboth\b|\bvs\b|\bversus\b|\bcompar|\bdiffer|;|\?.+\?",
     "yes": r"^(?:is|are|does|do|can|has|have|will|did|was|may)\b",
 }
+_REFERS_BACK = re.compile(
+    r"^\W*(?:and|also|but|so|then|or|ok|okay)\b|\b(?:what|how) about\b|"
+    r"\b(?:it|its|they|them|their|theirs|he|him|his|she|her|hers|this|that|these|those|there|one|ones|same|former|latter)\b",
+    re.IGNORECASE,
+)
 _ASKS_RE = tuple(re.compile(p) for p in ASKS.values())
 FUNCTION_WORDS = frozenset(
     "a an the of for to in on at by is are was were be do does did i it its he she they we you and or what when where "
@@ -128,6 +133,17 @@ class Rarity:
 def asks(turn: str) -> list[float]:
     """Return one number per kind in ``ASKS``: 1 where the question asks for it."""
     return [1.0 if p.search(turn.casefold()) else 0.0 for p in _ASKS_RE]
+
+
+def refers_back(turn: str) -> bool:
+    """Say whether a turn has a word that may stand for what was said before ("it", "there"), or goes on ("And ...")."""
+    return bool(_REFERS_BACK.search(turn))
+
+
+@lru_cache(maxsize=65536)
+def stems_of(text: str) -> frozenset[str]:
+    """Return the stems of a text's words, and its numbers."""
+    return frozenset(stem(word) for word in words(text))
 
 
 def value_shape(value: str) -> tuple[float, ...]:

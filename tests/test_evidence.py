@@ -17,7 +17,7 @@ from kblam_engine.evidence import (
 from kblam_engine.evidence_head import EvidenceHead
 from kblam_engine.sentence_encoder import HashingEncoder
 from kblam_engine.triples import Triple
-from kblam_engine.wording import Rarity
+from kblam_engine.wording import Rarity, refers_back
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +105,46 @@ def test_identifier_alone_tells_names_apart(examiner):
     assert right["name_identifier_in_turn"] == 1.0 and wrong["name_identifier_in_turn"] == 0.0
     assert right["unexplained_number"] == 0.0 and wrong["unexplained_number"] == 1.0
     assert right["names_as_good"] == 0.0 and wrong["names_as_good"] == pytest.approx(np.log(2))
+
+
+def test_another_subject_leaves_words_that_nothing_explains(examiner, six_triples):
+    before = [
+        {"role": "user", "content": "What is the battery life of the Orca 2?"},
+        {"role": "assistant", "content": six_triples[2].statement},
+    ]
+
+    def asked(turn):
+        rows = examine(examiner, [*before, {"role": "user", "content": turn}], six_triples)
+        return next(row for row, t in zip(rows, six_triples, strict=True) if t is six_triples[2])
+
+    back, away = asked("And its battery life?"), asked("Why are flamingos pink?")
+    assert back["refers_back"] == 1.0 and away["refers_back"] == 0.0
+    assert back["unexplained_word"] == 0.0 < 0.5 < away["unexplained_word"]
+    assert back["unexplained_share"] < 0.2 and away["unexplained_share"] > 0.5
+
+
+def test_words_of_the_value_are_explained(examiner):
+    row, other = examine(
+        examiner, "Which unit has a flamingo?", [Triple("Unit 1", "logo", "a pink flamingo"), Triple("Unit 2", "logo", "red")]
+    )
+    assert row["unexplained_word"] < other["unexplained_word"]
+    assert row["unexplained_share"] < other["unexplained_share"]
+
+
+@pytest.mark.parametrize(
+    ("turn", "goes_on"),
+    [
+        ("And the population?", True),
+        ("how tall is it", True),
+        ("What about Unit 3?", True),
+        ("Who lives there?", True),
+        ("Why is the sky blue?", False),
+        ("Android phones, Apple phones: your pick?", False),
+        ("", False),
+    ],
+)
+def test_turns_that_may_go_on(turn, goes_on):
+    assert refers_back(turn) is goes_on
 
 
 def test_a_numbered_title_is_called_by_its_number(examiner):

@@ -128,6 +128,23 @@ def test_the_result_is_json(engine, memory_kb):
     assert same["unchanged"] and "text_without" not in same and same["text"]
 
 
+def test_everything_can_come_after_a_question_about_the_kb(engine, memory_kb, monkeypatch):
+    seen = []
+    prompt_ids = engine.prompt_ids
+    monkeypatch.setattr(engine, "prompt_ids", lambda messages: seen.append(messages) or prompt_ids(messages))
+    later = measured(engine, memory_kb, NEVER, after_question=True)
+    assert later.unchanged == 1.0 and later.perplexity == later.perplexity_without
+    known = {t.statement for t in memory_kb}
+    asked = [messages for messages in seen if messages[-1]["content"] in {q.text for q in QUESTIONS}]
+    assert asked and {len(messages) for messages in seen} == {3}
+    for first, reply, _ in asked:
+        assert first["role"] == "user" and reply["role"] == "assistant" and reply["content"] in known
+        assert any(t.name in first["content"] and t.property in first["content"] for t in memory_kb)
+    assert later.to_dict()["after_question"] is True
+    assert later.perplexity != measured(engine, memory_kb, NEVER).perplexity
+    assert measured(engine, memory_kb, ALWAYS, after_question=True).unchanged == 0.0
+
+
 def test_a_sample_is_seeded_and_in_order(engine, memory_kb):
     def asked(seed):
         options = UntouchedOptions(max_new_tokens=1, refusal_threshold=NEVER, limit=3, seed=seed)

@@ -43,7 +43,12 @@ def untouched(
     limit: int | None = typer.Option(
         None, "--limit", min=1, help="Only a sample of so many questions and so many passages."
     ),
-    seed: int = typer.Option(0, "--seed", min=0, help="Chooses the sample under --limit."),
+    seed: int = typer.Option(
+        0, "--seed", min=0, help="Chooses the sample under --limit, and the questions of --after-question."
+    ),
+    after_question: bool = typer.Option(
+        False, "--after-question", help="Each follows a question about the KB and its answer."
+    ),
     as_json: Path | None = typer.Option(None, "--json", help="Write everything to this file; - for stdout."),
 ) -> None:
     """See whether a KB leaves unrelated chat as it is.
@@ -58,7 +63,7 @@ def untouched(
 
     # Mistakes in a file first: loading a model takes seconds.
     triples = None if kb.is_dir() else list(read_triples(kb))
-    options = UntouchedOptions(max_new_tokens, refusal_threshold, limit, seed)
+    options = UntouchedOptions(max_new_tokens, refusal_threshold, limit, seed, after_question)
     loaded = load_model(model, adapter, encoder, dtype, device)
     with _opened(kb, triples, loaded.encoder) as base, progress_bar() as progress:
         result = measure_untouched(loaded, base, options, progress=progress)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -18,6 +18,7 @@ from kblam_engine.decoding import log_probabilities
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.knowledge_base import KBSnapshot
 from kblam_engine.knowledge_state import Row
+from kblam_engine.retrieval import Message
 from kblam_engine.triples import Triple
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ class UntouchedOptions:
         max_new_tokens: longest answer, with the KB and without.
         refusal_threshold: probability below which a triple does not answer; None: the adapter's.
         limit: a sample of so many questions and so many passages; None: all.
-        seed: chooses the sample.
+        seed: chooses the sample, and what is asked before.
+        after_question: everything comes as the second turn: the first asks for a triple of the KB, by its name and
+            property, and is answered. What changes the subject must not be read as a follow-up.
 
     Raises:
         ConfigurationError: a number is below 1, or the seed below 0.
@@ -67,6 +70,7 @@ class UntouchedOptions:
     refusal_threshold: float | None = None
     limit: int | None = None
     seed: int = 0
+    after_question: bool = False
 
     def __post_init__(self) -> None:
         """Check the numbers; the threshold is checked where it is used."""
@@ -257,23 +261,41 @@ def measure_untouched(
             f"expected at least one question and one passage, got {len(asked)} and {len(read)}"
         )
     snapshot, told = model.snapshot_of(kb), progress or (lambda what, done, total: None)
+    before = _exchanges(snapshot, options)
     answers, texts = [], []
     for question in asked:
-        answers.append(_compare_answer(model, snapshot, question, options))
+        answers.append(_compare_answer(model, snapshot, question, next(before), options))
         told(ANSWERS, len(answers), len(asked))
     for passage in read:
-        texts.append(_compare_passage(model, snapshot, passage, options))
+        texts.append(_compare_passage(model, snapshot, passage, next(before), options))
         told(PASSAGES, len(texts), len(read))
     own = model.adapter.config.refusal_threshold
     threshold = own if options.refusal_threshold is None else options.refusal_threshold
     return UntouchedResult(len(snapshot), threshold, options, tuple(answers), tuple(texts))
 
 
+def _exchanges(snapshot: KBSnapshot, options: UntouchedOptions) -> Iterator[list[Message]]:
+    """Yield what is said before each question and passage: nothing, or a question about the KB and its answer."""
+    chosen = random.Random(f"{options.seed} before")
+    while True:
+        if not options.after_question or not len(snapshot):
+            yield []
+            continue
+        triple = snapshot.triple(chosen.randrange(len(snapshot)))
+        question = f"What is the {triple.property} of {triple.name}?"
+        yield [_user(question), {"role": "assistant", "content": triple.statement}]
+
+
 def _compare_answer(
-    model: KBLaM, snapshot: KBSnapshot, question: GeneralQuestion, options: UntouchedOptions
+    model: KBLaM,
+    snapshot: KBSnapshot,
+    question: GeneralQuestion,
+    before: Sequence[Message],
+    options: UntouchedOptions,
 ) -> ComparedAnswer:
-    tokens, answer = _answer(model, snapshot, question.text, options)
-    tokens_without, without = _answer(model, None, question.text, options)
+    messages = [*before, _user(question.text)]
+    tokens, answer = _answer(model, snapshot, messages, options)
+    tokens_without, without = _answer(model, None, messages, options)
     opened = tuple(a.triple for a in answer.attended if a.weight > 0)
     unchanged = tokens == tokens_without
     return ComparedAnswer(
@@ -282,7 +304,7 @@ def _compare_answer(
 
 
 def _answer(
-    model: KBLaM, snapshot: KBSnapshot | None, question: str, options: UntouchedOptions
+    model: KBLaM, snapshot: KBSnapshot | None, messages: Sequence[Message], options: UntouchedOptions
 ) -> tuple[list[int | None], Answer]:
     """Return the tokens of an answer, which its text may not tell apart, and the answer."""
     given = {
@@ -290,15 +312,19 @@ def _answer(
         "refusal_threshold": options.refusal_threshold,
         "unknown": "base",
     }
-    call = Call(model, [question], [snapshot], None, given)
+    call = Call(model, [messages], [snapshot], None, given)
     tokens = [step.token_ids[0] for step in call.steps()]
     return tokens, call.result(0)
 
 
 def _compare_passage(
-    model: KBLaM, snapshot: KBSnapshot, passage: NeutralPassage, options: UntouchedOptions
+    model: KBLaM,
+    snapshot: KBSnapshot,
+    passage: NeutralPassage,
+    before: Sequence[Message],
+    options: UntouchedOptions,
 ) -> ComparedPassage:
-    messages = [{"role": "user", "content": passage.request}]
+    messages = [*before, _user(passage.request)]
     prompt = model.prompt_ids(messages)
     written: list[int] = model.tokenizer(passage.text, add_special_tokens=False)["input_ids"]
     state = model.new_state([Row(messages, snapshot)], options.refusal_threshold, unknown="base")
@@ -311,6 +337,10 @@ def _compare_passage(
     candidates = () if selection.retrieved is None else selection.retrieved.triples
     opened = candidates[: selection.gates.n_open]
     return ComparedPassage(passage.request, len(written), nats, nats_without, opened)
+
+
+def _user(text: str) -> Message:
+    return {"role": "user", "content": text}
 
 
 def _sample(items: Sequence[_T], options: UntouchedOptions) -> list[_T]:

@@ -15,7 +15,7 @@ from kblam_engine.knowledge_base.schema import Meta
 from kblam_engine.knowledge_base.slots import SlotTable, dense_index
 from kblam_engine.knowledge_base.store import Store
 from kblam_engine.knowledge_base.vocabulary import Vocabulary
-from kblam_engine.knowledge_base.words import matching_names, query_of, split
+from kblam_engine.knowledge_base.words import matching_names, names_with, query_of, split
 from kblam_engine.triples import Triple
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
@@ -158,6 +158,17 @@ class KBSnapshot:
             if n_found >= limit:
                 break
         return np.concatenate([np.zeros(0, np.int64), *found])[:limit]
+
+    def names_with_word(self, word: str, at_most: int) -> NDArray[np.int64]:
+        """Return the indices into `names` of those that have a word; none if more than `at_most` have it.
+
+        Case and accents do not count. "2025-03" is the phrase "2025 03".
+        """
+        with self._store.connection() as connection:
+            ids = np.array(names_with(connection, query_of([word]), at_most), np.int64)
+        known = self._dense_names[1]
+        at = np.minimum(np.searchsorted(known, ids), max(len(known) - 1, 0))
+        return at[known[at] == ids] if len(known) else at[:0]
 
     def triple(self, position: int) -> Triple:
         """Return the triple at a position."""

@@ -84,3 +84,11 @@ def matching_names(connection: sqlite3.Connection, query: str, limit: int) -> li
         (query, limit),
     )
     return [row[0] for row in rows]
+
+
+def names_with(connection: sqlite3.Connection, query: str, at_most: int) -> list[int]:
+    """Return the ids of the names that match a query, in no order; none if there are more than `at_most`."""
+    rows = connection.execute(
+        "SELECT rowid FROM name_words WHERE name_words MATCH ? LIMIT ?", (query, at_most + 1)
+    ).fetchall()
+    return [row[0] for row in rows] if len(rows) <= at_most else []

@@ -15,6 +15,7 @@ from kblam_engine.evidence import FEATURES
 from kblam_engine.evidence_head import EvidenceHead
 from kblam_engine.products import Floats
 from kblam_engine.retrieval import KeyTable, Message, Retriever
+from kblam_engine.training.other_subjects import change_subject
 from kblam_engine.training.pools import EncodedWorld, draw_pool
 from kblam_engine.training.samples import Sample, draw
 
@@ -25,6 +26,8 @@ BLIND_SHARE = 0.15
 """Of the questions, how many are examined without a hidden state: a hop has none."""
 UNANSWERABLE_SHARE = 0.35
 """Of the questions out of templates, how many have no answer in their KB."""
+OTHER_SUBJECT_SHARE = 0.06
+"""Of the questions with an answer, how many are followed by a turn about something else, which is then the question."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +99,10 @@ def make_examined(
     """Draw ``n`` samples from the sources, with pools of the given sizes, and examine their candidates."""
     drawn = []
     for source in random.choices(sources, [s.weight for s in sources], k=n):
-        drawn.append((source.encoded, source.draw(random)))
+        sample = source.draw(random)
+        if sample.supports and random.random() < OTHER_SUBJECT_SHARE:
+            sample = change_subject(random, sample, source.encoded.world)
+        drawn.append((source.encoded, sample))
     queries = None if hidden_queries is None else hidden_queries([sample.messages for _, sample in drawn])
     out = []
     for i, (encoded, sample) in enumerate(drawn):

@@ -14,6 +14,7 @@ from kblam_engine.sentence_encoder import SentenceEncoder
 from kblam_engine.training.samples import Sample
 from kblam_engine.training.worlds import World
 from kblam_engine.triples import Triple
+from kblam_engine.wording import spans_of, words
 
 TINY = 5
 """Pools of a smaller size hold parts of entities."""
@@ -35,6 +36,20 @@ class EncodedWorld:
         number = {p: i for i, p in enumerate(self.properties)}
         self.property_index = np.array([number[t.property] for t in triples], np.int32)
         self.name_index = np.array([k.entity for k in world.known], np.int32)
+
+    @cached_property
+    def names_by_word(self) -> dict[str, frozenset[int]]:
+        """Return the entities whose names have each word."""
+        found: dict[str, set[int]] = {}
+        for known in self.world.known:
+            for word in words(known.triple.name):
+                found.setdefault(word, set()).add(known.entity)
+        return {word: frozenset(entities) for word, entities in found.items()}
+
+    def has_in_a_row(self, entity: int, phrase: Sequence[str]) -> bool:
+        """Say whether an entity's name has the words of a phrase in a row."""
+        name = self.world.known[self.world.entities[entity][0]].triple.name
+        return bool(spans_of(phrase, words(name)))
 
 
 class Pool:
@@ -65,6 +80,16 @@ class Pool:
     def positions_of_name(self, name_idx: int) -> NDArray[np.int64]:
         """Return the positions of one name's triples."""
         return self._by_name[name_idx]
+
+    def names_with_word(self, word: str, at_most: int) -> list[int]:
+        """Return the names that have a word, or its parts in a row; none if more than ``at_most`` have it."""
+        parts = words(word)
+        by_word = self._encoded.names_by_word
+        holding = frozenset.intersection(*(by_word.get(part, frozenset()) for part in parts)) if parts else ()
+        found = [name for name in sorted(holding) if name in self._by_name]
+        if len(parts) > 1:
+            found = [name for name in found if self._encoded.has_in_a_row(name, parts)]
+        return found if len(found) <= at_most else []
 
     def triples(self, positions: Iterable[int]) -> list[Triple]:
         """Return the triples at positions."""
