@@ -23,6 +23,7 @@ _TABLES = {
     "retrieval_top5": ("retrieval top-5", 3),
     "refusal_precision": ("refusal precision", 3),
     "refusal_recall": ("refusal recall", 3),
+    "refusal_f1": ("refusal F1", 3),
     "over_refusal": ("over-refusal", 3),
     "ttft_ms_p50": ("time to first token, ms", 0),
     "ms_per_token_p50": ("time per token, ms", 1),

@@ -13,6 +13,8 @@ from kblam_engine.cli._measuring import STDOUT, check_target, load_model, progre
 
 if TYPE_CHECKING:
     from kblam_engine.evaluation import EvaluationResult, Metrics
+    from kblam_engine.evaluation.questions import Question
+    from kblam_engine.triples import Triple
 
 _COLUMNS = (
     ("n", "n", 0),
@@ -49,10 +51,17 @@ def evaluate(
     baseline: list[str] | None = typer.Option(
         None,
         "--baseline",
-        help="zero-shot, in-context, bm25, dense, oracle, or all; ablations: encoder-gates, oracle-gates.",
+        help="zero-shot, in-context, bm25, dense, oracle, or all; with their own number of triples: bm25-1, bm25-5, "
+        "bm25-10, dense-1, dense-5, dense-10; ablations: encoder-gates, oracle-gates.",
     ),
     text_metrics: list[str] | None = typer.Option(
         None, "--metrics", help="rouge-l, bertscore: score the answers' texts by these, too."
+    ),
+    copy_seed: int | None = typer.Option(
+        None,
+        "--counterfactual",
+        metavar="SEED",
+        help="Exchange the values inside each property first, and ask for those: what the model knows by heart is wrong.",
     ),
     model: str = typer.Option(
         "smollm2-135m", "--model", help="Base model: a name, a folder, a Hugging Face id."
@@ -110,15 +119,17 @@ def evaluate(
     # Mistakes in the files and missing packages first: loading a model takes seconds.
     asked = read_questions(questions)
     triples = list(read_triples(kb))
+    if copy_seed is not None:
+        triples, asked = _counterfactual(copy_seed, triples, asked)
     fillers = list(read_triples(distractors)) if distractors else []
     prompts = PromptOptions(top_k, refusal_instruction, context_tokens, max_new_tokens, seed)
-    if "bm25" in names:
+    if any(name.startswith("bm25") for name in names):
         require_bm25()
     check_text_metrics(metrics)
     if grid:
         check_sizes(grid, triples, asked, fillers)
     loaded = load_model(model, adapter, encoder, dtype, device)
-    labels = {
+    labels: dict[str, Any] = {
         "model": model,
         "adapter": adapter,
         "encoder": loaded.encoder.fingerprint,
@@ -128,6 +139,8 @@ def evaluate(
         "questions": str(questions),
         "distractors": str(distractors) if distractors else None,
     }
+    if copy_seed is not None:
+        labels["counterfactual"] = copy_seed
     options: dict[str, Any] = {
         "limit": limit,
         "text_metrics": metrics,
@@ -151,6 +164,17 @@ def evaluate(
         )
     write_json(as_json, result.to_dict())
     show(result, to_stderr=as_json == STDOUT)
+
+
+def _counterfactual(
+    seed: int, triples: list[Triple], questions: list[Question]
+) -> tuple[list[Triple], list[Question]]:
+    from kblam_engine.evaluation.copies import counterfactual_set
+
+    found = counterfactual_set(seed, triples, questions)
+    if found.n_left_out:
+        typer.echo(f"{found.n_left_out} questions left out: the copy does not change their answers", err=True)
+    return list(found.triples), list(found.questions)
 
 
 def show(result: EvaluationResult, *, to_stderr: bool = False) -> None:
@@ -201,11 +225,11 @@ def _cell(value: float | None, digits: int) -> str:
 
 def _baselines(named: list[str], following: list[str]) -> list[str]:
     """Return baseline names given as `--baseline a --baseline b`, `--baseline a b` or `--baseline a,b`."""
-    from kblam_engine.evaluation.baselines import ABLATIONS, BASELINES
+    from kblam_engine.evaluation.baselines import ABLATIONS, BASELINES, SIZED
 
     if following and not named:
         raise typer.BadParameter(f"unexpected argument {following[0]!r}")
-    names = _names([*named, *following], (*BASELINES, *ABLATIONS, "all"), "--baseline")
+    names = _names([*named, *following], (*BASELINES, *SIZED, *ABLATIONS, "all"), "--baseline")
     return list(dict.fromkeys([*BASELINES, *(n for n in names if n != "all")])) if "all" in names else names
 
 

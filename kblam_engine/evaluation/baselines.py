@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from kblam_engine.errors import ConfigurationError, MissingDependencyError
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 BASELINES = ("zero-shot", "in-context", "bm25", "dense", "oracle")
+SIZED = tuple(f"{name}-{k}" for name in ("bm25", "dense") for k in (1, 5, 10))
+"""Baselines with their own number of triples in the prompt, whatever the others have; "all" does not hold them."""
 ABLATIONS = {
     "encoder-gates": "native tokens of the triple whose key is nearest to the question: no evidence, no refusal",
     "oracle-gates": "native tokens of the supports, the null triple's without any: perfect retrieval and refusal",
@@ -91,6 +93,9 @@ def build_baseline(
         ConfigurationError: no baseline has that name.
         MissingDependencyError: "bm25" without the package bm25s.
     """
+    if name in SIZED:
+        base, _, k = name.rpartition("-")
+        return replace(build_baseline(base, model, corpus, questions, replace(options, top_k=int(k))), name=name)
     if name == "zero-shot":
         return Baseline(name, lambda question: [], ranked=False)
     if name == "in-context":
@@ -101,7 +106,7 @@ def build_baseline(
         return Baseline(name, _dense(corpus, options.top_k), ranked=True, info={"top_k": options.top_k})
     if name == "oracle":
         return Baseline(name, _oracle(corpus, options.top_k), ranked=True, info={"top_k": options.top_k})
-    raise ConfigurationError(f"baseline: expected one of {', '.join((*BASELINES, *ABLATIONS))}, got {name!r}")
+    raise ConfigurationError(f"baseline: expected one of {', '.join((*BASELINES, *SIZED, *ABLATIONS))}, got {name!r}")
 
 
 def prompt_with_statements(

@@ -14,10 +14,15 @@ _PACKAGES = (
     "kblam-engine",
     "torch",
     "transformers",
+    "tokenizers",
     "sentence-transformers",
     "safetensors",
+    "gguf",  # how the embedded model's weights were read
     "numpy",
     "bm25s",
+    "rouge-score",
+    "bert-score",
+    "accelerate",
 )
 _MB = 1024 * 1024
 

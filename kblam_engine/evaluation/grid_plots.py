@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from kblam_engine.evaluation.baselines import BASELINES
+from kblam_engine.evaluation.baselines import BASELINES, SIZED
 from kblam_engine.evaluation.drawing import (
     Axes,
     Figure,
@@ -89,7 +89,7 @@ def _costs(grids: Sequence[GridRun]) -> Figure | None:
 def _systems(axes: Axes, grid: GridRun, measure: str) -> list[float]:
     """Draw a measure of all systems against the size; return the values."""
     values, sizes = [], [at.size for at in grid.sizes]
-    names = sorted(grid.systems, key=[SYSTEM, *BASELINES, *grid.systems].index)
+    names = sorted(grid.systems, key=[SYSTEM, *BASELINES, *SIZED, *grid.systems].index)
     for place, name in enumerate(names):
         points = []
         for at in grid.sizes:

@@ -130,7 +130,7 @@ def run_grid(
         distractors: triples to fill the knowledge bases with.
         sizes: triples in the knowledge base.
         seeds: each chooses distractors and, under `limit`, questions.
-        baselines: names out of `BASELINES` and `ABLATIONS`.
+        baselines: names out of `BASELINES`, `SIZED` and `ABLATIONS`.
         limit: ask only a sample of this many questions, another one for each seed.
         text_metrics: names out of `TEXT_METRICS`, scored when all is answered.
         prompts: how the baselines' prompts are built; its seed is not used.

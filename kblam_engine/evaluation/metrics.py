@@ -158,6 +158,16 @@ def ratio(hits: int, n: int) -> float | None:
     return hits / n if n else None
 
 
+def f1_of(precision: float | None, recall: float | None) -> float | None:
+    """Return the harmonic mean of precision and recall; without a refusal that was right it is 0.
+
+    None where nothing should have been refused, so that there is no recall.
+    """
+    if recall is None:
+        return None
+    return 2 * precision * recall / (precision + recall) if precision and recall else 0.0
+
+
 def _student(freedom: int) -> float:
     """Return the 97.5 % quantile of Student's t, right to three digits."""
     if freedom <= len(_T975):

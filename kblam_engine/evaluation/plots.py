@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from kblam_engine.evaluation.baselines import BASELINES
+from kblam_engine.evaluation.baselines import BASELINES, SIZED
 from kblam_engine.evaluation.drawing import (
     BLACK,
     BLUE,
@@ -252,7 +252,7 @@ def _points(one: Series, name: str, measure: str) -> list[tuple[int, Estimate]]:
 def _names(runs: Iterable[EvaluationRun]) -> list[str]:
     """Return the systems of some runs: the system first, the baselines in their usual order."""
     found = dict.fromkeys(name for run in runs for name in run.systems)
-    order = [SYSTEM, *BASELINES]
+    order = [SYSTEM, *BASELINES, *SIZED]
     return sorted(found, key=lambda name: order.index(name) if name in order else len(order))
 
 

@@ -5,12 +5,19 @@
 
 from __future__ import annotations
 
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from kblam_engine.evaluation.comparisons import (
+    counterfactuals,
+    differences,
+    grid_differences,
+    grid_refusals,
+    refusals_by_kind,
+)
 from kblam_engine.evaluation.grid import Summary
+from kblam_engine.evaluation.markdown import NOTHING, escaped, header, number, row, with_interval
 from kblam_engine.evaluation.results import Metrics
 from kblam_engine.evaluation.runner import SYSTEM
 from kblam_engine.evaluation.runs import (
@@ -24,18 +31,20 @@ from kblam_engine.evaluation.runs import (
 )
 
 REPORT = "report.md"
-NOTHING = "–"
 _SHARES = {
     "exact": "exact",
     "token_f1": "token F1",
+    "rouge_l": "ROUGE-L",
+    "bertscore": "BERTScore",
     "retrieval_top1": "top-1",
     "retrieval_top5": "top-5",
     "refusal_precision": "refusal precision",
     "refusal_recall": "refusal recall",
+    "refusal_f1": "refusal F1",
     "over_refusal": "over-refusal",
 }
-_ANSWERS = ("exact", "token_f1", "retrieval_top1", "retrieval_top5")
-_REFUSALS = ("refusal_precision", "refusal_recall", "over_refusal")
+_ANSWERS = ("exact", "token_f1", "rouge_l", "bertscore", "retrieval_top1", "retrieval_top5")
+_REFUSALS = ("refusal_precision", "refusal_recall", "over_refusal", "refusal_f1")
 _BY_KIND = ("retrieval_top1", "retrieval_top5", "refusal_recall", "over_refusal")
 # Top-level parts of a file that have their own place in the report, or none.
 _PLACED = frozenset(
@@ -55,8 +64,6 @@ _PLOTS = {
 # In the tables of a grid, with their digits.
 _OF_A_GRID = {
     **{key: (label, 2) for key, label in _SHARES.items()},
-    "rouge_l": ("ROUGE-L", 2),
-    "bertscore": ("BERTScore", 2),
     "ttft_ms_p50": ("time to first token, ms", 0),
     "ms_per_token_p50": ("time per token, ms", 1),
     "peak_rss_mb": ("peak memory, MiB", 0),
@@ -88,16 +95,19 @@ def build_report(
         lines += ["", "## Answers", "", *_shares(evaluations, _ANSWERS), *pictures.get("systems", [])]
         lines += ["", "## Refusals", "", *_shares(evaluations, _REFUSALS), *pictures.get("refusal", [])]
         lines += ["", "## By kind of question", "", *by_kind(evaluations)]
+        lines += _section("Refusals by kind of question", refusals_by_kind(evaluations))
+        lines += _section("The system minus its baselines", differences(evaluations))
         lines += ["", "## Time and memory of the answers", "", *_costs(evaluations)]
     if benches:
         lines += ["", "## Time and memory against the size of the KB", "", *_scale(benches)]
         lines += pictures.get("cost", [])
+    lines += _section("Counterfactual copies", counterfactuals(evaluations, grids))
     lines += _section("Attention", pictures.get("attention", [])[1:])
     runs: list[EvaluationRun | BenchRun | GridRun] = [*grids, *evaluations, *benches]
     lines += _section("What the columns mean", _definitions(runs))
     lines += ["", "## Settings and commands"]
     for run in runs:
-        lines += ["", f"### {_plain(run.name)}", "", *_settings(run)]
+        lines += ["", f"### {escaped(run.name)}", "", *_settings(run)]
     return "\n".join(lines) + "\n"
 
 
@@ -130,7 +140,8 @@ def by_kind(runs: Sequence[EvaluationRun]) -> list[str]:
 
 def repeated(runs: Sequence[EvaluationRun]) -> list[str]:
     """Return a table of means over runs that differ in the seed or the commit only; empty without any."""
-    measures = [key for key in _SHARES if key != "refusal_precision"]
+    found_any = {key for key in _SHARES for run in runs if getattr(run.system.overall, key) is not None}
+    measures = [key for key in _SHARES if key in found_any - {"refusal_precision", "refusal_f1"}]
     lines = []
     for series in series_of(runs):
         for size, same in series.by_size.items():
@@ -139,7 +150,7 @@ def repeated(runs: Sequence[EvaluationRun]) -> list[str]:
             found = [run.system.overall for run in same]
             seeds = ", ".join(dict.fromkeys(_known(run.data.get("seed")) for run in same))
             commits = ", ".join(dict.fromkeys(_known(run.data.get("commit")) for run in same))
-            means = [_with_interval(estimate(found, key)) for key in measures]
+            means = [with_interval(estimate(found, key)) for key in measures]
             lines.append(row(series.title, f"{size:,}", len(same), seeds, commits, *means))
     if not lines:
         return []
@@ -151,26 +162,14 @@ def repeated(runs: Sequence[EvaluationRun]) -> list[str]:
     return [caption, "", *heading, *lines]
 
 
-def number(value: float | None, digits: int = 2) -> str:
-    """Return a number as it stands in a table."""
-    return NOTHING if value is None else f"{value:,.{digits}f}"
-
-
-def row(*cells: object) -> str:
-    """Return a line of a Markdown table."""
-    return f"| {' | '.join(_plain(str(cell)) for cell in cells)} |"
-
-
-def header(*cells: str) -> list[str]:
-    """Return the first two lines of a Markdown table."""
-    return [row(*cells), "|" + "---|" * len(cells)]
-
-
 def _shares(runs: Sequence[EvaluationRun], measures: Sequence[str]) -> list[str]:
+    every = [found.overall for run in runs for found in run.systems.values()]
+    told = ("rouge_l", "bertscore")  # where nobody asked for them, they have no column
+    measures = [key for key in measures if key not in told or any(getattr(one, key) is not None for one in every)]
     lines = header("run", "triples", "system", "n", *(_SHARES[key] for key in measures))
     for run in runs:
         for name, found in run.systems.items():
-            cells = [_with_interval(estimate([found.overall], key)) for key in measures]
+            cells = [with_interval(estimate([found.overall], key)) for key in measures]
             lines.append(row(run.name, f"{run.n_triples:,}", name, found.overall.n, *cells))
     return [*lines, "", "In brackets: 95 % intervals (Wilson), where a share has one."]
 
@@ -204,9 +203,9 @@ def _scale(benches: Sequence[BenchRun]) -> list[str]:
                     f"{at.n_triples:,}{' †' if at.n_synthetic_embeddings else ''}",
                     number(at.n_pairs, 0),
                     f"{number(at.ttft_ms_base, 0)} → {number(at.ttft_ms_kb, 0)}",
-                    _with_interval(with_quartiles(at.ttft_ratio, at.ttft_ratio_p25_p75)),
+                    with_interval(with_quartiles(at.ttft_ratio, at.ttft_ratio_p25_p75)),
                     f"{number(at.per_token_ms_base, 1)} → {number(at.per_token_ms_kb, 1)}",
-                    _with_interval(with_quartiles(at.per_token_ratio, at.per_token_ratio_p25_p75)),
+                    with_interval(with_quartiles(at.per_token_ratio, at.per_token_ratio_p25_p75)),
                     number(at.retrieval_ms, 1),
                     number(at.peak_rss_mb, 0),
                     number(at.attended_top1),
@@ -227,7 +226,7 @@ def _scale(benches: Sequence[BenchRun]) -> list[str]:
 def _grid(run: GridRun) -> list[str]:
     """Return a grid's tables: each measure of all systems, then the exact answers and refusals by kind."""
     seeds = list(dict.fromkeys(seed for at in run.sizes for seed in at.seeds))
-    lines = ["", f"### {_plain(run.title)}: {_plain(run.name)}", ""]
+    lines = ["", f"### {escaped(run.title)}: {escaped(run.name)}", ""]
     lines.append(
         f"Seeds {', '.join(map(str, seeds))}; {run.sizes[0].systems[SYSTEM].overall.n:,} answers a size. "
         + ("Means over the seeds, in brackets their 95 % intervals (Student's t)." if len(seeds) > 1 else "")
@@ -245,6 +244,11 @@ def _grid(run: GridRun) -> list[str]:
             found = [at.systems[name].kinds.get(kind) if name in at.systems else None for at in run.sizes]
             for measure in ("exact", "refusal_recall"):
                 rows += _over_sizes([kind, name, _SHARES[measure]], found, measure, 2)
+            for measure in ("over_refusal", "refusal_f1"):
+                of_kind = [grid_refusals(at.systems[name].kinds, kind, measure) if name in at.systems else None for at in run.sizes]
+                if any(of_kind):
+                    rows.append(row(kind, name, _SHARES[measure], *map(with_interval, of_kind)))
+    lines += grid_differences(run)
     return [*lines, "", *header("kind", "system", "", *(f"{at.size:,}" for at in run.sizes)), *rows]
 
 
@@ -255,16 +259,8 @@ def _over_sizes(
     spreads = [one.measures.get(measure) if one else None for one in found]
     if not any(spreads):
         return []
-    cells = [_with_interval(Estimate(at.mean, at.low, at.high) if at else None, digits) for at in spreads]
+    cells = [with_interval(Estimate(at.mean, at.low, at.high) if at else None, digits) for at in spreads]
     return [row(*first, *cells)]
-
-
-def _with_interval(found: Estimate | None, digits: int = 2) -> str:
-    if found is None:
-        return NOTHING
-    if found.low is None or found.high is None:
-        return number(found.value, digits)
-    return f"{number(found.value, digits)} [{number(found.low, digits)}, {number(found.high, digits)}]"
 
 
 def _settings(run: EvaluationRun | BenchRun | GridRun) -> list[str]:
@@ -292,12 +288,12 @@ def _settings(run: EvaluationRun | BenchRun | GridRun) -> list[str]:
         "```",
         "",
         *told,
-        *(f"- warning: {_plain(str(text))}" for text in warnings),
+        *(f"- warning: {escaped(str(text))}" for text in warnings),
     ]
 
 
 def _pairs(found: Mapping[str, Any]) -> str:
-    return _plain("; ".join(f"{key} {_known(value)}" for key, value in found.items()))
+    return escaped("; ".join(f"{key} {_known(value)}" for key, value in found.items()))
 
 
 def _command(data: Mapping[str, Any]) -> str:
@@ -317,7 +313,7 @@ def _definitions(runs: Sequence[EvaluationRun | BenchRun | GridRun]) -> list[str
             found.setdefault(key, {})[str(text)] = None
         if isinstance(run.data.get("method"), str):
             found.setdefault("kblam bench", {})[run.data["method"]] = None
-    return [f"- {_SHARES.get(key, _plain(key))}: {_plain(' / '.join(texts))}" for key, texts in found.items()]
+    return [f"- {_SHARES.get(key, escaped(key))}: {escaped(' / '.join(texts))}" for key, texts in found.items()]
 
 
 def _section(heading: str, lines: list[str]) -> list[str]:
@@ -343,8 +339,3 @@ def _mapping(data: Mapping[str, Any], key: str) -> Mapping[str, Any]:
 
 def _known(value: object) -> str:
     return NOTHING if value is None else str(value)
-
-
-def _plain(text: str) -> str:
-    """Return text on one line, with what Markdown would read as something else escaped."""
-    return re.sub(r"[\\|<>`*]", r"\\\g<0>", " ".join(text.split()))

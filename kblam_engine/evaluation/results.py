@@ -25,6 +25,7 @@ DEFINITIONS = {
     "retrieval_top5": "share of answerable questions whose supports are all among the first five attended",
     "refusal_precision": "share of refusals that were of unanswerable questions",
     "refusal_recall": "share of unanswerable questions that were refused",
+    "refusal_f1": "harmonic mean of refusal precision and recall; 0 where no refusal was right",
     "over_refusal": "share of answerable questions that were refused",
     "ttft_ms_p50": "median milliseconds to the first token, retrieval included",
     "ms_per_token_p50": "median over answers of milliseconds per token after the first",
@@ -75,6 +76,7 @@ class Metrics:
     retrieval_top5: float | None = None
     refusal_precision: float | None = None
     refusal_recall: float | None = None
+    refusal_f1: float | None = None
     over_refusal: float | None = None
     ttft_ms_p50: float | None = None
     ms_per_token_p50: float | None = None
@@ -196,6 +198,7 @@ def aggregate(pairs: Sequence[tuple[Question, ScoredAnswer]]) -> Metrics:
         "refusal_recall": _count(a.refused for q, a in pairs if not q.answerable),
         "over_refusal": _count(a.refused for q, a in pairs if q.answerable),
     }
+    shares = {name: metrics.ratio(*count) for name, count in counts.items()}
     peaks = [a.peak_rss_mb for a in answers if a.peak_rss_mb is not None]
     return Metrics(
         n=len(answers),
@@ -212,7 +215,8 @@ def aggregate(pairs: Sequence[tuple[Question, ScoredAnswer]]) -> Metrics:
             for name, count in counts.items()
             if (interval := metrics.wilson(*count)) is not None
         },
-        **{name: metrics.ratio(*count) for name, count in counts.items()},
+        refusal_f1=metrics.f1_of(shares["refusal_precision"], shares["refusal_recall"]),
+        **shares,
     )
 
 

@@ -72,7 +72,7 @@ def run_evaluation(
         questions: see `read_questions`.
         distractors: triples to fill the knowledge base with.
         n_triples: size of the knowledge base; None for everything given (see `assemble`).
-        baselines: names out of `BASELINES` and `ABLATIONS`.
+        baselines: names out of `BASELINES`, `SIZED` and `ABLATIONS`.
         seed: chooses distractors and the in-context baseline's triples, and the questions under `limit`.
         limit: ask only a seeded sample of this many questions.
         text_metrics: names out of `TEXT_METRICS`, scored besides.
@@ -130,7 +130,7 @@ def ask_systems(
         model: a `KBLaM`.
         triples: the knowledge base.
         questions: what is asked, all of it.
-        baselines: names out of `BASELINES` and `ABLATIONS`.
+        baselines: names out of `BASELINES`, `SIZED` and `ABLATIONS`.
         prompts: how the baselines' prompts are built.
         answer_options: further options of `model.answer`.
         encoder: embeds the triples; None for the model's own.

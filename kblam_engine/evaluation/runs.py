@@ -16,8 +16,8 @@ from kblam_engine.evaluation.metrics import mean_interval
 from kblam_engine.evaluation.results import Metrics, SystemResult
 from kblam_engine.evaluation.runner import SYSTEM
 
-# What must agree for two runs to differ in nothing but the size of the KB, the seed and the commit.
-_SAME = ("kb", "questions", "model", "adapter", "encoder", "dtype", "device")
+SAME = ("kb", "questions", "model", "adapter", "encoder", "dtype", "device", "counterfactual")
+"""What must agree for two runs to differ in nothing but the size of the KB, the seed and the commit."""
 _LARGEST = 1e15  # a number beyond this is no measurement, and may be too large for a float
 
 
@@ -135,7 +135,7 @@ def series_of(runs: Sequence[EvaluationRun]) -> list[Series]:
     """Put the runs together that have the same questions and settings, in the order of their first runs."""
     groups: dict[str, dict[Any, list[EvaluationRun]]] = {}
     for run in runs:
-        same = [run.data.get(name) for name in (*_SAME, "options")]
+        same = [run.data.get(name) for name in (*SAME, "options")]
         key = json.dumps([*same, run.system.overall.n, run.title], sort_keys=True)
         filled_from = str(run.data.get("distractors")) if run.data.get("n_distractors") else None
         groups.setdefault(key, {}).setdefault(filled_from, []).append(run)
@@ -176,7 +176,7 @@ def _titles(run: EvaluationRun, others: Sequence[EvaluationRun]) -> list[str]:
 
     def settings(of: EvaluationRun) -> dict[str, Any]:
         options = of.data.get("options")
-        own = {name: of.data.get(name) for name in (*_SAME, "distractors")}
+        own = {name: of.data.get(name) for name in (*SAME, "distractors")}
         return {
             **own,
             **(options if isinstance(options, dict) else {}),
