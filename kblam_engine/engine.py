@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,13 +24,15 @@ from kblam_engine.injection import Injection, attach
 from kblam_engine.knowledge_base import KBSnapshot, KnowledgeBase
 from kblam_engine.knowledge_state import KnowledgeState, Row
 from kblam_engine.models import LoadedModel, load_base_model, resolve_model
-from kblam_engine.retrieval import Message, Retriever
+from kblam_engine.retrieval import EveryKey, KeySearch, KeyTable, Message, Retriever
+from kblam_engine.search.indexes import Indexes
 from kblam_engine.sentence_encoder import SentenceEncoder, load_sentence_encoder
 from kblam_engine.statements import StatementTokenizer, StatementTokens
 from kblam_engine.triples import Triple
 from kblam_engine.wording import Rarity
 
 __all__ = ["Answer", "AnswerStream", "AttendedTriple", "KBLaM", "RetrievedTriple"]
+_PREFILL_TOKENS = 40  # a question in its chat template
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +50,13 @@ class KBLaM:
     Safe to use from many threads: what a call knows lives in the call.
     """
 
-    def __init__(self, loaded: LoadedModel, encoder: SentenceEncoder, adapter: KnowledgeAdapter) -> None:
+    def __init__(
+        self, loaded: LoadedModel, encoder: SentenceEncoder, adapter: KnowledgeAdapter, index: str = "auto"
+    ) -> None:
         """Put the parts together; ``from_pretrained`` finds and loads them.
 
         Raises:
+            ConfigurationError: there is no such index.
             SeamError: the base model's attention does not take knowledge bases.
         """
         self.lm, self.tokenizer, self.name = loaded.model, loaded.tokenizer, loaded.name
@@ -64,9 +70,9 @@ class KBLaM:
         self._statements = StatementTokenizer(loaded.tokenizer, _turn_end(loaded, self.end_ids))
         self._statement_of = lru_cache(maxsize=8192)(self._tokenize_statement)
         self._unembedding = loaded.model.get_output_embeddings().weight
-        self.retriever = Retriever(
-            encoder, Examiner(Rarity(self._token_ids, loaded.model.config.vocab_size)), self.adapter.evidence
-        )
+        self.indexes = Indexes(index, self._prefill_seconds)
+        examiner = Examiner(Rarity(self._token_ids, loaded.model.config.vocab_size))
+        self.retriever = Retriever(encoder, examiner, self.adapter.evidence, self._search_of)
 
     @classmethod
     def from_pretrained(
@@ -77,6 +83,7 @@ class KBLaM:
         encoder: str | os.PathLike[str] | None = None,
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
+        index: str = "auto",
     ) -> KBLaM:
         """Load a base model with its adapter.
 
@@ -86,8 +93,12 @@ class KBLaM:
             encoder: sentence encoder; None takes the adapter's own.
             dtype: None takes bf16 where the hardware computes in it, else float32.
             device: None takes a GPU where there is one.
+            index: how the keys of a large knowledge base are searched: "exact" scores every one, "tree" and "ann" use
+                an index of that kind (built in the background where there is none), "auto" takes an index once
+                scoring every key costs more than a quarter of a short prompt's prefill (docs/scale.md).
 
         Raises:
+            ConfigurationError: there is no such index.
             ModelNotFoundError: there is no such model, or no adapter ships for it.
             CheckpointError: the adapter is for another model, encoder or version.
             SeamError: the model's attention does not take knowledge bases.
@@ -101,7 +112,7 @@ class KBLaM:
         weights = load_adapter(
             folder, base_fingerprint=loaded.fingerprint, encoder_fingerprint=sentence_encoder.fingerprint
         )
-        return cls(loaded, sentence_encoder, weights)
+        return cls(loaded, sentence_encoder, weights, index)
 
     def save_adapter(self, folder: str | os.PathLike[str]) -> Path:
         """Write the adapter's folder (configuration and trained tensors)."""
@@ -228,6 +239,20 @@ class KBLaM:
                 f"uses {self.encoder.fingerprint}: export the KB and import it into a new one"
             )
         return snapshot
+
+    def _search_of(self, table: KeyTable) -> KeySearch:
+        return self.indexes.of(table) if isinstance(table, KBSnapshot) else EveryKey(table)
+
+    def _prefill_seconds(self) -> float:
+        """Measure the prefill of a short prompt by the base model alone."""
+        ids = torch.ones((1, _PREFILL_TOKENS), dtype=torch.long, device=self.lm.device)
+        times = []
+        for _ in range(3):
+            begun = time.perf_counter()
+            with torch.no_grad():
+                self.lm(input_ids=ids, use_cache=False).logits[0, -1, 0].item()  # waits for a GPU
+            times.append(time.perf_counter() - begun)
+        return min(times)
 
     def new_state(
         self, rows: Sequence[Row], threshold: float | None, max_hops: int = 1, unknown: Unknown = "refuse"

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,7 +20,8 @@ from numpy.typing import NDArray
 
 from kblam_engine.evidence import Candidate, CandidateEmbeddings, Examiner
 from kblam_engine.evidence_head import EvidenceHead
-from kblam_engine.products import Floats, product
+from kblam_engine.products import Floats, product, product_of_rows
+from kblam_engine.search import Found, scan
 from kblam_engine.sentence_encoder import SentenceEncoder
 from kblam_engine.triples import Triple
 from kblam_engine.wording import FUNCTION_WORDS, Rarity, words
@@ -48,8 +49,9 @@ CONVERSATION_TURNS = 3
 
 
 KEPT_KEYS = 100_000
-"""Keys of a KB up to this size are kept in float32 beside it (1.5 KB each); larger ones are read in blocks."""
-KEY_BLOCK = 16_384
+"""Keys of a KB up to this size are kept in float32 beside it (1.5 KB each); larger ones are searched."""
+CONVERSATION_SHARE = 0.97
+"""Of a score that the conversation gives, beside one of the turn alone."""
 
 
 class KeyTable(Protocol):
@@ -81,7 +83,7 @@ class KeyTable(Protocol):
     def positions_of_name(self, name_idx: int) -> NDArray[np.int64]:
         """Positions of the triples of one name."""
 
-    def names_with_word(self, word: str, at_most: int) -> Sequence[int]:
+    def names_with_word(self, word: str, at_most: int) -> NDArray[np.int64] | Sequence[int]:
         """Names that have a word, or the words of "2025-03" in a row; none if more than ``at_most`` have it."""
 
     def triples(self, positions: Iterable[int]) -> list[Triple]:
@@ -89,6 +91,25 @@ class KeyTable(Protocol):
 
     def __len__(self) -> int:
         """Number of triples."""
+
+
+class KeySearch(Protocol):
+    """What retrieval asks of the keys of a large KB; ``SnapshotSearch`` is one."""
+
+    def search(self, queries: Floats, k: int) -> Found:
+        """Return the positions of the k best keys for each of the queries [n_queries, embed_dim]."""
+
+
+class EveryKey:
+    """A search that scores every key of a table."""
+
+    def __init__(self, table: KeyTable) -> None:
+        """Keep the table."""
+        self._table = table
+
+    def search(self, queries: Floats, k: int) -> Found:
+        """Return the best positions."""
+        return scan(self._table.key_embeddings, queries, k)
 
 
 @dataclass(frozen=True)
@@ -134,9 +155,16 @@ def up_to_question(messages: Sequence[Message]) -> Sequence[Message]:
 class Retriever:
     """Scores the keys of a KB and weighs the evidence of the best; holds no KB and no conversation."""
 
-    def __init__(self, encoder: SentenceEncoder, examiner: Examiner, head: EvidenceHead) -> None:
-        """Keep the encoder (the KB's own), the examiner and the trained head."""
+    def __init__(
+        self,
+        encoder: SentenceEncoder,
+        examiner: Examiner,
+        head: EvidenceHead,
+        searcher: Callable[[KeyTable], KeySearch] | None = None,
+    ) -> None:
+        """Keep the encoder (the KB's own), the examiner, the trained head, and what searches the keys of large KBs."""
         self.encoder, self.examiner, self.head = encoder, examiner, head
+        self._searcher = searcher or EveryKey
         self._comparison = head.comparison()
         self._kept: weakref.WeakKeyDictionary[KeyTable, Floats] = weakref.WeakKeyDictionary()
 
@@ -170,7 +198,10 @@ class Retriever:
         """Return candidates, their positions and features, ordered by retrieval score."""
         texts, queries = self.encode(messages)
         mentioned = names_mentioned(table, texts.conversation, self.examiner.rarity)
-        positions, scores = nearest(table, self._score(table, queries, hidden_query), mentioned)
+        if len(table) <= KEPT_KEYS:
+            positions, scores = nearest(table, self._score(table, queries, hidden_query), mentioned)
+        else:
+            positions, scores = searched(table, self._searcher(table), queries, hidden_query, mentioned)
         names = table.name_index[positions]
         candidates = [
             Candidate(triple, int(name), float(s[0]), float(s[1]), float(s[2]))
@@ -204,9 +235,7 @@ class Retriever:
                 kept = self._kept[table] = np.asarray(keys, np.float32)
             found = [product(kept, row) for row in rows]  # one product per query: a thin matrix product is slower
         else:
-            columns = np.stack(rows, 1)
-            blocks = (keys[i : i + KEY_BLOCK] for i in range(0, len(keys), KEY_BLOCK))
-            found = list(np.concatenate([product(block, columns) for block in blocks]).T)
+            found = list(product_of_rows(keys, np.stack(rows, 1)).T)
         hidden = found.pop() if hidden_query is not None else np.zeros_like(found[0])
         return np.stack([found[0], found[-1], hidden], 1)
 
@@ -261,18 +290,70 @@ def nearest(
         scores: of every key, [n_triples, 3].
         mentioned: names whose triples are candidates whatever their scores; the closest of them.
     """
-    total = np.maximum(scores[:, 0], 0.97 * scores[:, 1]) + scores[:, 2]
+    total = _mixed(scores)
     n = min(N_NEAREST, len(total))
     best = np.argpartition(-total, n - 1)[:n]
     best = best[np.argsort(-total[best], kind="stable")]
-    chosen = list(dict.fromkeys(best.tolist()))
+    return _with_siblings(table, best, lambda positions: scores[positions], mentioned)
+
+
+def searched(
+    table: KeyTable,
+    search: KeySearch,
+    queries: Floats,
+    hidden_query: Floats | None,
+    mentioned: Sequence[int] = (),
+) -> tuple[NDArray[np.int64], Floats]:
+    """Return candidate positions, best first, and their scores [n, 3], from a search of the keys.
+
+    The score of a key is the larger of two inner products: with the turn's query and with the conversation's, each
+    joined with the hidden state's. So the best keys are among the best of these two, and no other key is looked at.
+
+    Args:
+        table: the KB.
+        search: of its keys.
+        queries: [2, embed_dim], turn and conversation.
+        hidden_query: [embed_dim], if there is one.
+        mentioned: as for ``nearest``.
+    """
+    hidden = np.zeros_like(queries[0]) if hidden_query is None else np.asarray(hidden_query, np.float32)
+    columns = np.stack([*queries, hidden], 1)
+
+    def scores_at(positions: NDArray[np.int64]) -> Floats:
+        return product(np.asarray(table.key_embeddings[positions], np.float32), columns)
+
+    asked = np.stack([queries[0], CONVERSATION_SHARE * queries[1]])
+    if np.array_equal(queries[0], queries[1]):  # in a first turn they are the same
+        asked = asked[:1]
+    at = np.unique(search.search(asked + hidden, N_NEAREST).at)
+    at = at[at >= 0]
+    best = at[np.argsort(-_mixed(scores_at(at)), kind="stable")][:N_NEAREST]
+    return _with_siblings(table, best, scores_at, mentioned)
+
+
+def _mixed(scores: Floats) -> Floats:
+    """Return one score a key, [n], from those of turn, conversation and hidden state, [n, 3]."""
+    total: Floats = np.maximum(scores[:, 0], CONVERSATION_SHARE * scores[:, 1]) + scores[:, 2]
+    return total
+
+
+def _with_siblings(
+    table: KeyTable,
+    best: NDArray[np.int64],
+    scores_at: Callable[[NDArray[np.int64]], Floats],
+    mentioned: Sequence[int],
+) -> tuple[NDArray[np.int64], Floats]:
+    """Return the best positions, other triples of their names, and those of names mentioned; best first, with scores."""
+    chosen = best.tolist()
     seen = set(chosen)
     leading = list(dict.fromkeys(table.name_index[best].tolist()))[:N_SIBLING_NAMES]
     others = [table.positions_of_name(name) for name in mentioned if name not in leading]
-    others.sort(key=lambda positions: -float(total[positions].max()))
+    others.sort(key=lambda positions: -float(_mixed(scores_at(positions)).max()))
     for siblings in (*map(table.positions_of_name, leading), *others[:N_MENTIONED_NAMES]):
-        ordered = siblings[np.argsort(-total[siblings], kind="stable")][:N_SIBLINGS]
+        ordered = siblings[np.argsort(-_mixed(scores_at(siblings)), kind="stable")][:N_SIBLINGS]
         chosen.extend(p for p in ordered.tolist() if p not in seen)
         seen.update(ordered.tolist())
-    positions = np.array(sorted(chosen, key=lambda p: -total[p]), np.int64)
-    return positions, scores[positions].astype(np.float32)
+    positions = np.array(chosen, np.int64)
+    scores = scores_at(positions)
+    order = np.argsort(-_mixed(scores), kind="stable")
+    return positions[order], scores[order].astype(np.float32)

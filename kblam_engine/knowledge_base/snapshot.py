@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from functools import cached_property
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -59,6 +60,9 @@ class KBSnapshot:
         self._property_ids = table.property_ids if unmoved else table.property_ids[slots]
         self.ids: NDArray[np.int64] = _frozen(table.ids if unmoved else table.ids[slots])
         """`[n_triples]` int64."""
+        self._meta = meta
+        moved = np.flatnonzero(slots != np.arange(len(slots)))
+        self._moved = moved, slots[moved]
         # Mapped now: a compaction may delete the file at any time, but not what is mapped. A damaged one is
         # reported to whoever reads it.
         self._keys: Embeddings | Exception = np.zeros((0, self.embed_dim), np.float16)
@@ -97,6 +101,35 @@ class KBSnapshot:
         if isinstance(self._keys, Exception):
             raise self._keys
         return self._keys
+
+    @property
+    def folder(self) -> Path | None:
+        """The knowledge base's directory, None in memory."""
+        return self._store.path
+
+    @property
+    def generation(self) -> int:
+        """Number of the key segment, which a compaction replaces: slots mean something within one only."""
+        return self._meta.generation
+
+    @property
+    def n_slots(self) -> int:
+        """Rows of the key segment, those of removed triples too."""
+        return self._meta.n_slots
+
+    def slots(self) -> NDArray[np.int64]:
+        """Return the row of the key segment of every position, `[n_triples]`; a new array."""
+        slots = np.arange(len(self))
+        slots[self._moved[0]] = self._moved[1]
+        return slots
+
+    def key_segment(self) -> Embeddings:
+        """Return the key embedding of every slot, `[n_slots, embed_dim]` float16; a row never changes.
+
+        Raises:
+            FileNotFoundError: a compaction has replaced the segment.
+        """
+        return self._store.segment("keys", self._meta).rows(np.arange(self.n_slots), self.n_slots)
 
     @cached_property
     def name_index(self) -> NDArray[np.int32]:
@@ -231,8 +264,13 @@ class _ChosenSnapshot(KBSnapshot):
         self._n_looked_up = 0
         self._name_ids, self._property_ids = whole._name_ids[positions], whole._property_ids[positions]
         self.ids = _frozen(whole.ids[positions])
+        self._meta, self._chosen = whole._meta, positions
         keys = whole._keys
         self._keys = keys if isinstance(keys, Exception) else selected(keys, positions)
+
+    def slots(self) -> NDArray[np.int64]:
+        """Return the row of the key segment of every position."""
+        return self._whole.slots()[self._chosen]
 
 
 def _frozen(array: NDArray[_Scalar]) -> NDArray[_Scalar]:

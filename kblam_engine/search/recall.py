@@ -1,0 +1,76 @@
+"""How much of what scoring every key finds an index finds as well, and how wide a tree's beam has to be for it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from kblam_engine.knowledge_base.rows import Embeddings
+from kblam_engine.products import Floats
+from kblam_engine.search.exact import ExactIndex, scan
+from kblam_engine.search.interface import Found, KeyIndex
+from kblam_engine.search.tree import Beam, KeyTree
+
+GOAL = 0.985
+"""Recall that a beam is chosen for."""
+K = 16
+N_QUERIES = 200
+_BETWEEN = 0.5
+"""How far a sample query is from a key towards another one: cosines of .9 to its key, as real questions have."""
+_TIMED = 20
+BEAMS = tuple(Beam(round(width), round(4 * width)) for width in (16 * 2 ** (step / 2) for step in range(13)))
+"""What is tried: from 16 roots and 64 inter centres to 1,024 and 4,096, two steps doubling both."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """An index beside scoring every key: recall of the best `K`, and time over time, medians of single queries."""
+
+    recall: float
+    time_ratio: float
+    exact_ms: float
+    index_ms: float
+
+
+def sample_queries(keys: Embeddings, n: int = N_QUERIES, seed: int = 0) -> Floats:
+    """Return unit queries, [n, embed_dim], each near a key, on the way to another."""
+    generator = np.random.default_rng(seed)
+    first, second = (np.sort(generator.integers(len(keys), size=n)) for _ in range(2))
+    rows = np.asarray(keys[first], np.float32) + _BETWEEN * np.asarray(keys[generator.permutation(second)], np.float32)
+    unit: Floats = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    return unit
+
+
+def recall_of(found: Found, truth: Found) -> float:
+    """Return the share of what is true that was found."""
+    pairs = zip(found.at.tolist(), truth.at.tolist(), strict=True)
+    shares = [len(set(some) & set(best) - {-1}) / max(1, len(set(best) - {-1})) for some, best in pairs]
+    return float(np.mean(shares)) if shares else 1.0
+
+
+def fitting_beam(tree: KeyTree, queries: Floats, truth: Found, goal: float = GOAL) -> Beam:
+    """Return the narrowest beam out of `BEAMS` that finds the goal's share, or the widest."""
+    for beam in BEAMS:
+        if recall_of(replace(tree, beam=beam).search(queries, truth.at.shape[1]), truth) >= goal:
+            return beam
+    return BEAMS[-1]
+
+
+def measure(index: KeyIndex, keys: Embeddings, queries: Floats, truth: Found | None = None, k: int = K) -> Measured:
+    """Compare an index with scoring every key, query by query and turn by turn."""
+    truth = scan(keys, queries, k) if truth is None else truth
+    exact_s, index_s = [], []
+    exact: KeyIndex = ExactIndex(keys)
+    for query in queries[:_TIMED, None]:
+        exact_s.append(_seconds(exact, query, k))
+        index_s.append(_seconds(index, query, k))
+    exact_ms, index_ms = 1e3 * float(np.median(exact_s)), 1e3 * float(np.median(index_s))
+    return Measured(recall_of(index.search(queries, k), truth), index_ms / exact_ms, exact_ms, index_ms)
+
+
+def _seconds(index: KeyIndex, query: Floats, k: int) -> float:
+    begun = time.perf_counter()
+    index.search(query, k)
+    return time.perf_counter() - begun

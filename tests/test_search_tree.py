@@ -1,0 +1,162 @@
+"""The tree over keys: clusters, search, growth, and its agreement with scoring every key."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from kblam_engine.errors import ConfigurationError
+from kblam_engine.search.clustering import nearest_centres, parts_of, spherical_kmeans
+from kblam_engine.search.exact import scan
+from kblam_engine.search.tree import Beam
+from kblam_engine.search.tree_growth import LARGEST, grow, shape_of, with_slots
+
+DIM = 32
+ALL = Beam(10_000, 10_000)
+
+
+def clustered(n, seed=0, n_themes=40, spread=0.5):
+    """Return keys around themes, as those of real properties and names are."""
+    rng = np.random.default_rng(seed)
+    themes = np.random.default_rng(99).standard_normal((n_themes, DIM))
+    rows = themes[rng.integers(n_themes, size=n)] + spread * rng.standard_normal((n, DIM))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float16)
+
+
+def queries_near(keys, n=50, seed=3):
+    rng = np.random.default_rng(seed)
+    rows = keys[rng.integers(len(keys), size=n)] + 0.1 * rng.standard_normal((n, DIM))
+    return (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+
+
+def recall(found, truth):
+    return np.mean([len(set(a) & set(b)) / len(b) for a, b in zip(found.at.tolist(), truth.at.tolist(), strict=True)])
+
+
+@pytest.fixture(scope="module")
+def keys():
+    return clustered(2_500)
+
+
+@pytest.fixture(scope="module")
+def tree(keys):
+    return grow(keys)
+
+
+def test_centres_are_unit_vectors_and_the_same_for_the_same_seed(keys):
+    rows = torch.from_numpy(keys)
+    centres = spherical_kmeans(rows, 40, seed=5)
+    assert centres.shape == (40, DIM)
+    torch.testing.assert_close(centres.norm(dim=1), torch.ones(40))
+    assert torch.equal(centres, spherical_kmeans(rows, 40, seed=5))
+    assert not torch.equal(centres, spherical_kmeans(rows, 40, seed=6))
+
+
+def test_clustering_finds_well_separated_themes():
+    keys = torch.from_numpy(clustered(2_000, n_themes=5, spread=0.02))
+    labels, scores = nearest_centres(keys, spherical_kmeans(keys, 20))
+    assert scores.min() > 0.95
+    assert len(torch.unique(labels)) <= 20
+
+
+def test_more_clusters_than_rows_are_cut(keys):
+    assert len(spherical_kmeans(torch.from_numpy(keys[:3]), 10)) == 3
+
+
+@pytest.mark.parametrize("rows", [clustered(400, n_themes=3), np.repeat(clustered(1), 400, 0)])
+def test_no_part_has_more_than_twice_its_share(rows):
+    sizes = torch.bincount(parts_of(torch.from_numpy(rows), 8), minlength=8)
+    assert sizes.sum() == 400 and sizes.max() <= 2 * 50
+
+
+def test_every_key_is_in_one_cluster(tree, keys):
+    slots = np.concatenate([tree.members(c) for c in range(len(tree.inters))])
+    np.testing.assert_array_equal(np.sort(slots), np.arange(len(keys)))
+    np.testing.assert_array_equal(tree.leaves, keys[tree.leaf_slots])
+    assert tree.roots.sizes.sum() == tree.inters.sizes.sum() == len(keys)
+    assert tree.inters.sizes.max() <= LARGEST * max(8, tree.inters.sizes.mean())
+
+
+def test_the_tree_has_the_shape_of_a_cube_root():
+    assert shape_of(1_000_000) == (800, 40_000) and shape_of(1) == (1, 1)
+
+
+def test_a_beam_over_everything_is_the_dense_search(tree, keys):
+    queries = queries_near(keys)
+    found, truth = replace(tree, beam=ALL).search(queries, 16), scan(keys, queries, 16)
+    np.testing.assert_array_equal(found.at, truth.at)
+    np.testing.assert_allclose(found.scores, truth.scores, atol=1e-6)
+    np.testing.assert_allclose(found.log_normaliser, truth.log_normaliser, atol=1e-5)
+
+
+def test_a_narrow_beam_finds_most_and_shifts_no_logit(tree, keys):
+    queries = queries_near(keys)
+    found, truth = replace(tree, beam=Beam(4, 24)).search(queries, 10), scan(keys, queries, 10)
+    assert recall(found, truth) > 0.9
+    assert np.abs(found.log_normaliser - truth.log_normaliser).max() < 0.1
+    # Leaving out what the beam passes by would shift every logit by the log of the share that was looked at.
+    sharp = 8.0
+    pruned, dense = (s.log_normaliser for s in (replace(tree, beam=Beam(4, 24)).search(sharp * queries, 1),
+                                                scan(keys, sharp * queries, 1)))
+    assert np.abs(pruned - dense).max() < 1.0
+
+
+def test_a_wider_beam_finds_more(tree, keys):
+    queries, truth = queries_near(keys), scan(keys, queries_near(keys), 10)
+    found = [recall(replace(tree, beam=Beam(r, i)).search(queries, 10), truth) for r, i in ((1, 1), (4, 16), (16, 250))]
+    assert found == sorted(found) and found[0] < 0.9 < found[-1]
+
+
+def test_removed_keys_are_not_found(tree, keys):
+    queries = queries_near(keys)
+    alive = np.ones(len(keys), bool)
+    alive[scan(keys, queries, 4).at.ravel()] = False
+    found, truth = replace(tree, beam=ALL).search(queries, 8, alive), scan(keys, queries, 8, alive)
+    np.testing.assert_array_equal(found.at, truth.at)
+
+
+def test_added_keys_are_found_and_the_tree_before_stays_as_it_was(tree, keys):
+    more = np.concatenate([keys, clustered(1_500, seed=8)])
+    before = tree.members(0).copy()
+    grown = with_slots(tree, more, len(more))
+    queries = queries_near(more[len(keys) :])
+    assert recall(replace(grown, beam=Beam(8, 40)).search(queries, 10), scan(more, queries, 10)) > 0.9
+    found, truth = replace(grown, beam=ALL).search(queries, 16), scan(more, queries, 16)
+    np.testing.assert_array_equal(found.at, truth.at)
+    np.testing.assert_allclose(found.log_normaliser, truth.log_normaliser, atol=1e-5)
+    assert tree.n_slots == len(keys) and not tree.loose
+    np.testing.assert_array_equal(tree.members(0), before)
+
+
+def test_keys_added_in_one_place_split_that_cluster_alone(tree, keys):
+    spot = np.repeat(keys[:1], 900, 0).astype(np.float32)
+    spot += 0.05 * np.random.default_rng(4).standard_normal(spot.shape)
+    spot = (spot / np.linalg.norm(spot, axis=1, keepdims=True)).astype(np.float16)
+    more = np.concatenate([keys, spot])
+    grown = with_slots(tree, more, len(more))
+    assert len(grown.inters) > len(tree.inters)
+    assert grown.inters.sizes.max() <= LARGEST * max(8, grown.inters.sizes.mean())
+    assert 0 < np.count_nonzero(grown.ends[: len(tree.ends)] != tree.ends) < 10
+    slots = np.concatenate([grown.members(c) for c in range(len(grown.inters))])
+    np.testing.assert_array_equal(np.sort(slots), np.arange(len(more)))
+    found, truth = replace(grown, beam=ALL).search(queries_near(spot), 5), scan(more, queries_near(spot), 5)
+    np.testing.assert_array_equal(found.at, truth.at)
+
+
+def test_equal_keys_do_not_make_one_endless_cluster():
+    keys = np.concatenate([np.repeat(clustered(1), 1_000, 0), clustered(500)])
+    tree = grow(keys)
+    assert tree.inters.sizes.max() <= LARGEST * max(8, tree.inters.sizes.mean()) * 2
+
+
+@pytest.mark.parametrize("n", [1, 2, 9])
+def test_a_few_keys_make_a_tree(n):
+    keys = clustered(n)
+    found = grow(keys).search(queries_near(keys, 2), 4)
+    assert sorted(found.at[0, : min(n, 4)]) == sorted(scan(keys, queries_near(keys, 2), 4).at[0, : min(n, 4)])
+
+
+def test_a_beam_follows_at_least_one():
+    with pytest.raises(ConfigurationError, match="beam"):
+        Beam(0, 1)
