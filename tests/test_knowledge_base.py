@@ -56,13 +56,13 @@ def test_changed_metadata_is_a_change(kb):
     assert kb.get("Acme", "seat").metadata == {"source": "web"}
 
 
-def test_set_keeps_the_position_and_embeds_nothing(kb):
+def test_set_keeps_the_position_and_embeds_the_value_alone(kb):
     kb.add(ACME)
     before = kb.snapshot()
     kb._embedder._encoder.texts.clear()
     new_id = kb.set("Acme", "founder", "Ines Vogel", {"since": 2020})
     after = kb.snapshot()
-    assert kb._embedder._encoder.texts == []
+    assert kb._embedder._encoder.texts == ["Ines Vogel"]
     assert after.triple(0) == Triple("Acme", "founder", "Ines Vogel", {"since": 2020})
     assert after.ids[0] == new_id and new_id not in before.ids
     assert before.triple(0) == ACME[0], "a snapshot does not change"

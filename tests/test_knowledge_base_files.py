@@ -275,7 +275,7 @@ def test_many_threads_write_and_read(kb):
 # Cost
 
 
-def test_one_new_triple_appends_one_row_and_embeds_its_key_alone(tmp_path):
+def test_one_new_triple_appends_one_row_and_embeds_itself_alone(tmp_path):
     encoder = CountingEncoder()
     with KnowledgeBase.open(tmp_path / "kb", encoder=encoder) as kb:
         kb.add([Triple(f"name {i}", "property", f"value {i}") for i in range(500)])
@@ -283,7 +283,7 @@ def test_one_new_triple_appends_one_row_and_embeds_its_key_alone(tmp_path):
         encoder.texts.clear()
         size = (tmp_path / "kb" / "keys-000001.f16").stat().st_size
         kb.add([Triple("one more", "property", "x")])
-        assert encoder.texts == ["the property of one more"]
+        assert encoder.texts == ["the property of one more", "x"]
         assert (tmp_path / "kb" / "keys-000001.f16").stat().st_size == size + 2 * 64
         _, changes = read_changes(kb._store, replace(SlotTable.empty(), revision=1, last_id=500))
         assert len(changes.added) == 1 and len(changes.removed) == 0

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +37,20 @@ TagOption = Annotated[list[str] | None, typer.Option("--tag", help="Only triples
 SourceOption = Annotated[str | None, typer.Option("--source", help="Only from this document or URI.")]
 AtOption = Annotated[str | None, typer.Option("--at", help="Only what holds at this time, as 2024-03-05.")]
 RevisionOption = Annotated[int | None, typer.Option("--revision", help="As of an earlier revision.")]
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show on stderr that something takes its time, where it is a terminal."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status(what):
+        yield
+
 
 def open_kb(
     path: Path, *, create: bool = False, encoder: str | None = None, multi: bool = False

@@ -33,8 +33,14 @@ def register(app: typer.Typer) -> None:
     """Add the commands to `kblam kb`."""
     commands: dict[str, Callable[..., None]] = {
         "list": list_triples,
-        "search": search,
-        "find": find,
+        "search": _looking(
+            "A question or a few words.", "Find triples by meaning.", lambda kb, text, k: kb.search(text, k)
+        ),
+        "find": _looking(
+            'Words that all occur; "two words" a phrase, robot* a beginning.',
+            "Find triples by the words of names, properties and values.",
+            lambda kb, words, k: kb.find(words, k),
+        ),
         "history": show_history,
         "log": log,
         "diff": show_diff,
@@ -76,36 +82,24 @@ def list_triples(
             )
 
 
-def search(
-    text: Annotated[str, typer.Argument(help="A question or a few words.", show_default=False)],
-    kb: KBOption,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many triples.")] = 10,
-    namespace: NamespaceOption = None,
-    tag: TagOption = None,
-    source: SourceOption = None,
-    at: AtOption = None,
-    as_json: JSONOption = False,
-) -> None:
-    """Find triples by meaning."""
-    with open_kb(kb) as whole:
-        _show_hits(_part(whole, namespace, tag, source, at).search(text, k), as_json)
+def _looking(what: str, summary: str, look: Callable[[KnowledgeBase, str, int], list[SearchHit]]) -> Callable[..., None]:
+    """Make a command that looks for triples in a knowledge base or a part of it."""
 
+    def command(
+        kb: KBOption,
+        text: str = typer.Argument(..., help=what, show_default=False),
+        k: Annotated[int, typer.Option("-k", min=1, help="How many triples.")] = 10,
+        namespace: NamespaceOption = None,
+        tag: TagOption = None,
+        source: SourceOption = None,
+        at: AtOption = None,
+        as_json: JSONOption = False,
+    ) -> None:
+        with open_kb(kb) as whole:
+            _show_hits(look(_part(whole, namespace, tag, source, at), text, k), as_json)
 
-def find(
-    words: Annotated[
-        str, typer.Argument(help='Words that all occur; "two words" a phrase, robot* a beginning.', show_default=False)
-    ],
-    kb: KBOption,
-    k: Annotated[int, typer.Option("-k", min=1, help="How many triples.")] = 10,
-    namespace: NamespaceOption = None,
-    tag: TagOption = None,
-    source: SourceOption = None,
-    at: AtOption = None,
-    as_json: JSONOption = False,
-) -> None:
-    """Find triples by the words of names, properties and values."""
-    with open_kb(kb) as whole:
-        _show_hits(_part(whole, namespace, tag, source, at).find(words, k), as_json)
+    command.__doc__ = summary
+    return command
 
 
 def show_history(

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterable
-from typing import Literal
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from typing import Any, Literal
 
 import numpy as np
 
+from kblam_engine.knowledge_base.bulk import LARGE, Block, insert_many, writing_rows
 from kblam_engine.knowledge_base.contents import context_text, digest_text, hash_of, metadata_text
 from kblam_engine.knowledge_base.embedder import Embedder, EncodedTexts
+from kblam_engine.knowledge_base.meeting import COLUMNS, Meeting, StoredTriple
+from kblam_engine.knowledge_base.records import AddResult
 from kblam_engine.knowledge_base.schema import Meta, read_meta, write_meta
-from kblam_engine.knowledge_base.store import CONTENT, Store, append_block, triple_from_row
+from kblam_engine.knowledge_base.store import CONTENT, Store, triple_from_row
 from kblam_engine.knowledge_base.words import index_new
 from kblam_engine.triples import Triple, instant
 
@@ -21,21 +26,6 @@ Condition = tuple[str, list[object]]
 """On triples `t`, with its parameters."""
 _Key = tuple[int, int, int]  # namespace, name, property
 _BLOCK = 65_536  # rows of embeddings written at once: bounds the memory of a large import
-
-_INSERT = (
-    "INSERT INTO triples (id, name_id, property_id, value, metadata, slot, added, namespace, context, value_slot) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
-
-
-class _Row:
-    """A triple in the knowledge base, or about to be."""
-
-    __slots__ = ("context", "id", "metadata", "slot", "value")
-
-    def __init__(self, row_id: int, slot: int, value: str, metadata: str | None, context: str | None) -> None:
-        self.id, self.slot, self.value, self.metadata, self.context = row_id, slot, value, metadata, context
-
 
 class ChangeSet:
     """One revision in the making, inside the write transaction of `connection`.
@@ -66,11 +56,12 @@ class ChangeSet:
         self._names: dict[str, int] = {}
         self._new_names: list[str] = []
         self._properties: dict[str, int] = {}
-        self._live: dict[_Key, list[_Row]] = {}
+        self._live: dict[_Key, list[StoredTriple]] = {}
         self._labels: dict[tuple[str, str], int] = {}
-        self._new_rows: dict[int, tuple[object, ...]] = {}
+        self._new_rows: dict[int, StoredTriple] = {}
         self._tombstones: list[tuple[int, int]] = []
-        self._sources: list[int] = []  # of each new slot: a row of _encoded, or ~slot to copy
+        self._keys: list[int] = []  # of each new slot: a row of _encoded, or ~slot to copy
+        self._values: list[int] = []  # of each new value slot: a row of _encoded
         self._contexts: dict[int, Triple] = {}
 
     @property
@@ -78,35 +69,24 @@ class ChangeSet:
         """Whether there is anything to commit."""
         return bool(self._new_rows or self.n_removed)
 
-    def put(self, triple: Triple, *, beside_others: bool) -> Outcome:
-        """Add a triple; unless `beside_others`, it replaces every value of its name and property."""
-        name, prop = triple.name, triple.property
-        key = self._namespace(triple.namespace), self._name_id(name), self._property_id(prop)
-        metadata, context = metadata_text(triple), context_text(triple)
-        live = self._live.get(key)
-        if live is None:
-            live = self._live[key] = self._read_live(key)
-        if not live:  # most of a large import
-            live.append(self._insert(key, self._new_slot(key, triple, live), triple.value, metadata, context))
-            if context is not None:
-                self._contexts[live[0].id] = triple
-            self._digest += hash_of(name, prop, triple.value, metadata, context)
-            return "added"
-        replaced = [row for row in live if row.value == triple.value] if beside_others else live
-        if len(replaced) == 1:
-            old = replaced[0]
-            if old.value == triple.value and old.metadata == metadata and old.context == context:
-                return "unchanged"
-        for row in replaced:
-            self._drop(row, name, prop)
-        # The same key text keeps its embedding where it is.
-        slot = replaced[0].slot if replaced else self._new_slot(key, triple, live)
-        row = self._insert(key, slot, triple.value, metadata, context)
-        if context is not None:
-            self._contexts[row.id] = triple
-        self._live[key] = [*(other for other in live if other not in replaced), row]
-        self._digest += hash_of(name, prop, triple.value, metadata, context)
-        return "replaced" if replaced else "added"
+    def put(self, triples: Sequence[Triple], *, beside_others: bool) -> AddResult:
+        """Add triples; unless `beside_others`, each replaces every value of its name and property."""
+        self._meet(triples)
+        names, properties, live = self._names, self._properties, self._live
+        counts = {"added": 0, "replaced": 0, "unchanged": 0}
+        n_new = 0
+        for triple in triples:
+            namespace = self._namespace(triple.namespace) if triple.namespace else 0
+            name_id = names.get(triple.name) or self._new_name(triple.name)
+            property_id = properties.get(triple.property) or self._new_property(triple.property)
+            key = namespace, name_id, property_id
+            others = live.get(key)
+            if others:
+                counts[self._put_where_others_are(key, triple, others, beside_others)] += 1
+            else:  # most of a large import
+                live[key] = [self._insert(key, triple, self._new_slot(key, triple, None))]
+                n_new += 1
+        return AddResult(counts["added"] + n_new, counts["replaced"], counts["unchanged"])
 
     def remove(self, condition: Condition) -> int:
         """Remove the triples that match; return how many."""
@@ -130,9 +110,9 @@ class ChangeSet:
             (revision,),
         ).fetchall()
         for name_id, property_id, slot, namespace, value_slot, *content in rows:
-            key, (value, metadata, context) = (namespace, name_id, property_id), content[2:]
-            row = self._insert(key, slot, value, metadata, context, value_slot)
-            if row.context is not None:
+            value, metadata, context = content[2:]
+            row = self._new((name_id, property_id, value, metadata, slot, namespace, context, value_slot))
+            if context is not None:
                 self._contexts[row.id] = triple_from_row(*content)
             self._digest += hash_of(*content)
 
@@ -142,14 +122,15 @@ class ChangeSet:
             return
         meta, connection = self.meta, self._connection
         revision = meta.revision + 1
-        connection.executemany(
-            "INSERT INTO names (id, text) VALUES (?, ?)", enumerate(self._new_names, self._last_name + 1)
-        )
-        connection.executemany("UPDATE triples SET removed = ? WHERE id = ?", self._tombstones)
-        connection.executemany(_INSERT, self._new_rows.values())
-        self._label()
-        index_new(connection, self._last_id, self._last_name)
-        self._append_keys()
+        with writing_rows(self._blocks(), side_by_side=len(self._keys) >= LARGE) as written:
+            insert_many(connection, "names (id, text)", list(enumerate(self._new_names, self._last_name + 1)))
+            connection.executemany("UPDATE triples SET removed = ? WHERE id = ?", self._tombstones)
+            insert_many(connection, f"triples ({COLUMNS}, added)", list(self._new_rows.values()), f"{revision}")
+            self._label()
+            index_new(connection, self._last_id, self._last_name, len(self._new_rows))
+        connection.executemany("INSERT INTO blocks VALUES (?, ?, ?, ?)", written())
+        meta.n_slots += len(self._keys)
+        meta.n_value_slots += len(self._values)
         meta.revision = revision
         meta.n_triples += self.n_added - self.n_removed
         meta.digest = digest_text(self._digest)
@@ -159,26 +140,53 @@ class ChangeSet:
         )
         write_meta(connection, meta)
 
-    def _insert(
-        self,
-        key: _Key,
-        slot: int,
-        value: str,
-        metadata: str | None,
-        context: str | None,
-        value_slot: int | None = None,
-    ) -> _Row:
-        row_id, self._next_id = self._next_id, self._next_id + 1
-        namespace, name_id, property_id = key
-        added = self.meta.revision + 1
-        self._new_rows[row_id] = (
-            row_id, name_id, property_id, value, metadata, slot, added, namespace, context, value_slot
-        )  # fmt: skip
-        self.n_added += 1
-        return _Row(row_id, slot, value, metadata, context)
+    def _meet(self, triples: Sequence[Triple]) -> None:
+        """Read what is known of names and properties that this change has not touched yet."""
+        met = Meeting.of(self._connection, triples)
+        self._names = met.names | self._names
+        self._properties = met.properties | self._properties
+        before: dict[_Key, list[StoredTriple]] = defaultdict(list)
+        for row in chain.from_iterable(met.triples.values()):
+            before[row.namespace, row.name_id, row.property_id].append(row)
+        self._live = {**before, **self._live}
 
-    def _drop(self, row: _Row, name: str, prop: str) -> None:
-        self._digest -= hash_of(name, prop, row.value, row.metadata, row.context)
+    def _put_where_others_are(
+        self, key: _Key, triple: Triple, others: list[StoredTriple], beside_others: bool
+    ) -> Outcome:
+        metadata, context = metadata_text(triple), context_text(triple)
+        replaced = [row for row in others if row.value == triple.value] if beside_others else others
+        if len(replaced) == 1:
+            old = replaced[0]
+            if (old.value, old.metadata, old.context) == (triple.value, metadata, context):
+                return "unchanged"
+        for row in replaced:
+            self._drop(row, triple)
+        # The same key text keeps its embedding where it is, and so does the same value.
+        slot = replaced[0].slot if replaced else self._new_slot(key, triple, others[0].slot)
+        same = [row.value_slot for row in replaced if row.value == triple.value]
+        new = self._insert(key, triple, slot, same[0] if same else None)
+        self._live[key] = [*(other for other in others if other not in replaced), new]
+        return "replaced" if replaced else "added"
+
+    def _insert(self, key: _Key, triple: Triple, slot: int, value_slot: int | None = None) -> StoredTriple:
+        value, metadata, context = triple.value, metadata_text(triple), context_text(triple)
+        if value_slot is None and (source := self._encoded.index.get(value)) is not None:
+            value_slot = self.meta.n_value_slots + len(self._values)
+            self._values.append(source)
+        if context is not None:
+            self._contexts[self._next_id] = triple
+        self._digest += hash_of(triple.name, triple.property, value, metadata, context)
+        return self._new((key[1], key[2], value, metadata, slot, key[0], context, value_slot))
+
+    def _new(self, content: tuple[Any, ...]) -> StoredTriple:
+        row_id = self._next_id
+        row = self._new_rows[row_id] = StoredTriple._make((row_id, *content))
+        self._next_id = row_id + 1
+        self.n_added += 1
+        return row
+
+    def _drop(self, row: StoredTriple, triple: Triple) -> None:
+        self._digest -= hash_of(triple.name, triple.property, row.value, row.metadata, row.context)
         if self._new_rows.pop(row.id, None) is not None:  # of this batch: nobody has seen it
             self._contexts.pop(row.id, None)
             self.n_added -= 1
@@ -186,43 +194,19 @@ class ChangeSet:
             self._tombstones.append((self.meta.revision + 1, row.id))
             self.n_removed += 1
 
-    def _read_live(self, key: _Key) -> list[_Row]:
-        _, name_id, property_id = key
-        if name_id > self._last_name:
-            return []
-        rows = self._connection.execute(
-            "SELECT id, slot, value, metadata, context FROM triples WHERE name_id = ? AND property_id = ? "
-            "AND removed IS NULL AND namespace = ? ORDER BY slot",
-            (name_id, property_id, key[0]),
-        )
-        return [_Row(*row) for row in rows]
-
-    def _name_id(self, name: str) -> int:
-        name_id = self._names.get(name)
-        if name_id is None:
-            row = None
-            if self._last_name:
-                row = self._connection.execute("SELECT id FROM names WHERE text = ?", (name,)).fetchone()
-            if row is None:
-                self._new_names.append(name)
-                row = (self._last_name + len(self._new_names),)
-            name_id = self._names[name] = row[0]
+    def _new_name(self, name: str) -> int:
+        self._new_names.append(name)
+        name_id = self._names[name] = self._last_name + len(self._new_names)
         return name_id
 
-    def _property_id(self, prop: str) -> int:
-        property_id = self._properties.get(prop)
-        if property_id is None:
-            row = self._connection.execute("SELECT id FROM properties WHERE text = ?", (prop,)).fetchone()
-            if row is None:
-                embedding = self._encoded.properties.get(prop)
-                if embedding is None:
-                    embedding = self._embedder.encode(self.meta, [prop])[0]
-                cursor = self._connection.execute(
-                    "INSERT INTO properties (text, embedding) VALUES (?, ?)",
-                    (prop, embedding.astype("<f4").tobytes()),
-                )
-                row = (cursor.lastrowid,)
-            property_id = self._properties[prop] = int(row[0])
+    def _new_property(self, prop: str) -> int:
+        embedding = self._encoded.properties.get(prop)
+        if embedding is None:
+            embedding = self._embedder.encode(self.meta, [prop])[0]
+        cursor = self._connection.execute(
+            "INSERT INTO properties (text, embedding) VALUES (?, ?)", (prop, embedding.astype("<f4").tobytes())
+        )
+        property_id = self._properties[prop] = int(cursor.lastrowid or 0)
         return property_id
 
     def _namespace(self, namespace: str) -> int:
@@ -252,15 +236,18 @@ class ChangeSet:
         self._connection.executemany("INSERT INTO labelled VALUES (?, ?)", labelled)
         self._connection.executemany("INSERT INTO validity VALUES (?, ?, ?)", times)
 
-    def _new_slot(self, key: _Key, triple: Triple, live: list[_Row]) -> int:
+    def _new_slot(self, key: _Key, triple: Triple, known: int | None) -> int:
+        """Return the next slot, for the embedding of the key text: a new one, or a copy of that in a known slot."""
         source = self._encoded.index.get(triple.key_text)
-        if source is None and (known := live[0].slot if live else self._slot_elsewhere(key)) is not None:
-            first = self.meta.n_slots
-            source = ~known if known < first else self._sources[known - first]
         if source is None:
-            source = self._encoded.add(triple.key_text, self._embedder.encode(self.meta, [triple.key_text]))
-        self._sources.append(source)
-        return self.meta.n_slots + len(self._sources) - 1
+            known = self._slot_elsewhere(key) if known is None else known
+            if known is None:
+                source = self._encoded.add(triple.key_text, self._embedder.encode(self.meta, [triple.key_text]))
+            else:
+                first = self.meta.n_slots
+                source = ~known if known < first else self._keys[known - first]
+        self._keys.append(source)
+        return self.meta.n_slots + len(self._keys) - 1
 
     def _slot_elsewhere(self, key: _Key) -> int | None:
         """Return a slot with the embedding of this name and property, in another namespace or of old."""
@@ -272,62 +259,23 @@ class ChangeSet:
                 return int(row[0])
         return None
 
-    def _append_keys(self) -> None:
-        if not self._sources:
-            return
-        meta, keys = self.meta, self._store.segment("keys", self.meta)
-        sources = np.array(self._sources, np.int64)
-        for start in range(0, len(sources), _BLOCK):
-            block = sources[start : start + _BLOCK]
-            fresh = block >= 0
-            if fresh.all():
-                rows = self._encoded.rows(block)
-            else:
-                rows = np.zeros((len(block), meta.embed_dim or 0), np.float16)
-                rows[fresh] = self._encoded.rows(block[fresh]) if fresh.any() else 0
-                rows[~fresh] = np.asarray(keys.rows(~block[~fresh], meta.n_slots))
-            append_block(self._store, self._connection, meta, "keys", meta.n_slots + start, rows)
-        meta.n_slots += len(sources)
-
-
-class _Known:
-    """What of a batch the knowledge base has embeddings of."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self._ids: dict[tuple[str, str], int | None] = {}
-        self._is_empty = connection.execute("SELECT 1 FROM triples LIMIT 1").fetchone() is None
-
-    def id_of(self, table: Literal["names", "properties"], text: str) -> int | None:
-        """Return the id of a name or property, None if it is new."""
-        if self._is_empty and table == "names":
-            return None
-        if (table, text) not in self._ids:
-            row = self._connection.execute(f"SELECT id FROM {table} WHERE text = ?", (text,)).fetchone()
-            self._ids[table, text] = row[0] if row else None
-        return self._ids[table, text]
-
-    def has_pair(self, name_id: int, property_id: int) -> bool:
-        """Say whether there is a triple of this name and property."""
-        query = "SELECT 1 FROM triples WHERE name_id = ? AND property_id = ? AND removed IS NULL LIMIT 1"
-        return self._connection.execute(query, (name_id, property_id)).fetchone() is not None
-
-
-def texts_to_embed(store: Store, triples: Iterable[Triple]) -> tuple[list[str], list[str]]:
-    """Return the key texts and the properties that the knowledge base has no embedding of."""
-    properties: dict[str, None] = {}
-    keys: dict[str, None] = {}
-    pairs = {(triple.name, triple.property): triple for triple in triples}
-    with store.reading() as connection:
-        known = _Known(connection)
-        for (name, prop), triple in pairs.items():
-            property_id = known.id_of("properties", prop)
-            if property_id is None:
-                properties[prop] = None
-            name_id = known.id_of("names", name)
-            if property_id is None or name_id is None or not known.has_pair(name_id, property_id):
-                keys[triple.key_text] = None
-    return list(keys), list(properties)
+    def _blocks(self) -> Iterator[Block]:
+        """Yield the new embeddings of keys and values."""
+        meta = self.meta
+        for kind, places, n_rows in (("keys", self._keys, meta.n_slots), ("values", self._values, meta.n_value_slots)):
+            if not places:
+                continue
+            sources, segment = np.array(places, np.int64), self._store.segment(kind, meta)
+            for start in range(0, len(sources), _BLOCK):
+                block = sources[start : start + _BLOCK]
+                fresh = block >= 0
+                if fresh.all():
+                    rows = self._encoded.rows(block)
+                else:
+                    rows = np.zeros((len(block), meta.embed_dim or 0), np.float16)
+                    rows[fresh] = self._encoded.rows(block[fresh]) if fresh.any() else 0
+                    rows[~fresh] = np.asarray(segment.rows(~block[~fresh], n_rows))
+                yield Block(segment, kind, n_rows + start, rows)
 
 
 def record_encoder(meta: Meta, name: str, fingerprint: str, embed_dim: int) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
+from hashlib import blake2b as _blake2b
 
 from kblam_engine.triples import Triple
 
@@ -26,7 +26,7 @@ def context_text(triple: Triple) -> str | None:
 def hash_of(name: str, prop: str, value: str, metadata: str | None, context: str | None) -> int:
     """Hash the content of one triple; a knowledge base's digest is the sum of these."""
     content = f"{name}\0{prop}\0{value}\0{metadata or ''}\0{context or ''}"  # no part contains NUL
-    return int.from_bytes(hashlib.blake2b(content.encode(), digest_size=_BYTES).digest(), "big")
+    return int.from_bytes(_blake2b(content.encode(), digest_size=_BYTES).digest(), "big")
 
 
 def digest_text(total: int) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -11,22 +13,25 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kblam_engine.errors import EncoderMismatchError, KnowledgeBaseError
+from kblam_engine.knowledge_base.drafts import Drafts
 from kblam_engine.knowledge_base.schema import Meta
 
 if TYPE_CHECKING:
     from kblam_engine.sentence_encoder import SentenceEncoder
 
 DEFAULT_ENCODER = "all-minilm-l6-v2"
-_CHUNK = 65_536  # texts encoded at once: bounds the float32 memory of a large import
+_CHUNK = 4_096  # texts encoded at once: bounds memory, and how long a bar of progress stands still
+_KEEP_EVERY = 10.0
+"""Seconds of encoding that a kill may cost; what is done sooner is not kept before the change itself is."""
 
 
 @dataclass(slots=True)
 class EncodedTexts:
-    """Embeddings of the key texts and properties of one change."""
+    """Embeddings of the key texts, values and properties of one change."""
 
     index: dict[str, int]
-    """Key text -> row of `keys`, and beyond these of what was added later."""
-    keys: NDArray[np.float16]
+    """Key text or value -> row of `embeddings`, and beyond these of what was added later."""
+    embeddings: NDArray[np.float16]
     properties: Mapping[str, NDArray[np.float32]]
     _later: list[NDArray[np.float16]] = field(default_factory=list)
 
@@ -36,18 +41,21 @@ class EncodedTexts:
         return cls({}, np.zeros((0, 0), np.float16), {})
 
     def add(self, text: str, row: NDArray[np.float32]) -> int:
-        """Add the embedding of a key text, `[1, embed_dim]`; return its row."""
+        """Add the embedding of a text, `[1, embed_dim]`; return its row."""
         self._later.append(row.astype(np.float16))
-        self.index[text] = len(self.keys) + len(self._later) - 1
+        self.index[text] = len(self.embeddings) + len(self._later) - 1
         return self.index[text]
 
     def rows(self, indices: NDArray[np.int64]) -> NDArray[np.float16]:
-        """Return a copy of rows, `[len(indices), embed_dim]`."""
+        """Return rows, `[len(indices), embed_dim]`; not a copy where they lie side by side."""
         if self._later:
             added = np.concatenate(self._later)
-            self.keys = np.concatenate([self.keys, added]) if len(self.keys) else added
+            self.embeddings = np.concatenate([self.embeddings, added]) if len(self.embeddings) else added
             self._later = []
-        return self.keys[indices]
+        first = int(indices[0])
+        if np.array_equal(indices, np.arange(first, first + len(indices))):
+            return self.embeddings[first : first + len(indices)]
+        return self.embeddings[indices]
 
 
 class Embedder:
@@ -89,15 +97,26 @@ class Embedder:
             )
         return encoder
 
+    @property
+    def is_loaded(self) -> bool:
+        """Whether the encoder is there already."""
+        return self._encoder is not None
+
     def encode_all(
-        self, meta: Meta, keys: Sequence[str], properties: Sequence[str], *, progress: bool = False
+        self,
+        meta: Meta,
+        texts: Sequence[str],
+        properties: Sequence[str],
+        *,
+        drafts: Drafts | None = None,
+        progress: bool = False,
     ) -> EncodedTexts:
-        """Embed the key texts and properties of one change."""
-        if not keys and not properties:
+        """Embed the texts and properties of one change; a long encoding goes on from its drafts."""
+        if not texts and not properties:
             return EncodedTexts.none()
         known = dict(zip(properties, self.encode(meta, properties), strict=True)) if properties else {}
-        rows = self.encode(meta, keys, progress=progress, dtype=np.float16)
-        return EncodedTexts({text: row for row, text in enumerate(keys)}, rows, known)
+        index = {text: row for row, text in enumerate(texts)}
+        return EncodedTexts(index, self._encode_in_steps(meta, texts, drafts, progress), known)
 
     def encode(
         self, meta: Meta, texts: Sequence[str], *, progress: bool = False, dtype: type[Any] = np.float32
@@ -107,16 +126,58 @@ class Embedder:
         Raises:
             KnowledgeBaseError: the encoder returned another shape, or values that are not finite.
         """
-        encoder = self.encoder(meta)
-        embeddings = np.empty((len(texts), encoder.embed_dim), dtype)
-        for start in range(0, len(texts), _CHUNK):
-            chunk = texts[start : start + _CHUNK]
-            encoded = np.asarray(encoder.encode(chunk, progress=progress))
-            if encoded.shape != (len(chunk), encoder.embed_dim) or not np.isfinite(encoded).all():
-                raise KnowledgeBaseError(
-                    f"sentence encoder {encoder.name}: expected finite embeddings of shape "
-                    f"({len(chunk)}, {encoder.embed_dim}), got shape {encoded.shape}, finite: "
-                    f"{bool(np.isfinite(encoded).all())}"
-                )
-            embeddings[start : start + len(chunk)] = encoded
+        embeddings = np.empty((len(texts), self.encoder(meta).embed_dim), dtype)
+        with _bar(texts, progress and len(texts) > _CHUNK) as advance:
+            for start in range(0, len(texts), _CHUNK):
+                chunk = texts[start : start + _CHUNK]
+                embeddings[start : start + len(chunk)] = self._encoded(meta, chunk)
+                advance(chunk)
         return embeddings
+
+    def _encode_in_steps(
+        self, meta: Meta, texts: Sequence[str], drafts: Drafts | None, progress: bool
+    ) -> NDArray[np.float16]:
+        encoder = self.encoder(meta)
+        rows = np.empty((len(texts), encoder.embed_dim), np.float16)
+        places = drafts.fill(texts, rows, encoder.fingerprint) if drafts is not None else np.arange(len(texts))
+        some = len(places) < len(texts)
+        left = [texts[i] for i in places.tolist()] if some else texts
+        fresh = np.empty((len(left), encoder.embed_dim), np.float16) if some else rows
+        kept, since = 0, time.monotonic()
+        with _bar(left, progress and len(left) > _CHUNK) as advance:
+            for start in range(0, len(left), _CHUNK):
+                end = min(start + _CHUNK, len(left))
+                fresh[start:end] = self._encoded(meta, left[start:end])
+                advance(left[start:end])
+                if drafts is not None and time.monotonic() - since >= _KEEP_EVERY:
+                    drafts.keep(left[kept:end], fresh[kept:end], encoder.fingerprint)
+                    kept, since = end, time.monotonic()
+        if some:
+            rows[places] = fresh
+        return rows
+
+    def _encoded(self, meta: Meta, texts: list[str] | Sequence[str]) -> NDArray[np.float32]:
+        encoder = self.encoder(meta)
+        encoded = np.asarray(encoder.encode(texts))
+        if encoded.shape != (len(texts), encoder.embed_dim) or not np.isfinite(encoded).all():
+            raise KnowledgeBaseError(
+                f"sentence encoder {encoder.name}: expected finite embeddings of shape "
+                f"({len(texts)}, {encoder.embed_dim}), got shape {encoded.shape}, finite: "
+                f"{bool(np.isfinite(encoded).all())}"
+            )
+        return encoded
+
+
+@contextmanager
+def _bar(texts: Sequence[str], shown: bool) -> Iterator[Callable[[Sequence[str]], None]]:
+    """Show progress on stderr with the time that is left; by characters, because long texts take longer."""
+    if not shown:
+        yield lambda chunk: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("encoding"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("encoding", total=sum(map(len, texts)))
+        yield lambda chunk: bar.advance(task, sum(map(len, chunk)))

@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING, Any
 
 from kblam_engine.errors import ConfigurationError, KnowledgeBaseError
 from kblam_engine.knowledge_base.batches import check_source, checked, remove_ids, remove_others
-from kblam_engine.knowledge_base.changes import ChangeSet, record_encoder, texts_to_embed
+from kblam_engine.knowledge_base.bulk import roomy
+from kblam_engine.knowledge_base.changes import ChangeSet, record_encoder
 from kblam_engine.knowledge_base.connections import TIMEOUT
+from kblam_engine.knowledge_base.drafts import Drafts
 from kblam_engine.knowledge_base.embedder import Embedder, EncodedTexts
 from kblam_engine.knowledge_base.maintenance import backup, compact
+from kblam_engine.knowledge_base.meeting import texts_to_embed
+from kblam_engine.knowledge_base.merging import check_names, merge, renamed
 from kblam_engine.knowledge_base.reader import KBReader, matching
-from kblam_engine.knowledge_base.records import AddResult, CompactResult
+from kblam_engine.knowledge_base.records import AddResult, CompactResult, MergeResult
 from kblam_engine.knowledge_base.schema import Meta
 from kblam_engine.knowledge_base.selection import LabelIndex, Selection
 from kblam_engine.knowledge_base.slots import SlotTable, check_revision, read_changes, read_past
@@ -114,7 +118,7 @@ class KnowledgeBase(KBReader):
             TripleError: one of them is no `Triple`; nothing is added.
             KnowledgeBaseLockedError: another writer was busy for longer than the timeout.
         """
-        return self._added(checked(triples), "add", progress=progress)
+        return self._put(checked(triples), "add", progress=progress)
 
     def set(
         self,
@@ -147,7 +151,7 @@ class KnowledgeBase(KBReader):
             changes = self._changes(connection, "replace", encoded)
             if not changes.remove(("t.id = ?", [id])):
                 raise KnowledgeBaseError(f"{self._store.label}: expected the id of a triple that is there, got {id}")
-            changes.put(triple, beside_others=bool(changes.meta.multi))
+            changes.put([triple], beside_others=bool(changes.meta.multi))
             changes.finish()
         return self.view(namespace=triple.namespace).ids(triple.name, triple.property)[-1]
 
@@ -161,7 +165,7 @@ class KnowledgeBase(KBReader):
         """
         batch = checked(triples)
         check_source(batch, source)
-        return self._added(batch, "replace source", progress=progress, source=source)
+        return self._put(batch, "replace source", progress=progress, source=source)
 
     def remove(
         self,
@@ -199,6 +203,25 @@ class KnowledgeBase(KBReader):
             changes.finish()
         return count
 
+    def merge(self, keep: str, *others: str) -> MergeResult:
+        """Give every triple of the `others` the name `keep`, as one revision that a `rollback` undoes.
+
+        A moved triple's metadata keeps its old name as `written`. Where the kept name has another value of a property,
+        it keeps its own, unless several values are kept side by side (see `multi`). Values are never touched.
+
+        Raises:
+            ConfigurationError: no triple has one of the names.
+        """
+        kept, names = check_names(keep, others)
+        with self._store.connection() as connection:
+            coming = list(renamed(connection, kept, names).values())
+        encoded = self._encode(coming)
+        with self._store.writing() as connection:
+            changes = self._changes(connection, f"merge {', '.join(names)} into {kept}", encoded)
+            result = merge(changes, connection, kept, names)
+            changes.finish()
+        return result
+
     def rollback(self, revision: int) -> int:
         """Make the contents those of an earlier revision again, as a new revision; return its number.
 
@@ -222,7 +245,7 @@ class KnowledgeBase(KBReader):
         Raises:
             ImportFileError: a line is wrong; it names file, line and reason.
         """
-        return self._added(list(read_triples(path)), "import", progress=progress)
+        return self._put(list(read_triples(path)), "import", progress=progress)
 
     def compact(self, keep_from: int | None = None) -> CompactResult:
         """Give back the space of removed triples and drop their history; readers and other processes go on.
@@ -324,17 +347,6 @@ class KnowledgeBase(KBReader):
             self._store, meta, table, self._vocabularies, (fingerprint, embed_dim), self._values.of, uid
         )
 
-    def _added(
-        self, batch: list[Triple], action: str, *, progress: bool, source: str | None = None
-    ) -> AddResult:
-        outcomes = self._put(batch, action, progress=progress, source=source)
-        if len(batch) > 1 and any(outcome != "unchanged" for outcome in outcomes):
-            # Now, where it can be watched, and not in the first answer. A single one is quick there as well.
-            self._values.show_progress = progress
-            self.snapshot().value_embeddings()
-            self._values.show_progress = False
-        return AddResult(*(outcomes.count(outcome) for outcome in ("added", "replaced", "unchanged")))
-
     def _put(
         self,
         batch: list[Triple],
@@ -343,29 +355,35 @@ class KnowledgeBase(KBReader):
         progress: bool = False,
         only_value: bool = False,
         source: str | None = None,
-    ) -> list[str]:
+    ) -> AddResult:
         if not batch and source is None:
-            return []
-        encoded = self._encode(batch, progress=progress)
-        with self._store.writing() as connection:
+            return AddResult(0, 0, 0)
+        drafts = None if self._store.path is None or self.read_only else Drafts(self._store.path)
+        encoded = self._encode(batch, drafts, progress=progress)
+        with self._store.writing() as connection, roomy(connection, len(batch)):
             changes = self._changes(connection, action, encoded)
             if source is not None:
                 remove_others(changes, connection, source, batch)
-            beside_others = bool(changes.meta.multi) and not only_value
-            outcomes: list[str] = [changes.put(triple, beside_others=beside_others) for triple in batch]
+            result = changes.put(batch, beside_others=bool(changes.meta.multi) and not only_value)
             changes.finish()
-        return outcomes
+        if drafts is not None:
+            drafts.forget()
+        return result
 
-    def _encode(self, batch: list[Triple], *, progress: bool = False) -> EncodedTexts:
-        """Embed what is new, before the lock: it takes long and other writers should not wait for it."""
-        keys, properties = texts_to_embed(self._store, batch)
-        return self._embedder.encode_all(self._store.meta(), keys, properties, progress=progress)
+    def _encode(self, batch: list[Triple], drafts: Drafts | None = None, *, progress: bool = False) -> EncodedTexts:
+        """Embed what is new, before the lock: it takes long and other writers should not wait for it.
+
+        The value of a single triple can wait for the next answer, if only it is for it that an encoder were loaded.
+        """
+        values = len(batch) > 1 or self._embedder.is_loaded
+        texts, properties = texts_to_embed(self._store, batch, values=values)
+        return self._embedder.encode_all(self._store.meta(), texts, properties, drafts=drafts, progress=progress)
 
     def _changes(self, connection: Any, action: str, encoded: EncodedTexts) -> ChangeSet:
         changes = ChangeSet(self._store, connection, self._embedder, encoded, action)
         meta = changes.meta
         meta.multi = int(bool(meta.multi) or self._wants_multi)
-        if len(encoded.keys) or meta.encoder_fingerprint is None:
+        if len(encoded.embeddings) or meta.encoder_fingerprint is None:
             encoder = self._embedder.encoder(meta)  # checked again: another process may have been first
             record_encoder(meta, encoder.name, encoder.fingerprint, encoder.embed_dim)
         return changes

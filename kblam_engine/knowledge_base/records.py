@@ -19,6 +19,22 @@ class AddResult:
 
 
 @dataclass(frozen=True, slots=True)
+class MergeResult:
+    """What became of the triples of the names that were merged into another."""
+
+    moved: int
+    """They have the kept name now."""
+    same: int
+    """The kept name said the same already."""
+    overruled: list[Triple]
+    """The kept name has another value of this property, and keeps it; these are in the history only."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the counts and triples as a JSON object."""
+        return {"moved": self.moved, "same": self.same, "overruled": [t.to_dict() for t in self.overruled]}
+
+
+@dataclass(frozen=True, slots=True)
 class SearchHit:
     """A triple that was looked for.
 

@@ -1,4 +1,4 @@
-"""Value embeddings: made after an import or when something first asks for them, and kept."""
+"""Value embeddings that no change brought along: made when something first asks for them, and kept."""
 
 from __future__ import annotations
 
@@ -27,7 +27,6 @@ class ValueEmbeddings:
         self._store = store
         self._embedder = embedder
         self._lock = threading.Lock()
-        self.show_progress = False
         self.forget()
 
     def forget(self) -> None:
@@ -95,14 +94,14 @@ class ValueEmbeddings:
         if known.any():
             rows[known] = self._store.segment("values", meta).rows(slots[known], meta.n_value_slots)
         values = self._store.values(ids[~known].tolist())
-        rows[~known] = self._embedder.encode(meta, values, progress=self.show_progress)
+        rows[~known] = self._embedder.encode(meta, values)
         return rows
 
     def _embed(self, ids: NDArray[np.int64], meta: Meta) -> None:
         values = self._store.values(ids.tolist())
         for start in range(0, len(values), _CHUNK):
             chunk = slice(start, start + _CHUNK)
-            rows = self._embedder.encode(meta, values[chunk], progress=self.show_progress)
+            rows = self._embedder.encode(meta, values[chunk])
             self._keep(ids[chunk], rows.astype(np.float16))
 
     def _keep(self, ids: NDArray[np.int64], rows: Embeddings) -> None:

@@ -12,10 +12,15 @@ _RANKED = 2_000
 """Matches that are ordered by relevance: the first of them, where a word is in more triples than anyone reads."""
 _WEIGHTS = "4.0, 2.0, 1.0"  # of a word in the name, the property, the value
 MAX_WORDS = 64
+_MANY = 8_192
+_GATHERED = 64 * 2**20
+"""Bytes of words that SQLite gathers before it writes them: 1 MB, its own choice, means much merging afterwards."""
 
 
-def index_new(connection: sqlite3.Connection, last_triple: int, last_name: int) -> None:
-    """Index the triples and names above these ids, inside the caller's transaction."""
+def index_new(connection: sqlite3.Connection, last_triple: int, last_name: int, n_triples: int) -> None:
+    """Index the triples and names above these ids, about `n_triples`, inside the caller's transaction."""
+    if n_triples >= _MANY:
+        _gather_more(connection)
     connection.execute(
         "INSERT INTO words (rowid, name, property, value) SELECT id, name, property, value FROM texts WHERE id > ?",
         (last_triple,),
@@ -27,8 +32,14 @@ def index_new(connection: sqlite3.Connection, last_triple: int, last_name: int) 
 
 def index_all(connection: sqlite3.Connection) -> None:
     """Build the index anew, inside the caller's transaction."""
+    _gather_more(connection)
     for table in ("words", "name_words"):
         connection.execute(f"INSERT INTO {table} ({table}) VALUES ('rebuild')")
+
+
+def _gather_more(connection: sqlite3.Connection) -> None:
+    for table in ("words", "name_words"):
+        connection.execute(f"INSERT INTO {table} ({table}, rank) VALUES ('hashsize', {_GATHERED})")
 
 
 def index_is_sound(connection: sqlite3.Connection) -> bool:

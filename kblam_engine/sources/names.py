@@ -8,14 +8,19 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from itertools import combinations
+from typing import TYPE_CHECKING
 
 from kblam_engine.errors import ConfigurationError, TripleError
 from kblam_engine.triples import Triple
 
+if TYPE_CHECKING:
+    from kblam_engine.knowledge_base import KnowledgeBase
+
+ALIAS_PROPERTIES = ("also known as", "alias", "aliases", "abbreviation", "short name")
 _LEGAL = frozenset(
     "inc incorporated ltd limited llc corp corporation co company plc gmbh ag kg se sa sas bv nv oy ab as spa srl pty"
     .split()
@@ -95,14 +100,18 @@ def read_aliases(triples: Iterable[Triple], *, properties: Iterable[str] = ("als
     return {alias: names.pop() for alias, names in owners.items() if alias and len(names) == 1 and alias not in names}
 
 
-def near_duplicates(names: Iterable[str], *, threshold: float = 0.85) -> list[NearDuplicate]:
+def near_duplicates(
+    names: Iterable[str], *, threshold: float = 0.85, aliases: Mapping[str, str] | None = None
+) -> list[NearDuplicate]:
     """Return pairs of names that may mean one thing, the likeliest first; names with other numbers never do.
 
-    Compared are names that share a word which not more than 40 names have, or are initials of one another.
+    Compared are names that share a word or half of their letters with at most 40 others, or are initials of one
+    another.
 
     Args:
         names: of a knowledge base, each once or more often.
         threshold: 0 to 1, how alike two spellings are.
+        aliases: other names → the name; pairs of which both are among the names.
 
     Raises:
         ConfigurationError: the threshold is not above 0 and at most 1.
@@ -110,24 +119,33 @@ def near_duplicates(names: Iterable[str], *, threshold: float = 0.85) -> list[Ne
     if not 0 < threshold <= 1:
         raise ConfigurationError(f"threshold: expected above 0 and at most 1, got {threshold}")
     words = {name: _folded_words(name) for name in dict.fromkeys(names)}
-    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for name, parts in words.items():
-        groups["same", " ".join(parts)].append(name)
-        for word in set(parts):
-            groups["word", word].append(name)
-            groups["start", word[:4]].append(name) if len(word) > 4 else None
-        if len(parts) > 2:
-            groups["word", "".join(word[0] for word in parts)].append(name)
-    best: dict[tuple[str, str], NearDuplicate] = {}
-    for (kind, _), group in groups.items():
+    best: dict[tuple[str, str], NearDuplicate | None] = {}
+    for alias, name in (aliases or {}).items():
+        if alias in words and name in words and alias != name:
+            best[name, alias] = best[alias, name] = NearDuplicate(name, alias, 1.0, "alias")
+    for (kind, _), group in _groups(words).items():
         if kind != "same" and len(group) > _COMMON:
             continue
         for name, other in combinations(group, 2):
             if (name, other) not in best:
-                found = _compared(name, other, words[name], words[other])
-                if found is not None and found.score >= threshold:
-                    best[name, other] = found
-    return sorted(best.values(), key=lambda pair: (-pair.score, pair.name, pair.other))
+                best[name, other] = _compared(name, other, words[name], words[other], threshold)
+    found = {pair for pair in best.values() if pair is not None and pair.score >= threshold}
+    return sorted(found, key=lambda pair: (-pair.score, pair.name, pair.other))
+
+
+def duplicates_in(kb: KnowledgeBase, *, threshold: float = 0.85) -> list[NearDuplicate]:
+    """Return the names of a knowledge base, or of a view, that may mean one thing; what its triples say are aliases count.
+
+    Raises:
+        ConfigurationError: the threshold is not above 0 and at most 1.
+    """
+    snapshot = kb.snapshot()
+    wanted = {_key(prop) for prop in ALIAS_PROPERTIES}
+    properties = [prop for prop in snapshot.properties if _key(prop) in wanted]
+    triples = [kb.triple(i) for prop in properties for i in kb.ids(property=prop)]
+    return near_duplicates(
+        snapshot.names, threshold=threshold, aliases=read_aliases(triples, properties=properties)
+    )
 
 
 def merge_map(pairs: Iterable[NearDuplicate], counts: Mapping[str, int] | None = None) -> dict[str, str]:
@@ -145,11 +163,32 @@ def merge_map(pairs: Iterable[NearDuplicate], counts: Mapping[str, int] | None =
     return aliases
 
 
-def _compared(name: str, other: str, words: list[str], others: list[str]) -> NearDuplicate | None:
+def _groups(words: Mapping[str, list[str]]) -> dict[tuple[str, str], list[str]]:
+    """Return names that share something, by what it is."""
+    groups: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for name, parts in words.items():
+        text = " ".join(parts)
+        groups["same", text].append(name)
+        for word in set(parts):
+            groups["word", word].append(name)
+            groups["start", word[:4]].append(name) if len(word) > 4 else None
+        if len(parts) > 2:
+            groups["word", "".join(word[0] for word in parts)].append(name)
+        # One letter too many, too few or another leaves the first or the last half as it was.
+        for length in (len(text), len(text) - 1):
+            if length > 4:
+                groups["head", f"{length} {text[: length // 2]}"].append(name)
+                groups["tail", f"{length} {text[-(length // 2) :]}"].append(name)
+    return groups
+
+
+def _compared(
+    name: str, other: str, words: list[str], others: list[str], threshold: float
+) -> NearDuplicate | None:
     if _numbers(words) != _numbers(others):
         return None
     if words == others:
-        return NearDuplicate(name, other, 1.0, "same but for case, accents, punctuation or legal form")
+        return NearDuplicate(name, other, 1.0, f"same but for {_difference(name, other)}")
     for short, long in ((words, others), (others, words)):
         if len(long) > 2 and short == ["".join(word[0] for word in long)]:
             return NearDuplicate(name, other, 0.9, "initials")
@@ -157,8 +196,31 @@ def _compared(name: str, other: str, words: list[str], others: list[str]) -> Nea
             return NearDuplicate(name, other, 0.95, "same words in another order")
         if 2 <= len(short) < len(long) and long[: len(short)] == short:
             return NearDuplicate(name, other, 0.86, "one is the beginning of the other")
-    score = SequenceMatcher(None, " ".join(words), " ".join(others), autojunk=False).ratio()
-    return NearDuplicate(name, other, round(score, 3), "alike in spelling")
+    matcher = SequenceMatcher(None, " ".join(words), " ".join(others), autojunk=False)
+    if matcher.real_quick_ratio() < threshold or matcher.quick_ratio() < threshold:  # not above, and soon known
+        return None
+    return NearDuplicate(name, other, round(matcher.ratio(), 3), "alike in spelling")
+
+
+_DIFFERENCES: dict[str, Callable[[str], str]] = {
+    "case": str.casefold,
+    "accents": lambda text: _unaccented(text),
+    "punctuation": lambda text: " ".join(_WORD.findall(text)),
+    '"the" or legal form': lambda text: " ".join(_bare(text.split())),
+}
+
+
+def _difference(name: str, other: str) -> str:
+    """Return what two names with the same words do not share."""
+
+    def alike(skipped: str) -> bool:
+        texts = [normal(unicodedata.normalize("NFKC", text)) for text in (name, other)]
+        for what, taken_away in _DIFFERENCES.items():
+            if what != skipped:
+                texts = [taken_away(text) for text in texts]
+        return texts[0] == texts[1]
+
+    return ", ".join(what for what in _DIFFERENCES if not alike(what)) or "Unicode form or spaces"
 
 
 def _numbers(words: list[str]) -> list[str]:
@@ -166,13 +228,20 @@ def _numbers(words: list[str]) -> list[str]:
 
 
 def _folded_words(name: str) -> list[str]:
-    plain = "".join(c for c in unicodedata.normalize("NFKD", name) if not unicodedata.combining(c))
-    words: list[str] = _WORD.findall(plain.casefold())
-    if len(words) > 1 and words[0] == "the":
+    plain = _unaccented(name).casefold()
+    return _bare(_WORD.findall(plain)) or [plain.strip()]
+
+
+def _bare(words: list[str]) -> list[str]:
+    if len(words) > 1 and words[0].casefold() == "the":
         words = words[1:]
-    while len(words) > 1 and words[-1] in _LEGAL:
+    while len(words) > 1 and words[-1].casefold() in _LEGAL:
         words = words[:-1]
-    return words or [plain.casefold().strip()]
+    return words
+
+
+def _unaccented(text: str) -> str:
+    return "".join(c for c in unicodedata.normalize("NFKD", text) if not unicodedata.combining(c))
 
 
 def _key(name: str) -> str:

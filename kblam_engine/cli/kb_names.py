@@ -1,0 +1,86 @@
+"""`kblam kb`: names that may mean one thing, and making them one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from kblam_engine.cli.kb_common import JSONOption, KBOption, open_kb, print_json, print_table, working
+
+if TYPE_CHECKING:
+    from kblam_engine.knowledge_base import KnowledgeBase
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `kblam kb`."""
+    app.command("duplicates")(duplicates)
+    app.command("merge")(merge)
+
+
+def duplicates(
+    kb: KBOption,
+    threshold: Annotated[float, typer.Option("--threshold", help="0 to 1, how alike two spellings are.")] = 0.85,
+    limit: Annotated[int, typer.Option("--limit", min=0, help="At most so many; 0 for all.")] = 50,
+    as_json: JSONOption = False,
+) -> None:
+    """List names that may mean one thing, with what they share; for `kblam kb merge`."""
+    from kblam_engine.sources.names import duplicates_in
+
+    with open_kb(kb) as base, working("comparing names"):
+        pairs = duplicates_in(base, threshold=threshold)
+        counts = _counts(base)
+    shown = pairs[: limit or None]
+    if as_json:
+        print_json(
+            [
+                {
+                    "name": pair.name,
+                    "other": pair.other,
+                    "triples": [counts[pair.name], counts[pair.other]],
+                    "score": pair.score,
+                    "reason": pair.reason,
+                }
+                for pair in shown
+            ]
+        )
+        return
+    rows = [
+        [f"{p.score:.2f}", p.name, str(counts[p.name]), p.other, str(counts[p.other]), p.reason] for p in shown
+    ]
+    print_table(["score", "name", "triples", "other", "triples", "why"], rows)
+    if len(shown) < len(pairs):
+        typer.echo(f"the first {len(shown)} of {len(pairs)}; --limit 0 shows all", err=True)
+    if pairs:
+        typer.echo(f"where two are one thing: kblam kb merge KEEP OTHER --kb {kb}", err=True)
+
+
+def merge(
+    keep: Annotated[str, typer.Argument(help="The name to keep.", show_default=False)],
+    others: Annotated[list[str], typer.Argument(help="Names of the same thing.", show_default=False)],
+    kb: KBOption,
+    as_json: JSONOption = False,
+) -> None:
+    """Give the triples of other names the name to keep; a rollback undoes it."""
+    with open_kb(kb) as base:
+        before = base.revision
+        done = base.merge(keep, *others)
+        after = base.revision
+    if as_json:
+        print_json({**done.to_dict(), "revision": after})
+        return
+    typer.echo(
+        f"{done.moved} moved to {keep.strip()}, {done.same} were there already, {len(done.overruled)} overruled "
+        f"(revision {after}); undo: kblam kb rollback {before} --kb {kb}"
+    )
+    if done.overruled:
+        rows = [[t.property, t.value, str(t.metadata["written"])] for t in done.overruled]
+        print_table(["property", "overruled value", "of"], rows)
+
+
+def _counts(base: KnowledgeBase) -> dict[str, int]:
+    import numpy as np
+
+    snapshot = base.snapshot()
+    counts = np.bincount(snapshot.name_index, minlength=len(snapshot.names))
+    return dict(zip(snapshot.names, counts.tolist(), strict=True))
