@@ -27,12 +27,13 @@ class Drafts:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / FILE
-        self._kept = self._path.exists()
+        self.used = False
+        """Whether something came from here or went here: then a commit makes them superfluous."""
 
     def fill(self, texts: Sequence[str], rows: NDArray[np.float16], fingerprint: str) -> NDArray[np.int64]:
         """Write what was kept of `texts` into `rows` `[len(texts), embed_dim]`; return the places of the others."""
         left = np.ones(len(texts), bool)
-        if self._kept and not self._path.is_symlink():
+        if self._path.exists() and not self._path.is_symlink():
             places = {_hash(text, fingerprint): i for i, text in enumerate(texts)}
             try:
                 with closing(connect(self._path, _TIMEOUT)) as connection:
@@ -43,6 +44,7 @@ class Drafts:
                             left[place] = not np.isfinite(rows[place]).all()
             except sqlite3.Error:
                 left[:] = True
+        self.used = not left.all()
         return np.flatnonzero(left)
 
     def keep(self, texts: Sequence[str], rows: NDArray[np.float16], fingerprint: str) -> None:
@@ -56,19 +58,17 @@ class Drafts:
                 connection.execute("BEGIN IMMEDIATE")
                 connection.executemany("INSERT INTO drafts VALUES (?, ?)", kept)
                 connection.execute("COMMIT")
-            self._kept = True
+            self.used = True
         except (sqlite3.Error, OSError):
             return
 
     def forget(self) -> None:
-        """Delete them: a commit has what they were for."""
-        if self._kept:
-            for suffix in ("", "-wal", "-shm"):
-                try:
-                    self._path.with_name(FILE + suffix).unlink(missing_ok=True)
-                except OSError:
-                    continue
-            self._kept = False
+        """Delete them."""
+        for suffix in ("", "-wal", "-shm"):
+            try:
+                self._path.with_name(FILE + suffix).unlink(missing_ok=True)
+            except OSError:
+                continue
 
 
 def _hash(text: str, fingerprint: str) -> bytes:

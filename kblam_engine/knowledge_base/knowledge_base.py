@@ -366,7 +366,7 @@ class KnowledgeBase(KBReader):
                 remove_others(changes, connection, source, batch)
             result = changes.put(batch, beside_others=bool(changes.meta.multi) and not only_value)
             changes.finish()
-        if drafts is not None:
+        if drafts is not None and drafts.used:
             drafts.forget()
         return result
 

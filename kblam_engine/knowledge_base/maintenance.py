@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from kblam_engine.errors import KnowledgeBaseError
 from kblam_engine.knowledge_base.connections import connect
+from kblam_engine.knowledge_base.drafts import Drafts
 from kblam_engine.knowledge_base.records import CompactResult
 from kblam_engine.knowledge_base.schema import Meta, read_meta, write_meta
 from kblam_engine.knowledge_base.segments import FileSegment
@@ -138,10 +139,11 @@ def _move(connection: sqlite3.Connection, column: str, old_slots: NDArray[np.int
 
 
 def _sweep(store: Store, meta: Meta) -> None:
-    """Delete the segments of other generations: the one before, and what a killed compaction left."""
+    """Delete the segments of other generations, and what a killed compaction or encoding left."""
     store.forget_segments(meta.generation - 1)
     if store.path is None:
         return
+    Drafts(store.path).forget()
     current = {segment_file(kind, meta.generation) for kind in _COLUMNS}
     for kind in _COLUMNS:
         for file in store.path.glob(f"{kind}-*.f16"):

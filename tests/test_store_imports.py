@@ -1,0 +1,158 @@
+"""Large imports: in one commit, with words and embeddings, and with nothing encoded twice after a kill."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+import pytest
+from kb_parts import CountingEncoder, assert_consistent, kb_fixture, open_kb  # noqa: F401
+
+from kblam_engine import KnowledgeBase, Triple
+from kblam_engine.knowledge_base import AddResult, bulk, changes, embedder
+from kblam_engine.knowledge_base.drafts import FILE
+from kblam_engine.sentence_encoder import HashingEncoder
+from kblam_engine.triples import Provenance
+
+MANY = [Triple(f"name {i // 3}", f"property {i % 3}", f"value {i % 7}") for i in range(300)]
+
+
+@pytest.fixture
+def all_is_large(monkeypatch):
+    """Take the way of large imports for a few triples."""
+    monkeypatch.setattr(changes, "LARGE", 1)
+    monkeypatch.setattr(bulk, "LARGE", 1)
+    monkeypatch.setattr(changes, "_BLOCK", 64)
+    monkeypatch.setattr("kblam_engine.knowledge_base.words._MANY", 1)
+    monkeypatch.setattr("kblam_engine.knowledge_base.meeting._PAGE", 7)
+
+
+def test_a_large_import_is_one_revision_with_everything(kb, all_is_large):
+    assert kb.add(MANY) == AddResult(300, 0, 0) and kb.revision == 1
+    kb._embedder._encoder.texts.clear()
+    assert_consistent(kb.snapshot(), HashingEncoder())
+    assert kb._embedder._encoder.texts == [], "values come in the same commit"
+    assert kb.verify() == [] and len(kb.find('"name 17"')) == 3
+    assert kb.snapshot().positions_with_words("name 17").tolist() == [51, 52, 53]
+
+
+def test_a_second_import_adds_replaces_and_leaves(kb, all_is_large):
+    kb.add(MANY)
+    again = [Triple(t.name, t.property, t.value + (" now" if i % 3 == 0 else "")) for i, t in enumerate(MANY)]
+    more = [Triple(f"new {i}", "property 1", "x", provenance=Provenance("doc")) for i in range(50)]
+    kb._embedder._encoder.texts.clear()
+    assert kb.add([*again, *more, more[0]]) == AddResult(50, 100, 201)
+    assert sorted(kb._embedder._encoder.texts) == sorted(
+        [*(t.key_text for t in more), "x", *{f"value {i} now" for i in range(7)}]
+    )
+    assert_consistent(kb.snapshot(), HashingEncoder())
+    assert len(kb.view(source="doc")) == 50 and kb.verify() == []
+    assert kb.rollback(1) == 3 and set(kb) == set(MANY) and kb.verify() == []
+
+
+def test_repeats_within_one_import(kb, all_is_large):
+    twice = [Triple("a", "b", "one"), Triple("a", "b", "two"), Triple("a", "b", "two"), Triple("a", "b", "one")]
+    assert kb.add(twice) == AddResult(1, 2, 1)
+    assert [t.value for t in kb] == ["one"] and kb.verify() == [] and kb.find("two") == []
+    assert_consistent(kb.snapshot(), HashingEncoder())
+
+
+def test_a_full_disk_in_the_thread_that_writes_embeddings(tmp_path, all_is_large, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    with open_kb(tmp_path / "kb") as kb:
+        kb.add(MANY[:100])
+        with monkeypatch.context() as patch:
+            patch.setattr("kblam_engine.knowledge_base.segments.os.fsync", full)
+            with pytest.raises(OSError, match="No space left"):
+                kb.add(MANY)
+        assert len(kb) == 100 and kb.verify() == []
+        kb.add(MANY)
+        assert_consistent(kb.snapshot(), HashingEncoder())
+
+
+# Encoding that goes on after a kill
+
+SLOW = """
+    import os, signal, sys, time
+    from kblam_engine import KnowledgeBase, Triple
+    from kblam_engine.knowledge_base import embedder
+    from kblam_engine.sentence_encoder import HashingEncoder
+    embedder._CHUNK, embedder._KEEP_EVERY = 50, 0.0
+    class Slow(HashingEncoder):
+        done = 0
+        def encode(self, texts, *, progress=False):
+            if self.done >= 400:
+                os.kill(os.getpid(), signal.SIGKILL)
+            self.done += len(texts)
+            return super().encode(texts)
+    kb = KnowledgeBase.open(sys.argv[1], encoder=Slow())
+    kb.add([Triple(f"name {i}", "property", f"value {i}") for i in range(300)])
+"""
+
+
+def killed(path):
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(SLOW), str(path)], check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_encoding_goes_on_where_a_kill_stopped_it(tmp_path):
+    killed(tmp_path / "kb")
+    batch = [Triple(f"name {i}", "property", f"value {i}") for i in range(300)]
+    encoder = CountingEncoder()
+    with KnowledgeBase.open(tmp_path / "kb", encoder=encoder) as kb:
+        assert len(kb) == 0 and kb.verify() == []
+        kb.add([Triple("in", "between", "x")])
+        encoder.texts.clear()
+        assert (tmp_path / "kb" / FILE).exists()
+        assert kb.add(batch) == AddResult(300, 0, 0)
+        assert 200 <= len(encoder.texts) <= 201, "of 600 texts, and one property"
+        assert_consistent(kb.snapshot(), HashingEncoder())
+        assert kb.verify() == []
+    assert not any(name.startswith("encoding") for name in os.listdir(tmp_path / "kb"))
+
+
+def test_drafts_of_another_encoder_or_damaged_ones_are_not_used(tmp_path):
+    killed(tmp_path / "kb")
+    encoder = CountingEncoder(32)
+    batch = [Triple(f"name {i}", "property", f"value {i}") for i in range(300)]
+    with KnowledgeBase.open(tmp_path / "kb", encoder=encoder) as kb:
+        kb.add(batch)
+        assert len(encoder.texts) == 601
+    killed(tmp_path / "other")
+    (tmp_path / "other" / FILE).write_bytes(b"no database" * 999)
+    with open_kb(tmp_path / "other") as kb:
+        kb.add(batch)
+        assert_consistent(kb.snapshot(), HashingEncoder())
+
+
+def test_compaction_drops_what_nobody_went_on_with(tmp_path):
+    killed(tmp_path / "kb")
+    with open_kb(tmp_path / "kb") as kb:
+        kb.add([Triple("a", "b", "c")])
+        kb.compact()
+        assert not (tmp_path / "kb" / FILE).exists() and kb.verify() == []
+
+
+def test_drafts_follow_no_link(tmp_path):
+    killed(tmp_path / "kb")
+    draft, outside = tmp_path / "kb" / FILE, tmp_path / "outside"
+    draft.rename(outside)
+    before = outside.read_bytes()
+    draft.symlink_to(outside)
+    encoder = CountingEncoder()
+    with KnowledgeBase.open(tmp_path / "kb", encoder=encoder) as kb:
+        kb.add([Triple(f"name {i}", "property", f"value {i}") for i in range(300)])
+    assert len(encoder.texts) == 601 and outside.read_bytes() == before
+
+
+def test_a_short_encoding_leaves_no_draft(tmp_path, monkeypatch):
+    kept = []
+    monkeypatch.setattr("kblam_engine.knowledge_base.drafts.Drafts.keep", lambda *given: kept.append(given))
+    monkeypatch.setattr(embedder, "_CHUNK", 50)
+    with open_kb(tmp_path / "kb") as kb:
+        kb.add(MANY)
+        assert kept == [] and kb.snapshot().key_embeddings.dtype == np.float16
