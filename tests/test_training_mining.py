@@ -139,6 +139,12 @@ def test_what_is_asked_for_is_open_even_if_retrieval_fails(encoded):
             assert all(OPEN_FLOOR <= gate <= min(right) for _, gate in selected[2:])
 
 
+def test_more_may_be_asked_for_than_an_answer_selects(encoded):
+    pool, sample = pool_and_sample(encoded, 3)
+    selected = Miner(Fixed([4.0] * 8), 0.5, 2).select(Random(0), sample, pool)
+    assert [at for at, _ in selected] == list(sample.supports)
+
+
 def test_how_much_is_drawn_does_not_depend_on_what_is_found(encoded):
     pool, sample = pool_and_sample(encoded)
     states = []

@@ -109,13 +109,13 @@ class Miner:
             pool: the KB.
         """
         n_wrong = random.choice(N_WRONG)
-        drawn = [random.uniform(OPEN_FLOOR, 0.0) for _ in range(self._n_select)]
+        drawn = [random.uniform(OPEN_FLOOR, 0.0) for _ in sample.supports]
         found = self._retriever.retrieve(sample.messages, pool)
         gates = decide(found.log_odds, self._threshold).triples.tolist()
         ranked = {int(pool.members[p]): gate for p, gate in zip(found.positions, gates, strict=True)}
         # The likelier triple is written first, so that the order of an answer can be told from the gates.
         right = [ranked.get(at, MIN_LOG_GATE) for at in sample.supports]
-        right = [gate if gate > MIN_LOG_GATE else other for gate, other in zip(right, drawn, strict=False)]
+        right = [gate if gate > MIN_LOG_GATE else other for gate, other in zip(right, drawn, strict=True)]
         selected = list(zip(sample.supports, sorted(right, reverse=True), strict=True))
         for at, gate in ranked.items():
             n = len(selected) - len(sample.supports)
