@@ -3,7 +3,7 @@
 import networkx as nx
 
 from kblam_engine import KBLaM, KnowledgeBase
-from kblam_integrations.networkx import graph_from_kb, neighbours, triples_from_graph
+from kblam_integrations.networkx import graph_from_kb, triples_from_graph
 
 graph = nx.MultiDiGraph()
 graph.add_edge("Orca 2", "Acme Robotics", relation="manufacturer", since=2019)
@@ -34,6 +34,6 @@ for question in (
     print(f"{question}\n  {model.answer(question, kb=kb).text}")
 
 print("around Lena Hoffmann:")
-for step in neighbours(kb, "Lena Hoffmann", hops=2):
+for step in kb.neighbours("Lena Hoffmann", hops=2):
     print(f"  {step.hops}  {step.triple.statement}")
 print("path:", " -> ".join(nx.shortest_path(graph_from_kb(kb), "Manta S", "Varnholm")))

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from kblam_engine.triples import Triple
 
-__all__ = ["Answer", "AttendedTriple", "FinishReason", "Usage"]
+__all__ = ["Answer", "AttendedTriple", "FinishReason", "RetrievedTriple", "Selected", "Usage"]
 
 FinishReason = Literal["stop", "length", "cancelled"]
 """Why an answer ended: by itself or at a stop string, at `max_new_tokens`, or because the caller said so."""
@@ -30,7 +30,7 @@ class AttendedTriple:
     spans: tuple[tuple[int, int], ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return one flat JSON object; metadata stays an object of its own."""
+        """Return one flat JSON object, provenance, namespace, tags and times where known; metadata stays an object."""
         return {
             "id": self.id,
             "name": self.triple.name,
@@ -38,7 +38,62 @@ class AttendedTriple:
             "value": self.triple.value,
             "weight": self.weight,
             "spans": [list(span) for span in self.spans],
+            **self.triple.context(),
             "metadata": dict(self.triple.metadata),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class RetrievedTriple:
+    """A triple that the retrieval layer found.
+
+    Attributes:
+        id: stable id in its knowledge base.
+        triple: the triple.
+        score: probability that it answers, 0 to 1.
+    """
+
+    id: int
+    triple: Triple
+    score: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return one flat JSON object; metadata stays an object of its own."""
+        return {
+            "id": self.id,
+            "name": self.triple.name,
+            "property": self.triple.property,
+            "value": self.triple.value,
+            "score": self.score,
+            **self.triple.context(),
+            "metadata": dict(self.triple.metadata),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Selected:
+    """What is known of an answer before its first token.
+
+    Attributes:
+        triples: all that the answer may attend, the most probable first; with `max_hops` above 1 more can follow.
+            None where it refuses, or where the base model will answer.
+        refused: whether the answer will say that the knowledge base does not hold it.
+        confidence: estimated probability that the knowledge base holds the answer, 0 to 1.
+        n_triples: size of the knowledge base.
+    """
+
+    triples: tuple[RetrievedTriple, ...]
+    refused: bool
+    confidence: float
+    n_triples: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as a JSON object."""
+        return {
+            "selected": [triple.to_dict() for triple in self.triples],
+            "refused": self.refused,
+            "confidence": self.confidence,
+            "n_triples": self.n_triples,
         }
 
 

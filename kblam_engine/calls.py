@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from kblam_engine.answers import Answer, AttendedTriple, Usage
-from kblam_engine.decoding import DecodedStep, DecodingOptions, decode
+from kblam_engine.answers import Answer, AttendedTriple, RetrievedTriple, Selected, Usage
+from kblam_engine.decoding import DecodingBatch, Place
+from kblam_engine.decoding_rows import Cancel, DecodedStep, DecodingOptions, DecodingRows
 from kblam_engine.errors import ConfigurationError
+from kblam_engine.joined_states import JoinedStates, Share
+from kblam_engine.kb_state import KBState
 from kblam_engine.knowledge_base import KBSnapshot, KnowledgeBase
 from kblam_engine.knowledge_state import Row, Selection
 from kblam_engine.retrieval import Message
@@ -26,25 +29,41 @@ _ROLES = ("system", "user", "assistant")
 
 
 class AnswerStream:
-    """An answer as it is written. Iterate for its text; ``answer`` is there when the iteration is over."""
+    """An answer as it is written. Iterate for its text; ``answer`` is there when the iteration is over.
+
+    ``selected`` says before the first piece which triples the answer may attend.
+    """
 
     def __init__(self, call: Call) -> None:
         """Start nothing: the first piece asked for starts the call."""
         self._call = call
         self._pieces = self._run()
+        self._first: str | None = None
         self._answer: Answer | None = None
 
     def __iter__(self) -> Iterator[str]:
         """Return the pieces."""
-        return self._pieces
+        return self
 
     def __next__(self) -> str:
         """Return the next piece."""
+        if self._first is not None:
+            first, self._first = self._first, None
+            return first
         return next(self._pieces)
 
     def close(self) -> None:
         """Stop: no further token is computed."""
+        self._first = None
         self._pieces.close()  # type: ignore[attr-defined]
+
+    @property
+    def selected(self) -> Selected | None:
+        """What the answer will rest on; retrieved now if the iteration has not begun. None without a KB."""
+        self._call.select()
+        if self._call.waits_for_prompt and self._first is None:
+            self._first = next(self._pieces, None)  # the hidden state of the prompt has a say
+        return self._call.selected(0)
 
     @property
     def answer(self) -> Answer:
@@ -63,14 +82,14 @@ class AnswerStream:
 
 
 class Call:
-    """One batch on its way: prompts, state, progress and clock."""
+    """Some questions on their way together: prompts, state, progress and clock."""
 
     def __init__(
         self,
         engine: KBLaM,
         questions: Sequence[Question],
         kbs: Sequence[KB | None] | KB | None,
-        cancel: threading.Event | None,
+        cancel: Cancel,
         options: dict[str, Any],
     ) -> None:
         self._begun = time.perf_counter()
@@ -86,46 +105,73 @@ class Call:
         threshold, max_hops = options.pop("refusal_threshold", None), options.pop("max_hops", 1)
         unknown = options.pop("unknown", "refuse")
         try:
-            self._options = DecodingOptions(**options)
+            checked = DecodingOptions(**options)
         except TypeError as error:
             raise ConfigurationError(f"unknown option: {error}") from error
-        self._engine, self._cancel = engine, cancel
+        self._engine = engine
         rows = [
             Row(as_messages(q), None if kb is None else engine.snapshot_of(kb))
             for q, kb in zip(questions, each, strict=True)
         ]
         state = engine.new_state(rows, threshold, max_hops, unknown)  # checks them even where no row has a KB
         self._state = state if any(r.snapshot is not None for r in rows) else None
-        self._prompts = [engine.prompt_ids(r.messages) for r in rows]
-        self._texts: tuple[StreamedText, ...] = ()
+        prompts = [engine.prompt_ids(r.messages) for r in rows]
+        self.rows = DecodingRows(engine.tokenizer, prompts, checked, engine.end_ids, cancel)
         self._first = self._last = self._begun
         self._n_steps = 0
 
+    def select(self) -> None:
+        """Retrieve now, if nothing but the question decides on it; else the first step does."""
+        if self._state is not None:
+            self._state.select()
+
+    @property
+    def waits_for_prompt(self) -> bool:
+        """Whether what is selected depends on the forward pass over the prompt, which has not run."""
+        return self._state is not None and self._state.selections is None
+
+    def selected(self, row: int) -> Selected | None:
+        """Return what a row's answer will rest on; None without a KB, or while it waits for the prompt."""
+        if self._state is None or self._state.selections is None:
+            return None
+        selection = self._state.selections[row]
+        if selection.snapshot is None or selection.retrieved is None:
+            return None
+        found, n_open = selection.retrieved, selection.gates.n_open
+        ids = selection.snapshot.ids[found.positions[:n_open]]
+        triples = tuple(
+            RetrievedTriple(int(i), triple, float(p))
+            for i, triple, p in zip(ids, found.triples, found.probabilities, strict=False)
+        )
+        return Selected(triples, selection.gates.refused, selection.gates.confidence, len(selection.snapshot))
+
     def steps(self) -> Iterator[DecodedStep]:
         """Decode; every step is one token for each row."""
-        state = self._state
-
-        def scope() -> AbstractContextManager[object]:
-            return self._engine.injection.use(state)
-
-        for step in decode(
-            self._engine.lm,
-            self._engine.tokenizer,
-            self._prompts,
-            self._options,
-            end_ids=self._engine.end_ids,
-            scope=scope,
-            cancel=self._cancel,
-        ):
-            self._texts = step.rows
-            self._last = time.perf_counter()
-            self._first = self._last if not self._n_steps else self._first
-            self._n_steps += 1
-            if state is not None:
-                for row, text in enumerate(step.rows):
-                    if text.finish_reason is not None:
-                        state.end(row)
+        batch = CallBatch(self._engine)
+        step = batch.join(self)
+        yield step
+        while not step.done:
+            ((_, step),) = batch.step()
             yield step
+
+    @property
+    def whole_state(self) -> KBState | None:
+        """The state of all rows; None without a KB."""
+        return self._state
+
+    def share(self, rows: tuple[int, ...]) -> Share:
+        """Return the state of some rows."""
+        return Share(self._state, rows, len(self.rows.texts))
+
+    def note(self, step: DecodedStep) -> None:
+        """Take it that a step has been done."""
+        self._last = time.perf_counter()
+        self._first = self._last if not self._n_steps else self._first
+        self._n_steps += 1
+        if self._state is not None:
+            for row, text in enumerate(step.rows):
+                if text.finish_reason is not None:
+                    self._state.end(row)
 
     def result(self, row: int) -> Answer:
         """Return the answer of a row as far as it has been written.
@@ -133,9 +179,9 @@ class Call:
         Raises:
             ConfigurationError: nothing has been written.
         """
-        if not self._texts:
+        if not self._n_steps:
             raise ConfigurationError("the answer has not begun: iterate over the stream first")
-        text = self._texts[row]
+        text = self.rows.texts[row]
         selection = (
             self._state.selections[row] if self._state is not None and self._state.selections else None
         )
@@ -145,7 +191,7 @@ class Call:
             refused=selection is not None and selection.gates.refused,
             confidence=selection.gates.confidence if selection is not None else 0.0,
             attended=self._attended(row, selection, text),
-            usage=Usage(len(self._prompts[row]), len(text.token_ids), n_triples),
+            usage=Usage(len(self.rows.prompts[row]), len(text.token_ids), n_triples),
             finish_reason=text.finish_reason or "cancelled",
             ttft_ms=1000 * (self._first - self._begun),
             ms_per_token=1000 * (self._last - self._first) / max(1, self._n_steps - 1),
@@ -172,6 +218,62 @@ class Call:
             weight = min(1.0, float(mass[slot]) / total) if slot < selection.gates.n_open else 0.0
             found.append(AttendedTriple(int(selection.snapshot.ids[at]), triple, weight, spans.get(slot, ())))
         return tuple(found)  # in the order of the selection: a long value has more of the attention, not more right
+
+
+class CallBatch:
+    """Calls of one engine that are answered together; they join between two tokens, and rows leave as they end.
+
+    Every row has its own KB. For one thread; what a forward raises ends the whole batch.
+    """
+
+    def __init__(self, engine: KBLaM) -> None:
+        """Begin with no call."""
+        self._engine = engine
+        self._calls: dict[DecodingRows, Call] = {}
+        self._batch = DecodingBatch(engine.lm, min(engine.end_ids, default=0), self._scope)
+        self._seated: tuple[Place, ...] = ()
+        self._state: KBState | None = None
+
+    def __len__(self) -> int:
+        """Return the number of rows that grow."""
+        return len(self._batch)
+
+    @property
+    def can_join(self) -> bool:
+        """Whether a call can join now; models with windows of attention take one only when no row is left."""
+        return self._batch.can_join
+
+    def join(self, call: Call) -> DecodedStep:
+        """Read the prompts of a call and write its first tokens."""
+        step = self._batch.join(call.rows, lambda: self._engine.injection.use(call.whole_state))
+        call.note(step)
+        if not step.done:
+            self._calls[call.rows] = call
+        return step
+
+    def step(self) -> list[tuple[Call, DecodedStep]]:
+        """Write one token for every row that grows; return what each call got, a last time when it ends."""
+        done = []
+        for rows, step in self._batch.step():
+            call = self._calls[rows]
+            call.note(step)
+            done.append((call, step))
+            if step.done:
+                del self._calls[rows]
+        return done
+
+    def _scope(self, places: Sequence[Place]) -> AbstractContextManager[object]:
+        seated = tuple(places)
+        if seated != self._seated:  # places stay the same objects while nobody comes or goes
+            self._seated, self._state = seated, self._state_of(seated)
+        return self._engine.injection.use(self._state)
+
+    def _state_of(self, places: Sequence[Place]) -> KBState | None:
+        by_call = groupby(places, key=lambda place: self._calls[place.rows])
+        shares = [call.share(tuple(place.row for place in own)) for call, own in by_call]
+        if len(shares) == 1 and shares[0].is_whole:
+            return shares[0].state
+        return JoinedStates(shares) if any(share.state is not None for share in shares) else None
 
 
 def _spans(

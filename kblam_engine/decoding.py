@@ -1,13 +1,12 @@
 """The decoding loop: prompts in, one step per token out. Knows token ids and text, but no knowledge base.
 
 The loop is the project's own, and not `generate` of transformers, because the state of a call must be entered
-around every forward and never be left active while a caller's code runs between two tokens.
+around every forward and never be left active while a caller's code runs between two tokens. And because calls come
+and go: they join a batch between two tokens, and a row that has ended, or that nobody waits for any more, leaves it.
 """
 
 from __future__ import annotations
 
-import math
-import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -15,69 +14,117 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache
 
-from kblam_engine.answers import FinishReason
+from kblam_engine.decoding_rows import Cancel, DecodedStep, DecodingOptions, DecodingRows
 from kblam_engine.errors import ConfigurationError
-from kblam_engine.streamed_text import Detokenizer, StreamedText
+from kblam_engine.forward import Forward, Scope
+from kblam_engine.streamed_text import Detokenizer
 
-__all__ = ["DecodedStep", "DecodingOptions", "decode", "log_probabilities"]
+__all__ = ["DecodedStep", "DecodingBatch", "DecodingOptions", "DecodingRows", "Place", "decode", "log_probabilities"]
 
 
-@dataclass(frozen=True, slots=True)
-class DecodingOptions:
-    """How tokens are chosen, and when an answer ends.
+@dataclass(frozen=True, slots=True, eq=False)
+class Place:
+    """A row of a batch: the call that it belongs to, and its number there."""
 
-    Attributes:
-        max_new_tokens: longest answer, at least 1.
-        temperature: 0 for the likeliest token (greedy), higher for more variety.
-        top_k: choose among the k likeliest tokens; 0 for all.
-        top_p: choose among the likeliest tokens that together have this probability; 1 for all.
-        seed: makes sampling reproducible. Every row of a batch starts from it, so that a row's sample is the
-            same in any batch; None for a new one each time.
-        stop: texts that end the answer and are not part of it.
+    rows: DecodingRows
+    row: int
 
-    Raises:
-        ConfigurationError: an option is out of its range.
+
+class DecodingBatch:
+    """Calls that are decoded together, one forward a token; they join between two tokens, and rows leave as they end.
+
+    Between two steps nothing is active: no context manager, no gradient mode. What a forward raises reaches the
+    caller, and the batch is of no use afterwards. For one thread.
     """
 
-    max_new_tokens: int = 256
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-    seed: int | None = None
-    stop: tuple[str, ...] = ()
+    def __init__(
+        self, model: Any, padding: int, scope: Callable[[Sequence[Place]], AbstractContextManager[object]]
+    ) -> None:
+        """Begin with no rows.
 
-    def __post_init__(self) -> None:
-        """Check the ranges; a single stop text and None become tuples."""
-        stop: Any = self.stop
-        stop = (stop,) if isinstance(stop, str) else tuple(stop or ())
-        object.__setattr__(self, "stop", stop)
-        _check("max_new_tokens", self.max_new_tokens, _is_int(self.max_new_tokens, 1), "an integer above 0")
-        number = _is_number(self.temperature) and 0 <= self.temperature < math.inf
-        _check("temperature", self.temperature, number, "0 (greedy) or more")
-        _check("top_k", self.top_k, _is_int(self.top_k, 0), "0 (all tokens) or more")
-        _check("top_p", self.top_p, _is_number(self.top_p) and 0 < self.top_p <= 1, "above 0, at most 1")
-        seed_ok = self.seed is None or (_is_int(self.seed, 0) and self.seed < 2**63)
-        _check("seed", self.seed, seed_ok, "None, or an integer from 0 to 2**63 - 1")
-        _check("stop", stop, all(isinstance(text, str) and text for text in stop), "texts that are not empty")
+        Args:
+            model: a causal language model of transformers; left padding and its position ids are taken care of.
+            padding: any token id.
+            scope: entered around every forward that reads new tokens, told whose they are, in order.
+        """
+        self._model, self._padding, self._scope = model, padding, scope
+        self._forward: Forward | None = None
+        self._places: list[Place] = []
+        self._last: list[int] = []  # the token of each place that has not been read yet
 
+    def __len__(self) -> int:
+        """Return the number of rows that grow."""
+        return sum(place.rows.texts[place.row].finish_reason is None for place in self._places)
 
-@dataclass(frozen=True, slots=True)
-class DecodedStep:
-    """One token for every row that still grows.
+    @property
+    def can_join(self) -> bool:
+        """Whether a call can join now; models with windows of attention take one only when no row is left."""
+        return not self._places or (self._forward is not None and self._forward.can_join)
 
-    Attributes:
-        token_ids: the new token of each row, its end token included; None for a row that had ended.
-        pieces: the text of each row that can be shown now, "" for none.
-        rows: the whole of each row; the same objects in every step, so they show the newest state.
-        done: whether every row has ended; true in the last step, and only there.
-    """
+    def join(self, rows: DecodingRows, scope: Scope) -> DecodedStep:
+        """Read the prompts of a call, write its first tokens, and go on with it in the next step.
 
-    token_ids: tuple[int | None, ...]
-    pieces: tuple[str, ...]
-    rows: tuple[StreamedText, ...]
-    done: bool
+        Args:
+            rows: the call.
+            scope: entered around the forward over its prompts.
+
+        Raises:
+            ConfigurationError: nothing can join now.
+        """
+        if not self.can_join:
+            raise ConfigurationError("expected a batch that can be joined, got one of a model with attention windows")
+        growing = rows.growing()
+        if not growing:
+            return rows.take(growing, None)
+        forward = Forward(self._model, [rows.prompts[row] for row in growing], self._padding)
+        with torch.no_grad():
+            logits = forward(None, scope)
+            step = rows.take(growing, logits)
+        if not step.done:
+            if self._forward is None or not self._places:
+                self._forward, self._places, self._last = forward, [], []
+            else:
+                self._forward.join(forward)
+            self._places += [Place(rows, row) for row in growing]
+            self._last += self._tokens(step, growing)
+        return step
+
+    def step(self) -> list[tuple[DecodingRows, DecodedStep]]:
+        """Write one token for every row that grows; return what each call that was in the batch got."""
+        calls = list(dict.fromkeys(place.rows for place in self._places))
+        reading = {rows: rows.growing() for rows in calls}
+        self._leave()
+        logits = None
+        with torch.no_grad():
+            if self._places and self._forward is not None:
+                new_ids = torch.tensor(self._last, device=self._model.device)
+                places = tuple(self._places)
+                logits = self._forward(new_ids, lambda: self._scope(places))
+            steps, at = [], 0
+            self._last = []
+            for rows in calls:
+                n = len(reading[rows])
+                step = rows.take(reading[rows], logits[at : at + n] if logits is not None and n else None)
+                self._last += self._tokens(step, reading[rows])
+                at += n
+                steps.append((rows, step))
+            self._leave()
+        return steps
+
+    def _tokens(self, step: DecodedStep, rows: Sequence[int]) -> list[int]:
+        found = (step.token_ids[row] for row in rows)
+        return [self._padding if token is None else token for token in found]
+
+    def _leave(self) -> None:
+        """Give up the places of rows that have ended."""
+        stays = [i for i, place in enumerate(self._places) if place.rows.texts[place.row].finish_reason is None]
+        if len(stays) < len(self._places):
+            if stays and self._forward is not None:
+                self._forward.keep(stays)
+            else:
+                self._forward = None
+            self._places, self._last = [self._places[i] for i in stays], [self._last[i] for i in stays]
 
 
 def decode(
@@ -87,9 +134,8 @@ def decode(
     options: DecodingOptions,
     *,
     end_ids: frozenset[int],
-    scope: Callable[[], AbstractContextManager[object]],
-    on_token: Callable[[Tensor], None] | None = None,
-    cancel: threading.Event | None = None,
+    scope: Callable[[Sequence[int]], AbstractContextManager[object]],
+    cancel: Cancel = None,
 ) -> Iterator[DecodedStep]:
     """Continue prompts with a causal language model of transformers, one forward a token.
 
@@ -102,18 +148,29 @@ def decode(
         prompts: token ids of each row; none may be empty.
         options: how to choose and when to end.
         end_ids: tokens that end a row; they are no part of its text.
-        scope: entered around every single forward.
-        on_token: told the new ids `[batch]` before the forward that reads them, never about the prompt. A row
-            that has ended reads a padding id.
+        scope: entered around every single forward, told which rows it reads: those that have not ended.
         cancel: looked at around every forward; rows that still grow end as "cancelled".
 
     Raises:
         ConfigurationError: there is no prompt, or one is empty.
     """
-    if not prompts or not all(len(prompt) for prompt in prompts):
-        raise ConfigurationError("prompts: expected at least one, none of them empty")
+    rows = DecodingRows(tokenizer, prompts, options, end_ids, cancel)
     # A function of its own, so that mistakes are raised by the call and not by the first step.
-    return _steps(model, tokenizer, prompts, options, end_ids, scope, on_token, cancel)
+    return _steps(model, rows, end_ids, scope)
+
+
+def _steps(
+    model: Any,
+    rows: DecodingRows,
+    end_ids: frozenset[int],
+    scope: Callable[[Sequence[int]], AbstractContextManager[object]],
+) -> Iterator[DecodedStep]:
+    batch = DecodingBatch(model, min(end_ids, default=0), lambda places: scope([place.row for place in places]))
+    step = batch.join(rows, lambda: scope(range(len(rows.prompts))))
+    yield step
+    while not step.done:
+        ((_, step),) = batch.step()
+        yield step
 
 
 def log_probabilities(
@@ -121,7 +178,7 @@ def log_probabilities(
     prompt: Sequence[int],
     continuation: Sequence[int],
     *,
-    scope: Callable[[], AbstractContextManager[object]],
+    scope: Scope,
 ) -> Tensor:
     """Return how probable a given continuation is, read token by token exactly as ``decode`` would have written it.
 
@@ -139,165 +196,12 @@ def log_probabilities(
     """
     if not prompt or not continuation:
         raise ConfigurationError("expected a prompt and a continuation of at least one token each")
-    forward = _Forward(model, [prompt], 0, scope)
+    forward = Forward(model, [prompt], 0)
     read: Tensor | None = None
     found = []
     for token in continuation:
         with torch.no_grad():
-            logits = forward(read)
+            logits = forward(read, scope)
         found.append(logits[0].float().log_softmax(-1)[token].cpu())
         read = torch.tensor([token], device=logits.device)
     return torch.stack(found)
-
-
-def _steps(
-    model: Any,
-    tokenizer: Detokenizer,
-    prompts: Sequence[Sequence[int]],
-    options: DecodingOptions,
-    end_ids: frozenset[int],
-    scope: Callable[[], AbstractContextManager[object]],
-    on_token: Callable[[Tensor], None] | None,
-    cancel: threading.Event | None,
-) -> Iterator[DecodedStep]:
-    padding = min(end_ids, default=0)  # any id will do: these positions are masked or never read
-    rows = tuple(StreamedText(tokenizer, options.stop) for _ in prompts)
-    forward = _Forward(model, prompts, padding, scope)
-    choose = _Chooser(options, len(prompts))
-    new_ids: Tensor | None = None
-    for n_left in range(options.max_new_tokens, 0, -1):
-        if cancel is not None and cancel.is_set():
-            break
-        with torch.no_grad():
-            if new_ids is not None and on_token is not None:
-                on_token(new_ids)
-            logits = forward(new_ids)
-            chosen = choose(logits, rows)
-        if cancel is not None and cancel.is_set():
-            break
-        step = _advance(rows, chosen, end_ids, last=n_left == 1)
-        yield step
-        if step.done:
-            return
-        ids = [padding if token is None else token for token in step.token_ids]
-        new_ids = torch.tensor(ids, device=logits.device)
-    yield DecodedStep((None,) * len(rows), tuple(row.finish("cancelled") for row in rows), rows, done=True)
-
-
-def _advance(
-    rows: tuple[StreamedText, ...], chosen: list[int], end_ids: frozenset[int], *, last: bool
-) -> DecodedStep:
-    token_ids: list[int | None] = []
-    pieces: list[str] = []
-    for row, token in zip(rows, chosen, strict=True):
-        if row.finish_reason is not None:
-            token_ids.append(None)
-            pieces.append("")
-            continue
-        token_ids.append(token)
-        if token in end_ids:
-            pieces.append(row.finish("stop"))
-            continue
-        piece = row.push(token)
-        reason: FinishReason | None = "length" if last else None
-        pieces.append(piece + row.finish(reason) if reason else piece)
-    done = all(row.finish_reason is not None for row in rows)
-    return DecodedStep(tuple(token_ids), tuple(pieces), rows, done)
-
-
-class _Forward:
-    """The model with its KV cache: the prompts first, then one token of each row at a time."""
-
-    def __init__(
-        self,
-        model: Any,
-        prompts: Sequence[Sequence[int]],
-        padding: int,
-        scope: Callable[[], AbstractContextManager[object]],
-    ) -> None:
-        self._model = model
-        self._scope = scope
-        self._cache = DynamicCache(config=model.config)
-        lengths = [len(prompt) for prompt in prompts]
-        longest = max(lengths)
-        padded = [[padding] * (longest - len(prompt)) + list(prompt) for prompt in prompts]
-        self._prompt_ids = torch.tensor(padded, device=model.device)  # [batch, q_len]
-        self._n_read = torch.tensor(lengths, device=model.device)  # [batch]
-        places = torch.arange(longest, device=model.device)
-        padding_len = longest - self._n_read[:, None]
-        self._positions = (places - padding_len).clamp(min=0)  # [batch, q_len]
-        # Without padding there is nothing to mask, and the model takes a faster path.
-        self._mask = (places >= padding_len).long() if min(lengths) < longest else None
-
-    def __call__(self, new_ids: Tensor | None) -> Tensor:
-        """Return the logits after the prompts (None) or after the new tokens `[batch]`: `[batch, n_tokens]`."""
-        if new_ids is None:
-            ids, positions = self._prompt_ids, self._positions
-        else:
-            ids, positions = new_ids[:, None], self._n_read[:, None]
-            self._n_read = self._n_read + 1
-            if self._mask is not None:
-                self._mask = torch.cat([self._mask, self._mask.new_ones(len(ids), 1)], dim=1)
-        with self._scope():
-            output = self._model(
-                input_ids=ids,
-                attention_mask=self._mask,
-                position_ids=positions,
-                past_key_values=self._cache,
-                use_cache=True,
-                logits_to_keep=1,
-            )
-        logits: Tensor = output.logits[:, -1]
-        return logits
-
-
-class _Chooser:
-    """Chooses a token of each row from its logits, greedily or by the row's own random numbers."""
-
-    def __init__(self, options: DecodingOptions, batch: int) -> None:
-        self._options = options
-        # On the CPU: the same seed gives the same numbers whatever device the model is on.
-        self._generators = [torch.Generator() for _ in range(batch)] if options.temperature else []
-        for generator in self._generators:
-            if options.seed is None:
-                generator.seed()
-            else:
-                generator.manual_seed(options.seed)
-
-    def __call__(self, logits: Tensor, rows: Sequence[StreamedText]) -> list[int]:
-        """Return one token for each row of `[batch, n_tokens]`; 0 where the row has ended."""
-        if not self._generators:
-            greedy: list[int] = logits.argmax(dim=-1).tolist()
-            return greedy
-        on_cpu = logits.float().cpu()
-        return [
-            0 if row.finish_reason is not None else self._sample(row_logits, generator)
-            for row_logits, row, generator in zip(on_cpu, rows, self._generators, strict=True)
-        ]
-
-    def _sample(self, logits: Tensor, generator: torch.Generator) -> int:
-        options = self._options
-        if options.top_k and options.top_k < len(logits):
-            values, tokens = logits.topk(options.top_k)  # likeliest first
-        else:
-            values, tokens = logits.sort(descending=True, stable=True)
-        # The largest logit is taken off first, so that a temperature near 0 does not overflow.
-        probabilities = ((values - values[0]) / options.temperature).softmax(dim=-1)
-        if options.top_p < 1:
-            # A token stays if those before it have not reached top_p: the likeliest always does.
-            before = probabilities.cumsum(dim=-1) - probabilities
-            probabilities = probabilities.masked_fill(before >= options.top_p, 0.0)
-        return int(tokens[torch.multinomial(probabilities, 1, generator=generator)])
-
-
-def _check(name: str, value: object, ok: bool, expected: str) -> None:
-    if not ok:
-        raise ConfigurationError(f"{name}: expected {expected}, got {value!r}")
-
-
-def _is_int(value: object, least: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= least
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)

@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,10 @@ from typing import Any
 import torch
 
 from kblam_engine.adapter import KnowledgeAdapter
-from kblam_engine.answers import Answer, AttendedTriple
+from kblam_engine.answers import Answer, AttendedTriple, RetrievedTriple, Selected
 from kblam_engine.calls import KB, AnswerStream, Call, Question, as_messages
 from kblam_engine.checkpoint import load_adapter, read_config, save_adapter, shipped_adapter
+from kblam_engine.decoding_rows import Cancel
 from kblam_engine.errors import ConfigurationError, EncoderMismatchError
 from kblam_engine.evidence import Examiner
 from kblam_engine.gating import UNKNOWN, Unknown
@@ -31,17 +31,8 @@ from kblam_engine.statements import StatementTokenizer, StatementTokens
 from kblam_engine.triples import Triple
 from kblam_engine.wording import Rarity
 
-__all__ = ["Answer", "AnswerStream", "AttendedTriple", "KBLaM", "RetrievedTriple"]
+__all__ = ["Answer", "AnswerStream", "AttendedTriple", "KBLaM", "RetrievedTriple", "Selected"]
 _PREFILL_TOKENS = 40  # a question in its chat template
-
-
-@dataclass(frozen=True, slots=True)
-class RetrievedTriple:
-    """A triple that the retrieval layer found, with the probability that it answers."""
-
-    id: int
-    triple: Triple
-    score: float
 
 
 class KBLaM:
@@ -71,7 +62,7 @@ class KBLaM:
         self._statement_of = lru_cache(maxsize=8192)(self._tokenize_statement)
         self._unembedding = loaded.model.get_output_embeddings().weight
         self.indexes = Indexes(index, self._prefill_seconds)
-        examiner = Examiner(Rarity(self._token_ids, loaded.model.config.vocab_size))
+        examiner = Examiner(Rarity(self.token_ids, loaded.model.config.vocab_size))
         self.retriever = Retriever(encoder, examiner, self.adapter.evidence, self._search_of)
 
     @classmethod
@@ -153,10 +144,22 @@ class KBLaM:
         questions: Sequence[Question],
         kbs: Sequence[KB | None] | KB | None = None,
         *,
-        cancel: threading.Event | None = None,
+        cancel: Cancel = None,
         **options: Any,
     ) -> list[Answer]:
-        """Answer several questions in one batch, each from its own KB (or all from one)."""
+        """Answer several questions in one batch, each from its own KB (or all from one).
+
+        Args:
+            questions: texts, or messages.
+            kbs: one for each question, or one for all; None runs the base model alone.
+            cancel: an event that stops all of them within one token, or one for each question (None: none). What ends
+                early makes the rest of the batch faster.
+            options: as ``answer`` has them.
+
+        Raises:
+            ConfigurationError: an option or message is not valid, or there is not one KB or event for each question.
+            EncoderMismatchError: a KB was made with another sentence encoder.
+        """
         if not questions:
             return []
         call = Call(self, questions, kbs, cancel, options)
@@ -172,7 +175,11 @@ class KBLaM:
         cancel: threading.Event | None = None,
         **options: Any,
     ) -> AnswerStream:
-        """Answer piece by piece: iterate for text; ``answer`` holds the whole when the iteration is over."""
+        """Answer piece by piece: iterate for text; ``answer`` holds the whole when the iteration is over.
+
+        ``selected`` holds the triples that it may attend before the first piece. Arguments and errors are those of
+        ``answer``.
+        """
         return AnswerStream(Call(self, [question], [kb], cancel, options))
 
     def generate_text(self, messages: Question, max_new_tokens: int = 128) -> Answer:
@@ -211,9 +218,10 @@ class KBLaM:
 
     def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
         """Return the token ids of ``chat_prompt``."""
-        return self._token_ids(self.chat_prompt(messages))
+        return self.token_ids(self.chat_prompt(messages))
 
-    def _token_ids(self, text: str) -> list[int]:
+    def token_ids(self, text: str) -> list[int]:
+        """Return the base model's token ids of a text, without special tokens; safe in any thread."""
         with self._tokenizer_lock:
             ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids

@@ -95,6 +95,7 @@ class KnowledgeState(KBState):
         self.selections: tuple[Selection, ...] | None = None
         self._native: NativeTokenState | None = None
         self._sentence: SentenceTokenState | None = None
+        self._has_prompt = False
         self._copies = 1  # sequences per row: beams, or several samples of one prompt
         self._hops_left = [max_hops - 1] * len(rows)
         self._written: list[Tensor] = []
@@ -104,7 +105,7 @@ class KnowledgeState(KBState):
 
     def on_input_ids(self, input_ids: Tensor) -> None:
         """Select before the first forward pass, unless the hidden state has a say; later ones bring the answer."""
-        if self.selections is not None:
+        if self._has_prompt:
             if self._native is None:
                 return
             self._native.reader.feed(input_ids)
@@ -112,8 +113,16 @@ class KnowledgeState(KBState):
                 self._written += input_ids.unbind(1)
                 self._move_on()
             return
+        self._has_prompt = True
         self._copies = max(1, len(input_ids) // len(self._rows))
-        if not self.watch:
+        if self.selections is None:
+            self.select()
+        elif self._copies > 1:
+            self.repeat(self._copies)
+
+    def select(self) -> None:
+        """Select now, before the prompt's forward pass, unless the hidden state has a say; a second call does nothing."""
+        if self.selections is None and not self.watch:
             self._select([None] * len(self._rows))
 
     def observe(self, layer: int, hidden: Tensor) -> None:

@@ -10,14 +10,14 @@ from typing import Any
 
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.knowledge_base import KnowledgeBase
-from kblam_engine.triples import Triple
+from kblam_engine.triples import MAX_LABEL, Provenance, Triple
 
-__all__ = ["MAX_TEXT", "DocumentStore", "SourceDocument", "without_texts"]
+__all__ = ["MAX_TEXT", "DocumentStore", "SourceDocument", "provenance_of", "without_texts"]
 
 MAX_TEXT = 20_000
 """Characters of a document that is kept beside its triples."""
-_FIELD = "documents"  # in a triple's metadata: id of each document that says it -> what is kept of that document
-_KEPT = "without_documents"  # in a triple's metadata: it was there before any document said it
+_FIELD = "documents"  # in a triple's metadata: id of each document that says it -> what comes from that document
+_KEPT = "without_documents"  # in a triple's metadata: what it was before any document said it
 _Key = tuple[str, str, str]
 
 
@@ -30,19 +30,24 @@ class SourceDocument:
         text: its content, to be given back by ``get``.
         metadata: what JSON can hold; ``source``, ``title`` and ``url`` also go with each triple, for citations.
         triples: what it says.
+        origin: where a triple of it was read, unless the triple says so itself: the document and its place as citations
+            shall name them, and the characters of that document which are this one. None: `id`, and what the metadata
+            calls ``source`` or ``url``.
     """
 
     id: str
     text: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     triples: Sequence[Triple] = ()
+    origin: Provenance | None = None
 
 
 class DocumentStore:
     """Documents of a knowledge base, kept with their triples: nothing else has to be saved.
 
-    A triple that two documents say goes when both are gone; one that was there before them stays. Where the knowledge
-    base keeps a single value for each name and property, the later document's value replaces the earlier one's: open
+    Every triple has a provenance: the document that said it last. One that two documents say goes when both are gone;
+    one that was there before them stays. A batch of documents is added in one transaction, and what goes with it in
+    another, after it. Where the knowledge base keeps a single value for each name and property, the later document's value replaces the earlier one's: open
     it with ``multi=True`` to keep both. Threads may share a store; processes should not change documents at the same
     time.
     """
@@ -77,18 +82,14 @@ class DocumentStore:
                 carrier = min(new, key=lambda key: len(_documents_of(before[key])), default=None)
                 for key, triple in new.items():
                     put[key] = _with_document(triple, before[key], document, whole=key == carrier)
-            self.kb.add(put.values())
-            for document_id, key in stale:
-                self._withdraw(document_id, key)
+            self._withdraw(stale, put)
 
     def delete(self, ids: Iterable[str]) -> list[str]:
         """Take documents back; return the ids of those that were there."""
         with self._lock:
             keys = self._read_keys()
             found = [document_id for document_id in dict.fromkeys(ids) if document_id in keys]
-            for document_id in found:
-                for key in sorted(keys[document_id]):
-                    self._withdraw(document_id, key)
+            self._withdraw([(document_id, key) for document_id in found for key in sorted(keys[document_id])], {})
             return found
 
     def get(self, ids: Iterable[str]) -> list[SourceDocument]:
@@ -100,7 +101,7 @@ class DocumentStore:
                 stored = [self._stored(key) for key in sorted(keys.get(document_id, ()))]
                 triples = [triple for triple in stored if triple is not None]
                 entries = [triple.metadata[_FIELD].get(document_id) for triple in triples]
-                whole = next((entry for entry in entries if entry), None)
+                whole = next((entry for entry in entries if entry and "text" in entry), None)
                 if whole is not None:
                     found.append(SourceDocument(document_id, whole["text"], whole["metadata"], tuple(triples)))
             return found
@@ -122,19 +123,49 @@ class DocumentStore:
     def _stored(self, key: _Key) -> Triple | None:
         return next((t for t in self.kb.get_all(key[0], key[1]) if t.value == key[2]), None)
 
-    def _withdraw(self, document_id: str, key: _Key) -> None:
-        triple = self._stored(key)
-        if triple is None:  # its value has been replaced since
-            return
-        metadata = dict(triple.metadata)
-        metadata.pop(_FIELD, None)
-        documents = {other: kept for other, kept in _documents_of(triple).items() if other != document_id}
-        if documents:
-            self.kb.add([replace(triple, metadata={**metadata, _FIELD: documents})])
-        elif metadata.pop(_KEPT, False):
-            self.kb.add([replace(triple, metadata=metadata)])
-        else:
-            self.kb.remove(*key)
+    def _withdraw(self, said: Iterable[tuple[str, _Key]], put: dict[_Key, Triple]) -> None:
+        """Put triples, and take it back that documents say others: at most one transaction each, nothing missing between.
+
+        Args:
+            said: ids of documents, and what each no longer says.
+            put: triples to add, by key.
+        """
+        lost: dict[_Key, set[str]] = {}
+        for document_id, key in said:
+            lost.setdefault(key, set()).add(document_id)
+        gone: list[_Key] = []
+        others: dict[_Key, Triple] = {}
+        for key, documents in lost.items():
+            triple = put.get(key) or self._stored(key)
+            if triple is None:  # its value has been replaced since
+                continue
+            left = _without_documents(triple, documents)
+            if left is None:
+                gone.append(key)
+            else:
+                (put if key in put else others)[key] = left
+        if put or others:  # where there is one value for a name and property, the newer document's comes last
+            self.kb.add([*others.values(), *put.values()])
+        if ids := [i for key in gone for i in self._ids(key)]:
+            self.kb.remove(ids=ids)
+
+    def _ids(self, key: _Key) -> list[int]:
+        """Return the ids of a triple that documents said: one, unless several namespaces have it."""
+        found = [(i, self.kb.triple(i)) for i in self.kb.ids(key[0], key[1])]
+        return [i for i, triple in found if triple.value == key[2] and _documents_of(triple)]
+
+
+def provenance_of(document: object, place: object = None, span: tuple[int, int] | None = None) -> Provenance | None:
+    """Return where a triple was read; what cannot stand in a provenance, such as an over-long text, is left out.
+
+    Args:
+        document: the document's id.
+        place: its path or URL.
+        span: characters of it, from the first up to and without the second.
+    """
+    texts = [text.strip() if isinstance(text, str) else "" for text in (document, place)]
+    name, uri = (text if len(text) <= MAX_LABEL and text.isprintable() else "" for text in texts)
+    return Provenance(name, uri, span) if name or uri else None
 
 
 def without_texts(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -158,8 +189,43 @@ def _with_document(triple: Triple, before: Triple | None, document: SourceDocume
     old = dict(before.metadata) if before is not None else {}
     documents = _documents_of(before)
     if before is not None and not documents:
-        old[_KEPT] = True
+        known = {} if before.provenance is None else {"provenance": before.provenance.to_dict()}
+        old = {**old, _KEPT: {"metadata": old, **known}}
     plain: dict[str, Any] = json.loads(json.dumps(dict(document.metadata), default=str))
-    documents[document.id] = {"text": document.text, "metadata": plain} if whole else None
-    origin = {key: plain[key] for key in ("source", "title", "url") if isinstance(plain.get(key), str)}
-    return replace(triple, metadata={**old, **origin, **triple.metadata, _FIELD: documents})
+    provenance = _joined(triple.provenance, document)
+    shown = {key: plain[key] for key in ("source", "title", "url") if isinstance(plain.get(key), str)}
+    own = {**shown, **triple.metadata}
+    entry: dict[str, Any] = {"own": own}
+    if provenance is not None:
+        entry["provenance"] = provenance.to_dict()
+    if whole:
+        entry |= {"text": document.text, "metadata": plain}
+    documents.pop(document.id, None)  # the one that says it last stands last
+    documents[document.id] = entry
+    return replace(triple, metadata={**old, **own, _FIELD: documents}, provenance=provenance)
+
+
+def _joined(own: Provenance | None, document: SourceDocument) -> Provenance | None:
+    """Return what a triple says of its provenance, completed by what its document does."""
+    metadata = document.metadata
+    origin = document.origin or provenance_of(document.id, metadata.get("source") or metadata.get("url"))
+    if own is None or origin is None:
+        return own or origin
+    return replace(own, document=own.document or origin.document, uri=own.uri or origin.uri, span=own.span or origin.span)
+
+
+def _without_documents(triple: Triple, gone: set[str]) -> Triple | None:
+    """Return a triple as it is when documents no longer say it; None if nothing is left that does."""
+    documents = {other: entry for other, entry in _documents_of(triple).items() if other not in gone}
+    kept = triple.metadata.get(_KEPT)
+    if not documents and not kept:
+        return None
+    before: dict[str, Any] = kept if isinstance(kept, dict) else {}
+    metadata = dict(before.get("metadata", {}))
+    for entry in documents.values():
+        metadata |= (entry or {}).get("own", {})
+    if documents:
+        metadata |= {**({_KEPT: kept} if kept else {}), _FIELD: documents}
+        before = list(documents.values())[-1] or {}
+    known = before.get("provenance")
+    return replace(triple, metadata=metadata, provenance=Provenance.from_dict(known) if known else None)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from kblam_engine.triples import Triple
+from kblam_engine.triples import Provenance, Triple
+from kblam_integrations._documents import provenance_of
 
 __all__ = ["triples_from_graph_document"]
 
@@ -15,7 +16,7 @@ def triples_from_graph_document(document: Any) -> Iterator[Triple]:
 
     A relationship ``Lena -[FOUNDED {year: 2009}]-> Acme`` gives (Lena, founded, Acme), with the year in the metadata. A
     node's properties give (name, key, value). The name is the node's property ``name`` if it has one, else its id.
-    Where the graph document has a source document, its id and metadata `source` go with every triple.
+    Where the graph document has a source document, its id and metadata `source` are the provenance of every triple.
 
     Args:
         document: an object with ``nodes`` (``id``, ``type``, ``properties``), ``relationships`` (``source``,
@@ -29,18 +30,17 @@ def triples_from_graph_document(document: Any) -> Iterator[Triple]:
         for key, value in _properties(node).items():
             text = _text(value)
             if key != "name" and text:
-                yield Triple(_name(node), _phrase(key), text, origin)
+                yield Triple(_name(node), _phrase(key), text, provenance=origin)
     for edge in document.relationships:
         extra = {f"relationship_{key}": _text(value) for key, value in _properties(edge).items()}
-        yield Triple(_name(edge.source), _phrase(edge.type), _name(edge.target), {**extra, **origin})
+        yield Triple(_name(edge.source), _phrase(edge.type), _name(edge.target), extra, provenance=origin)
 
 
-def _origin(source: Any) -> dict[str, Any]:
+def _origin(source: Any) -> Provenance | None:
     if source is None:
-        return {}
+        return None
     metadata = getattr(source, "metadata", None) or {}
-    found = {"document_id": getattr(source, "id", None), "source": metadata.get("source")}
-    return {key: str(value) for key, value in found.items() if value is not None}
+    return provenance_of(getattr(source, "id", None), metadata.get("source"))
 
 
 def _properties(part: Any) -> Mapping[str, Any]:

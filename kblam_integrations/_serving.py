@@ -1,4 +1,4 @@
-"""One queue for all calls of an engine: those that wait together are answered in one batch, each from its own KB.
+"""One queue for all calls of an engine: they share one batch, each with its own KB, and come and go between two tokens.
 
 Frameworks call a model from many threads and tasks. Run side by side, such calls only take the processor from each
 other; in a batch they share every pass through the model's weights.
@@ -15,19 +15,20 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
-from kblam_engine.answers import Answer
+from kblam_engine.answers import Answer, Selected
 
 if TYPE_CHECKING:
-    from kblam_engine.calls import Call
+    from kblam_engine.calls import Call, CallBatch
+    from kblam_engine.decoding import DecodedStep
     from kblam_engine.engine import KBLaM
     from kblam_engine.knowledge_base import KBSnapshot, KnowledgeBase
 
 __all__ = ["MAX_BATCH", "AnswerQueue", "queue_of"]
 
 MAX_BATCH = 16
-"""Questions in one batch at most."""
-_N_BATCHES = 2  # batches at a time: a long answer does not hold up everybody, and more would only share the cores
-_QUIET = 0.002  # seconds without a new call after which those that wait are taken as one batch
+"""Questions that are answered at the same time at most."""
+_MAX_JOINING = 4  # prompts read at a time: those whose answers are being written wait meanwhile
+_QUIET = 0.002  # seconds without a new call after which those that wait are taken together
 _PATIENCE = 0.02  # seconds that calls may go on coming before the first of them is taken
 
 
@@ -40,21 +41,33 @@ class _Request:
     kb: KnowledgeBase | KBSnapshot | None
     options: dict[str, Any]
     on_piece: Callable[[str], object] | None
+    on_selected: Callable[[Selected], object] | None
     future: Future[Answer] = field(default_factory=Future)
+    given_up: threading.Event = field(default_factory=threading.Event)
     asked: float = field(default_factory=time.perf_counter)
     told: bool = False
 
     def goes_with(self, other: _Request) -> bool:
-        """Return whether both can be answered in one batch."""
-        return self.options == other.options
+        """Return whether both can be one call of the engine."""
+        return self.engine is other.engine and self.options == other.options
 
     def tell(self, piece: str) -> None:
-        """Hand on a piece of text; a listener that fails is one that has gone."""
-        if self.on_piece is None or not piece:
-            return
-        self.told = True
+        """Hand on a piece of text."""
+        if self.on_piece is not None and piece:
+            self.told = True
+            self._call(self.on_piece, piece)
+
+    def tell_selected(self, selected: Selected | None) -> None:
+        """Hand on what the answer will rest on, once it is known."""
+        listener = self.on_selected
+        if listener is not None and selected is not None:
+            self.on_selected = None
+            self._call(listener, selected)
+
+    def _call(self, listener: Callable[[Any], object], news: object) -> None:
+        """Call a listener; one that fails is one that has gone."""
         try:
-            self.on_piece(piece)
+            listener(news)
         except Exception as error:  # the others in the batch have nothing to do with it
             self.fail(error)
 
@@ -75,21 +88,21 @@ class _Request:
 
 
 class AnswerQueue:
-    """Collects calls into batches and answers them in a few threads of its own. Safe to use from any thread.
+    """Answers calls in one batch, in a thread of its own. Safe to use from any thread.
 
-    Calls with different decoding options are not mixed. A batch never mixes up its rows: each has its own KB, and a
-    mistake in one call is that call's alone.
+    A call that comes while others are being answered joins them between two tokens, and its place is free as soon as it
+    ends or is cancelled. Rows are never mixed up: each has its own KB and options, and a mistake in one call is that
+    call's alone.
     """
 
     def __init__(self, max_batch: int = MAX_BATCH) -> None:
         self._max_batch = max_batch
-        self._executor = ThreadPoolExecutor(_N_BATCHES, thread_name_prefix="kblam")
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="kblam")
         self._waiting: deque[_Request] = deque()
         self._arrived = threading.Condition()
-        self._collecting = threading.Lock()
-        self._n_workers = 0
+        self._works = False
         self.batch_sizes: deque[int] = deque(maxlen=1000)
-        """Sizes of the last batches, for measurements."""
+        """Rows in the batch whenever calls had joined it, for measurements."""
 
     def submit(
         self,
@@ -98,6 +111,7 @@ class AnswerQueue:
         kb: KnowledgeBase | KBSnapshot | None,
         options: Mapping[str, Any],
         on_piece: Callable[[str], object] | None = None,
+        on_selected: Callable[[Selected], object] | None = None,
     ) -> Future[Answer]:
         """Ask for an answer.
 
@@ -107,90 +121,174 @@ class AnswerQueue:
             kb: what to answer from; None asks the base model alone.
             options: as ``KBLaM.answer`` takes them.
             on_piece: called with each piece of text as it is written, from another thread; it should not block.
+            on_selected: called before that with what the answer will rest on, if there is a KB.
 
         Returns:
             The answer to be. Cancelling it takes the call off the queue, or ends it after the token being computed.
         """
-        request = _Request(engine, messages, kb, dict(options), on_piece)
+        request = _Request(engine, messages, kb, dict(options), on_piece, on_selected)
+        given_up = request.given_up
+        request.future.add_done_callback(lambda _: given_up.set())
         with self._arrived:
             self._waiting.append(request)
             self._arrived.notify_all()
-            if self._n_workers < _N_BATCHES:
-                self._n_workers += 1
+            if not self._works:
+                self._works = True
                 self._executor.submit(self._work)
         return request.future
 
     def _work(self) -> None:
+        """Answer until nobody waits; then the thread holds nothing."""
+        running: _Running | None = None
         while True:
-            with self._collecting:
-                batch = self._collect()
-            if batch is None:
+            taken = self._take(running)
+            if taken is None:
                 return
-            if batch:
-                self._run(batch)
-            del batch  # nothing is kept alive while waiting for the next
+            for group in _grouped(taken):
+                running = running or _Running(group[0].engine)
+                self._join(running, group)
+            running = running if running and self._step(running) else None
 
-    def _collect(self) -> list[_Request] | None:
-        """Take the calls that go with the one that has waited longest; None: nobody waits, and the worker ends."""
+    def _take(self, running: _Running | None) -> list[_Request] | None:
+        """Take what joins now, the oldest first; None: nobody waits and nothing runs, and the worker ends."""
         with self._arrived:
-            if not self._waiting:
-                self._n_workers -= 1
-                return None
-            latest = time.perf_counter() + _PATIENCE
-            while len(self._waiting) < self._max_batch and time.perf_counter() < latest:
-                if not self._arrived.wait(_QUIET):
-                    break
-            first, others = self._waiting[0], deque[_Request]()
-            batch: list[_Request] = []
+            if running is None:
+                if not self._waiting:
+                    self._works = False
+                    return None
+                latest = time.perf_counter() + _PATIENCE
+                while len(self._waiting) < self._max_batch and time.perf_counter() < latest:
+                    if not self._arrived.wait(_QUIET):
+                        break
+            if running is None:
+                engine, free = self._waiting[0].engine, self._max_batch
+            else:
+                engine, free = running.engine, running.can_join * (self._max_batch - len(running))
+            taken: list[_Request] = []
+            others: deque[_Request] = deque()
             for request in self._waiting:
-                fits = len(batch) < self._max_batch and request.goes_with(first)
-                (batch if fits else others).append(request)
+                if request.future.done():
+                    continue
+                fits = len(taken) < min(free, _MAX_JOINING) and request.engine is engine
+                (taken if fits else others).append(request)
             self._waiting = others
-        return [request for request in batch if not request.future.done()]
+        return taken
 
-    def _run(self, batch: list[_Request]) -> None:
+    def _join(self, running: _Running, requests: Sequence[_Request]) -> None:
+        """Let requests join; a mistake in one of them is that one's alone."""
+        try:
+            running.join(requests)
+            self.batch_sizes.append(len(running))
+        except Exception as error:
+            if len(requests) == 1:
+                requests[0].fail(error)
+            else:
+                for request in requests:
+                    self._join(running, [request])
+        except BaseException as error:
+            self._give_up([*running.requests, *requests], error)
+            raise
+
+    def _step(self, running: _Running) -> bool:
+        """Write a token for everybody; return whether anything goes on."""
+        try:
+            running.step()
+            return bool(running)
+        except Exception as error:
+            # The batch is lost, but one of its requests may be at fault, and the others should not hear of it.
+            requests = running.requests
+            again = [r for r in requests if len(requests) > 1 and not r.told and not r.future.done()]
+            for request in requests:
+                if request not in again:
+                    request.fail(error)
+            for request in again:
+                alone = _Running(request.engine)
+                self._join(alone, [request])
+                while alone and self._step(alone):
+                    pass
+            return False
+        except BaseException as error:
+            self._give_up(running.requests, error)
+            raise
+
+    def _give_up(self, requests: Sequence[_Request], error: BaseException) -> None:
+        """End the worker: whoever waits must not wait for ever."""
+        with self._arrived:
+            lost, self._waiting, self._works = [*requests, *self._waiting], deque(), False
+        for request in lost:
+            request.fail(error)
+
+
+def _grouped(requests: Sequence[_Request]) -> list[list[_Request]]:
+    """Return the requests in groups with the same options, each of which is one call of the engine."""
+    groups: list[list[_Request]] = []
+    for request in requests:
+        own = next((group for group in groups if group[0].goes_with(request)), None)
+        if own is None:
+            groups.append([request])
+        else:
+            own.append(request)
+    return groups
+
+
+class _Running:
+    """The requests that are being answered, and their batch."""
+
+    def __init__(self, engine: KBLaM) -> None:
+        from kblam_engine.calls import CallBatch
+
+        self.engine = engine
+        self._batch: CallBatch = CallBatch(engine)
+        self._requests: dict[Call, dict[int, _Request]] = {}
+        self._begun: dict[Call, float] = {}
+
+    @property
+    def requests(self) -> list[_Request]:
+        return [request for going in self._requests.values() for request in going.values()]
+
+    @property
+    def can_join(self) -> bool:
+        return self._batch.can_join
+
+    def __len__(self) -> int:
+        return sum(len(going) for going in self._requests.values())
+
+    def join(self, requests: Sequence[_Request]) -> None:
         from kblam_engine.calls import Call
 
         begun = time.perf_counter()
-        try:
-            call = Call(
-                batch[0].engine,
-                [[dict(message) for message in request.messages] for request in batch],
-                [request.kb for request in batch],
-                None,
-                dict(batch[0].options),
-            )
-            self.batch_sizes.append(len(batch))
-            _answer(call, batch, begun)
-        except Exception as error:
-            # One of them may be at fault, and the others should not hear of it.
-            alone = [r for r in batch if len(batch) > 1 and not r.told and not r.future.done()]
-            for request in batch:
-                if request in alone:
-                    self._run([request])
-                else:
-                    request.fail(error)
-        except BaseException as error:  # whoever waits must not wait for ever
-            for request in batch:
-                request.fail(error)
-            raise
+        call = Call(
+            self.engine,
+            [[dict(message) for message in request.messages] for request in requests],
+            [request.kb for request in requests],
+            [request.given_up for request in requests],
+            dict(requests[0].options),
+        )
+        call.select()
+        for row, request in enumerate(requests):
+            request.tell_selected(call.selected(row))
+        step = self._batch.join(call)
+        self._requests[call], self._begun[call] = dict(enumerate(requests)), begun
+        self._tell(call, step)
 
+    def step(self) -> None:
+        for call, step in self._batch.step():
+            self._tell(call, step)
 
-def _answer(call: Call, batch: list[_Request], begun: float) -> None:
-    """Write the answers of a batch, and hand each over as soon as it ends."""
-    going = dict(enumerate(batch))
-    for step in call.steps():
+    def _tell(self, call: Call, step: DecodedStep) -> None:
+        """Hand on what a step has brought; an answer as soon as it ends, whatever becomes of those beside it."""
+        going = self._requests[call]
         for row, request in list(going.items()):
+            if not request.future.done():
+                request.tell_selected(call.selected(row))
+                request.tell(step.pieces[row])
             if request.future.done():  # cancelled, or its listener has gone
-                step.rows[row].finish("cancelled")
                 del going[row]
-                continue
-            request.tell(step.pieces[row])
-            if step.rows[row].finish_reason is not None:
-                request.succeed(call.result(row), begun)
+            elif step.rows[row].finish_reason is not None:
+                request.succeed(call.result(row), self._begun[call])
                 del going[row]
-        if not going:
-            return
+        if step.done:
+            del self._requests[call], self._begun[call]
 
 
 _queues: WeakKeyDictionary[KBLaM, AnswerQueue] = WeakKeyDictionary()

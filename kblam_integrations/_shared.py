@@ -101,6 +101,18 @@ class KBRegistry:
     """Knowledge bases by id, for calls that name theirs: ``kb_id="tenant-7"``. Safe to share between threads.
 
     Directories are opened when they are first asked for, and then kept; anything else is embedded at once.
+
+    Example:
+        .. code-block:: python
+
+            from kblam_integrations.langchain import ChatKBLaM, KBRegistry
+
+            registry = KBRegistry({"north": [("depot", "foreman", "Ada")], "south": [("depot", "foreman", "Piet")]})
+            print(ChatKBLaM(kbs=registry).invoke("Who is the foreman of the depot?", kb_id="south").text)
+
+    Raises:
+        ConfigurationError: an id is no text, a source holds no triples, or `get` is asked for an id that is not there.
+        KnowledgeBaseNotFoundError: `get` finds none in the directory that was registered.
     """
 
     def __init__(self, sources: Mapping[str, Any] | None = None, *, encoder: Any = None) -> None:

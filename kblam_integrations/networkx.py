@@ -10,10 +10,10 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from kblam_engine.errors import ConfigurationError, MissingDependencyError
+from kblam_engine.knowledge_base.neighbours import Neighbour
 from kblam_engine.sources.graph_files import read_graph
 from kblam_engine.sources.graphs import GraphOptions, GraphTriples
 from kblam_engine.triples import Triple
@@ -119,60 +119,9 @@ def graph_from_kb(
     return graph
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbour:
-    """A step of a chain of triples.
-
-    Attributes:
-        name: what the step leads to.
-        triple: the triple that leads there.
-        outgoing: whether the step goes from the triple's name to its value; else it goes back.
-        hops: number of the step in its chain, from 1.
-    """
-
-    name: str
-    triple: Triple
-    outgoing: bool
-    hops: int
-
-
 def neighbours(kb: KnowledgeBase, name: str, *, hops: int = 1, incoming: bool = True) -> list[Neighbour]:
-    """Return what a name is linked to, the nearest first; every triple appears once.
-
-    Args:
-        kb: the knowledge base.
-        name: where to start; a value that is no name will do.
-        hops: how many steps to follow.
-        incoming: whether to follow triples from their value back to their name as well; that reads the whole
-            knowledge base once, else only the names on the way are read.
-
-    Raises:
-        ConfigurationError: there is less than one hop.
-    """
-    if hops < 1:
-        raise ConfigurationError(f"hops: expected 1 or more, got {hops}")
-    by_value: dict[str, list[Triple]] = defaultdict(list)
-    if incoming:
-        for triple in kb:
-            by_value[triple.value].append(triple)
-    found: list[Neighbour] = []
-    used: set[tuple[str, str, str]] = set()
-    reached, frontier = {name}, [name]
-    for hop in range(1, hops + 1):
-        following = []
-        for start in frontier:
-            steps = [(triple.value, triple, True) for triple in kb.get_all(start)]
-            steps += [(triple.name, triple, False) for triple in by_value.get(start, ())]
-            for end, triple, outgoing in steps:
-                key = (triple.name, triple.property, triple.value)
-                if key not in used:
-                    used.add(key)
-                    found.append(Neighbour(end, triple, outgoing, hop))
-                    if end not in reached:
-                        reached.add(end)
-                        following.append(end)
-        frontier = following
-    return found
+    """Return what a name is linked to, the nearest first: ``KnowledgeBase.neighbours`` as a function."""
+    return kb.neighbours(name, hops=hops, incoming=incoming)
 
 
 def fingerprint(source: Any) -> str:

@@ -6,14 +6,14 @@ from contextlib import contextmanager, nullcontext
 import pytest
 import torch
 
-from kblam_engine.decoding import DecodingOptions, decode
+from kblam_engine.decoding import DecodingBatch, DecodingOptions, DecodingRows, decode
 from kblam_engine.errors import ConfigurationError
 
 END = frozenset({2})
 NEVER = frozenset()
 
 
-def run(model, tokenizer, prompts, end_ids=END, scope=nullcontext, on_token=None, cancel=None, **options):
+def run(model, tokenizer, prompts, end_ids=END, scope=nullcontext, cancel=None, **options):
     steps = list(
         decode(
             model,
@@ -22,7 +22,6 @@ def run(model, tokenizer, prompts, end_ids=END, scope=nullcontext, on_token=None
             DecodingOptions(**{"max_new_tokens": 20, **options}),
             end_ids=end_ids,
             scope=scope,
-            on_token=on_token,
             cancel=cancel,
         )
     )
@@ -105,7 +104,7 @@ def test_the_scope_is_entered_for_every_forward_and_never_between_steps(tiny_lla
     active, n_entered, inside = [], [], []
 
     @contextmanager
-    def scope():
+    def scope(rows):
         active.append(1)
         n_entered.append(1)
         try:
@@ -122,29 +121,27 @@ def test_the_scope_is_entered_for_every_forward_and_never_between_steps(tiny_lla
     assert inside == [1] * 4 and step.done
 
 
-def test_new_tokens_are_told_before_the_forward_that_reads_them(tiny_llama, tiny_tokenizer):
-    log = []
-    tiny_llama.get_input_embeddings().register_forward_pre_hook(
-        lambda module, args: log.append(("forward", args[0][:, -1].tolist(), args[0].shape[1]))
-    )
+def test_a_forward_reads_the_rows_that_go_on_and_no_others(tiny_llama, tiny_tokenizer):
     prompts = prompts_of(tiny_tokenizer)
-    steps = run(
-        tiny_llama,
-        tiny_tokenizer,
-        prompts,
-        NEVER,
-        on_token=lambda ids: log.append(("told", ids.tolist())),
-        max_new_tokens=3,
+    whole = [reference(tiny_llama, prompt) for prompt in prompts]
+    told, read = [], []
+    tiny_llama.get_input_embeddings().register_forward_pre_hook(
+        lambda module, args: read.append(args[0][:, -1].tolist())
     )
-    first, second = (list(step.token_ids) for step in steps[:2])
-    last_of_prompts = [prompt[-1] for prompt in prompts]
-    assert log == [
-        ("forward", last_of_prompts, max(map(len, prompts))),
-        ("told", first),
-        ("forward", first, 1),
-        ("told", second),
-        ("forward", second, 1),
-    ]
+
+    def scope(rows):
+        told.append(list(rows))
+        return nullcontext()
+
+    end = frozenset({whole[0][2]})
+    steps = run(tiny_llama, tiny_tokenizer, prompts, end, scope)
+    assert told[0] == [0, 1, 2] and read[0] == [prompt[-1] for prompt in prompts]
+    for before, rows, tokens in zip(steps[:-1], told[1:], read[1:], strict=True):
+        assert rows == [i for i, token in enumerate(before.token_ids) if token not in (None, *end)]
+        assert tokens == [before.token_ids[i] for i in rows]
+    assert min(map(len, told)) < 3
+    for i, ids in enumerate(whole):
+        assert ids_of(steps, i) == (ids[: ids.index(*end) + 1] if ids.count(*end) else ids)
 
 
 def test_an_error_in_a_forward_reaches_the_caller(tiny_llama, tiny_tokenizer):
@@ -200,6 +197,26 @@ def test_cancelling_during_a_forward_drops_its_token(tiny_llama, tiny_tokenizer)
     assert len(steps) == 1 and steps[0].rows[0].token_ids == []
 
 
+def test_each_row_can_be_cancelled_and_the_others_go_on(tiny_llama, tiny_tokenizer):
+    prompts = prompts_of(tiny_tokenizer)
+    whole = [reference(tiny_llama, prompt) for prompt in prompts]
+    events = [threading.Event(), None, threading.Event()]
+    n_read = []
+    tiny_llama.get_input_embeddings().register_forward_pre_hook(lambda module, args: n_read.append(len(args[0])))
+    options = DecodingOptions(max_new_tokens=12)
+    steps = decode(tiny_llama, tiny_tokenizer, prompts, options, end_ids=NEVER, scope=nullcontext, cancel=events)
+    for number, step in enumerate(steps, start=1):
+        if number == 3:
+            events[2].set()
+        if number == 5:
+            events[0].set()
+    assert [row.finish_reason for row in step.rows] == ["cancelled", "length", "cancelled"]
+    assert [row.token_ids for row in step.rows] == [whole[0][:5], whole[1][:12], whole[2][:3]]
+    assert n_read == [3] * 3 + [2] * 2 + [1] * 7
+    with pytest.raises(ConfigurationError, match="cancel"):
+        decode(tiny_llama, tiny_tokenizer, prompts, options, end_ids=NEVER, scope=nullcontext, cancel=events[:2])
+
+
 def test_closing_early_runs_nothing_more(tiny_llama, tiny_tokenizer):
     calls = []
     tiny_llama.register_forward_pre_hook(lambda module, args: calls.append(1))
@@ -215,6 +232,48 @@ def test_closing_early_runs_nothing_more(tiny_llama, tiny_tokenizer):
     next(steps)
     steps.close()
     assert len(calls) == 1 and list(steps) == []
+
+
+# Joining
+
+
+def test_calls_join_between_two_tokens_and_leave_when_they_end(tiny_llama, tiny_tokenizer):
+    """Whatever goes on beside it, every call gets what it would get alone; longer prompts may come late."""
+    prompts = prompts_of(tiny_tokenizer)
+    batch = DecodingBatch(tiny_llama, 0, nullcontext)
+    begins, lengths = [0, 2, 3, 9], [8, 4, 12, 5]
+    calls, sizes = [], []
+    for at in range(20):
+        for number in (n for n, begin in enumerate(begins) if begin == at):
+            options = DecodingOptions(max_new_tokens=lengths[number])
+            calls.append(DecodingRows(tiny_tokenizer, [prompts[number % 3]] * (1 + number % 2), options, NEVER))
+            assert batch.can_join and batch.join(calls[-1], nullcontext).token_ids[0] is not None
+        batch.step()
+        sizes.append(len(batch))
+    assert max(sizes) == 4 and sizes[-1] == 0 and batch.step() == []
+    for number, call in enumerate(calls):
+        for text in call.texts:
+            assert text.token_ids == reference(tiny_llama, prompts[number % 3], lengths[number])
+            assert text.finish_reason == "length"
+
+
+def test_padding_that_nobody_needs_any_more_goes(tiny_llama, tiny_tokenizer):
+    short, _, long = prompts_of(tiny_tokenizer)
+    widths = []
+    tiny_llama.model.layers[0].self_attn.register_forward_pre_hook(
+        lambda module, args, kwargs: widths.append(kwargs["past_key_values"].get_seq_length(0)), with_kwargs=True
+    )
+    cancel = threading.Event()
+    options = DecodingOptions(max_new_tokens=6)
+    prompts = [long, short]
+    steps = decode(
+        tiny_llama, tiny_tokenizer, prompts, options, end_ids=NEVER, scope=nullcontext, cancel=[cancel, None]
+    )
+    for number, step in enumerate(steps, start=1):
+        if number == 2:
+            cancel.set()
+    assert widths == [0, len(long), *(len(short) + n for n in range(1, 5))]
+    assert step.rows[1].token_ids == reference(tiny_llama, short, 6)
 
 
 # Choosing

@@ -10,7 +10,7 @@ from langchain_core.indexing import InMemoryRecordManager, index
 from pydantic import ValidationError
 
 from kblam_engine.errors import ConfigurationError
-from kblam_engine.triples import Triple
+from kblam_engine.triples import Provenance, Triple
 from kblam_integrations._documents import MAX_TEXT
 from kblam_integrations._shared import triples_of
 from kblam_integrations.langchain import (
@@ -143,6 +143,74 @@ def test_answers_name_documents_without_their_texts():
     (document, *_) = KBLaMRetriever(engine=tiny_engine(), kb=kb_index.kb).invoke(QUESTION)
     assert document.metadata["document_ids"] == ["orca"] and document.metadata["source"] == "orca.csv"
     assert "documents" not in document.metadata
+    assert document.metadata["provenance"] == {"document": "orca", "uri": "orca.csv", "span": [13, 35]}
+
+
+def test_triples_say_where_in_which_document_they_stand():
+    kb_index = new_index()
+    second = "name: Kite\n\n  maker: Acme  \nuse: to fly"
+    part = Document(second, id="kite#1", metadata={"source": "kites.txt", "start_index": 100})
+    kb_index.upsert([ORCA, part, Document("11 km", metadata={"name": "Kite", "property": "range", "url": "https://a.b"})])
+    for triple in kb_index.kb:
+        origin = triple.provenance
+        if origin.document == "kite#1":
+            start, end = (at - 100 for at in origin.span)
+            assert second[start:end].strip() == f"{triple.property}: {triple.value}" and origin.uri == "kites.txt"
+        elif triple.property == "range":
+            assert (origin.uri, origin.span, len(origin.document) > 30) == ("https://a.b", None, True)
+        else:
+            start, end = origin.span
+            assert ORCA.page_content[start:end] == f"{triple.property}: {triple.value}"
+    kb = kb_index.kb
+    assert {t.property for t in kb.view(source="kites.txt")} == {"maker", "use"} and len(kb.view(source="orca")) == 2
+    own = Triple("Orca 2", "price", "9", provenance=Provenance(span=(5, 6), extractor="rules"))
+    kb_index.extract = lambda document: [own]
+    kb_index.upsert([ORCA])
+    (triple,) = kb.view(source="orca")
+    assert triple.provenance == Provenance("orca", "orca.csv", (5, 6), "rules")
+    odd = Document("name: a\nb: c", id="x" * 3000, metadata={"source": "two\nlines"})
+    assert triples_from_document(odd)[0].provenance is None  # what no provenance can hold is left out
+
+
+def test_the_provenance_of_a_triple_is_the_last_document_that_says_it():
+    kb_index = new_index()
+    kb = kb_index.kb
+    by_hand = Triple("Kite", "maker", "Acme", {"source": "a book", "page": 4}, Provenance("by hand"))
+    kb.add([by_hand])
+    for number in (1, 2):
+        metadata = {"source": f"{number}.txt"}
+        kb_index.upsert([Document("name: Kite\nmaker: Acme", id=f"d{number}", metadata=metadata)])
+    triple = kb.get("Kite", "maker")
+    assert triple.provenance == Provenance("d2", "2.txt", (11, 22)) and triple.metadata["source"] == "2.txt"
+    assert [d.id for d in kb_index.get(["d1", "d2"])] == ["d1", "d2"] and triple.metadata["page"] == 4
+    kb_index.delete(["d2"])
+    triple = kb.get("Kite", "maker")
+    assert triple.provenance == Provenance("d1", "1.txt", (11, 22)) and triple.metadata["source"] == "1.txt"
+    kb_index.delete(["d1"])
+    assert kb.get("Kite", "maker") == by_hand
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_many_triples_go_in_one_transaction(multi):
+    kb = kb_of(multi=multi)
+    kb_index = KBLaMDocumentIndex(kb=kb)
+
+    def sheet(number, n_lines, value="v"):
+        lines = "\n".join(f"property {line}: {value} {line}" for line in range(n_lines))
+        return Document(f"name: Robot {number}\n{lines}", id=f"sheet {number}")
+
+    kb_index.upsert([sheet(n, 40) for n in range(5)])
+    twin = Document("name: Robot 0\nproperty 3: v 3\nproperty 4: v 4", id="twin")
+    kb_index.upsert([twin])
+    assert kb.revision == 2 and len(kb) == 200
+    kb_index.delete([f"sheet {n}" for n in range(1, 5)])
+    assert kb.revision == 3 and len(kb) == 40
+    kb_index.upsert([sheet(0, 6, "w")])  # all lines change, and of 34 nothing is left
+    assert kb.revision == 5
+    changed = {("Robot 0", f"property {n}", f"w {n}") for n in range(6)}
+    assert contents(kb) == changed | (contents(triples_from_document(twin)) if multi else set())
+    kb_index.delete(["sheet 0"])
+    assert contents(kb) == (contents(triples_from_document(twin)) if multi else set())
 
 
 def graph_document():
@@ -156,7 +224,8 @@ def test_graph_documents_are_read_by_their_shape():
     triples = list(triples_from_graph_document(graph_document()))
     assert contents(triples) == {("Acme", "size", "12"), ("Acme", "founded by", "Lena Hoffmann")}
     edge = next(t for t in triples if t.property == "founded by")
-    assert dict(edge.metadata) == {"relationship_year": "2009", "document_id": "orca", "source": "orca.csv"}
+    assert dict(edge.metadata) == {"relationship_year": "2009"}
+    assert edge.provenance == Provenance("orca", "orca.csv")
     assert list(triples_of([graph_document()])) == triples == list(triples_of(graph_document()))
     kb_index = new_index(extract=lambda document: triples_from_graph_document(graph_document()))
     kb_index.upsert([ORCA])

@@ -1,23 +1,9 @@
 """The LlamaIndex and networkx examples and the snippets of docs/llama_index.md, on the embedded default model."""
 
 import re
-import runpy
-from pathlib import Path
 
-import pytest
-
-ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "llama_index.md").read_text("utf-8")
-BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-@pytest.fixture
-def run(capsys):
-    def run_script(name):
-        runpy.run_path(str(ROOT / "examples" / f"{name}.py"), run_name="__main__")
-        return capsys.readouterr().out
-
-    return run_script
+from pages import page, run_page
+from pages import run as run  # a fixture
 
 
 def test_rag_before_and_after(run):
@@ -29,7 +15,7 @@ def test_rag_before_and_after(run):
     assert [value for value in values if value not in " ".join(after.values())] == []
     assert after["What is the warranty of the Narwhal?"].startswith("nothing: I cannot find that")
     # The page quotes these.
-    quoted = re.findall(r"^\| (.+?\?)[^|]*\| [^|]+ \| (.+?) \|$", PAGE, re.MULTILINE)
+    quoted = re.findall(r"^\| (.+?\?)[^|]*\| [^|]+ \| (.+?) \|$", page("llama_index.md"), re.MULTILINE)
     assert len(quoted) == 3
     for question, answer in quoted:
         assert answer in after[question]
@@ -59,13 +45,4 @@ def test_a_graph_answers(run):
 
 
 def test_the_snippets_of_the_page_print_what_it_says(capsys):
-    """Every block runs, from the top, in one namespace; a block of text is what the one before it printed."""
-    names, n_checked = {"__name__": "page"}, 0
-    for language, text in BLOCK.findall(PAGE):
-        if language == "python":
-            exec(compile(text, "docs/llama_index.md", "exec"), names)
-            printed = capsys.readouterr().out
-        elif language == "text":
-            assert printed == text
-            n_checked += 1
-    assert n_checked == 5
+    assert run_page("llama_index.md", capsys) == 5

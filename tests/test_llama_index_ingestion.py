@@ -26,6 +26,7 @@ from pydantic import Field
 from kblam_engine import KnowledgeBase, Triple
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.sentence_encoder import HashingEncoder
+from kblam_engine.triples import Provenance
 from kblam_integrations.llama_index import (
     KBLaMIndex,
     KBLaMLLM,
@@ -62,8 +63,10 @@ def lena(**properties):
 
 
 def test_what_extractors_leave_becomes_triples():
-    triples = {(t.name, t.property, t.value): t.metadata for t in triples_from_node(lena(age=61, triplet_source_id="x"))}
-    origin = {"node_id": "n1", "ref_doc_id": "doc", "source": "a.txt", "span": [3, 21]}
+    found = triples_from_node(lena(age=61, triplet_source_id="x"))
+    assert {t.provenance for t in found} == {Provenance("doc", "a.txt", (3, 21))}
+    triples = {(t.name, t.property, t.value): t.metadata for t in found}
+    origin = {"node_id": "n1", "ref_doc_id": "doc", "source": "a.txt"}
     assert triples == {
         ('Lena "Lee" Hoffmann', "age", "61"): origin,
         ('Lena "Lee" Hoffmann', "founded", "Acme"): {"relationship_year": "2009", **origin},
@@ -129,7 +132,7 @@ def test_a_property_graph_store_becomes_triples_in_one_order():
     found = [triples_from_property_graph(graph_store(order)) for order in range(4)]
     assert all([(t.name, t.property, t.value) for t in each] == sorted(EXPECTED) for each in found)
     founded = next(t for t in found[0] if t.property == "founded")
-    assert founded.metadata == {"node_id": "n1", "ref_doc_id": "doc"}
+    assert founded.metadata == {"node_id": "n1", "ref_doc_id": "doc"} and founded.provenance == Provenance("doc")
     assert len({fingerprint(each) for each in found}) == 1
 
 
@@ -210,6 +213,38 @@ def test_a_pipeline_fills_a_knowledge_base():
     assert sink.n_triples == 2 and sink.n_rejected == 0
     (node,) = KBLaMQueryEngine(kb, engine=copier(), max_tokens=60).query(QUESTION).source_nodes
     assert node.metadata["source"] == "a.txt" and node.node.ref_doc_id == "doc"
+    assert node.metadata["provenance"]["document"] == "doc" and node.metadata["provenance"]["uri"] == "a.txt"
+
+
+def test_an_answers_sources_are_places_in_documents():
+    """From the document through its parts and the knowledge base to the characters that a source node stands for."""
+    text = "name: Kite\ncolour: red\n\nname: Orca 2\nbattery life: 7.5 hours\nmaker: Acme"
+    nodes = []
+    for part in text.split("\n\n"):
+        start = text.index(part)
+        node = TextNode(text=part, metadata={"source": "sheets.txt"}, start_char_idx=start, end_char_idx=start + len(part))
+        node.relationships[NodeRelationship.SOURCE] = RelatedNodeInfo(node_id="sheets")
+        nodes.append(node)
+    index = KBLaMIndex(nodes, llm=KBLaMLLM(engine=copier(), max_tokens=60), kb=kb_of(multi=True))
+    for triple in index.kb:
+        start, end = triple.provenance.span
+        assert text[start:end] == f"{triple.property}: {triple.value}"
+    (source,) = index.as_query_engine().query(QUESTION).source_nodes
+    assert text[source.node.start_char_idx : source.node.end_char_idx] == "battery life: 7.5 hours"
+    assert source.node.ref_doc_id == "sheets" and source.metadata["provenance"]["uri"] == "sheets.txt"
+
+
+def test_a_document_with_many_triples_goes_in_one_transaction():
+    text = "name: Orca 2\n" + "\n".join(f"property {n}: value {n}" for n in range(50))
+    index = KBLaMIndex.from_documents(
+        [Document(text=text, doc_id="sheet")],
+        llm=KBLaMLLM(engine=copier()),
+        kb=kb_of(multi=True),
+        transformations=[SentenceSplitter(chunk_size=4000)],
+    )
+    assert len(index.kb) == 50 and index.kb.revision == 1
+    index.delete_ref_doc("sheet")
+    assert len(index.kb) == 0 and index.kb.revision == 2
 
 
 def test_a_pipeline_runs_in_an_event_loop():

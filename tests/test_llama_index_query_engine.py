@@ -64,11 +64,11 @@ def all_ways(**options):
 
     async def streamed():
         response = await streaming.aquery(QUESTION)
-        assert isinstance(response, AsyncStreamingResponse) and response.source_nodes == []
+        assert isinstance(response, AsyncStreamingResponse)
         return await response.get_response()
 
     stream = streaming.query(QUESTION)
-    assert isinstance(stream, StreamingResponse) and stream.source_nodes == [] and stream.metadata == {}
+    assert isinstance(stream, StreamingResponse)
     return {
         "query": copying(**options).query(QUESTION),
         "aquery": asyncio.run(copying(**options).aquery(BUNDLE)),
@@ -90,6 +90,29 @@ def test_all_ways_give_the_answer_and_what_it_rests_on():
         assert response.response[start:end] == "7.5 hours", way
         assert not response.metadata["refused"] and response.metadata["usage"]["n_triples"] == 6, way
         assert json.loads(json.dumps(response.metadata)) == response.metadata, way
+
+
+def test_a_stream_has_its_sources_before_its_first_word():
+    engine = copying(streaming=True)
+    stream = engine.query(QUESTION)
+    (node,) = nodes = stream.source_nodes
+    assert node.node.text == COPIED + "." and "spans" not in node.node.metadata
+    (selected,) = copier().stream(QUESTION, ships()).selected.triples
+    assert node.score == pytest.approx(selected.score) and not stream.metadata["refused"]
+    first = next(stream.response_gen)
+    assert stream.source_nodes[0] is node and COPIED.startswith(first)
+    assert list(stream.response_gen) and stream.source_nodes is nodes
+    assert nodes[0].node.node_id == node.node.node_id and nodes[0].node.metadata["spans"]
+
+    async def before_the_first_word(**options):
+        response = await copying(streaming=True, **options).aquery(QUESTION)
+        known = [each.node.text for each in response.source_nodes], response.metadata.get("refused")
+        await response.get_response()
+        return known
+
+    assert asyncio.run(before_the_first_word()) == ([COPIED + "."], False)
+    assert asyncio.run(before_the_first_word(refusal_threshold=0.999999)) == ([], True)
+    assert asyncio.run(before_the_first_word(kbs={"none": ships()})) == ([], None)  # no KB: the base model answers
 
 
 def test_a_refusal_has_no_sources():

@@ -301,14 +301,18 @@ def test_neighbours_are_chains_of_triples(hashing_encoder):
             Triple("Bolt", "owner", "Acme"),
             Triple("Lena", "company", "Acme"),
         ])
-        (step,) = neighbours(kb, "Orca 2")
+        (step,) = kb.neighbours("Orca 2")
         assert (step.name, step.triple.property, step.outgoing, step.hops) == ("Acme", "maker", True, 1)
         steps = [(n.name, n.outgoing, n.hops) for n in neighbours(kb, "Orca 2", hops=3)]
         assert steps == [("Acme", True, 1), ("Lena", True, 2), ("Bolt", False, 2), ("Lena", False, 2)]
-        assert [n.name for n in neighbours(kb, "Orca 2", hops=2, incoming=False)] == ["Acme", "Lena"]
-        assert neighbours(kb, "nobody") == []
-        with pytest.raises(ConfigurationError, match="hops"):
-            neighbours(kb, "Acme", hops=0)
+        assert [n.name for n in kb.neighbours(" Orca 2 ", hops=2, incoming=False)] == ["Acme", "Lena"]
+        assert kb.neighbours("nobody") == []
+        for wrong in ({"hops": 0}, {"hops": "2"}, {"name": "  "}, {"name": None}):
+            with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+                kb.neighbours(**{"name": "Acme", **wrong})
+        kb.add([Triple("Bolt", "colour", "red", namespace="paint")])
+        assert [n.name for n in kb.view(namespace="paint").neighbours("Bolt")] == ["red"]
+        assert [n.triple.property for n in kb.view(revision=1).neighbours("Bolt", hops=1)] == ["owner"]
 
 
 def test_a_graph_is_a_knowledge_base(hashing_encoder):

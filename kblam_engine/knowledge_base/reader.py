@@ -12,6 +12,7 @@ import numpy as np
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.knowledge_base.embedder import Embedder
 from kblam_engine.knowledge_base.history import diff, history, revisions
+from kblam_engine.knowledge_base.neighbours import Neighbour, neighbours_of
 from kblam_engine.knowledge_base.records import KBDiff, KBInfo, KBStats, Revision, SearchHit, TripleVersion
 from kblam_engine.knowledge_base.selection import Selection
 from kblam_engine.knowledge_base.snapshot import KBSnapshot
@@ -134,6 +135,20 @@ class KBReader:
             found = matching_triples(connection, query, self._condition(), k)
         triples = self._store.triples([row_id for row_id, _ in found])
         return [SearchHit(row_id, triple, score) for (row_id, score), triple in zip(found, triples, strict=True)]
+
+    def neighbours(self, name: str, *, hops: int = 1, incoming: bool = True) -> list[Neighbour]:
+        """Return the chains of triples that begin at a name, the nearest first; every triple appears once.
+
+        Args:
+            name: where to start; a value that is no name will do.
+            hops: how many steps to follow.
+            incoming: whether to follow triples from their value back to their name as well; that reads the whole
+                knowledge base once, else only the names on the way are read.
+
+        Raises:
+            ConfigurationError: there is less than one hop, or the name is no text.
+        """
+        return neighbours_of(self, name, hops, incoming)
 
     def history(self, name: str, property: str | None = None) -> list[TripleVersion]:
         """Return every version of a name's triples, or of one property of it, oldest first."""

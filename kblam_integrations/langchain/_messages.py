@@ -10,7 +10,7 @@ from langchain_core.messages import content as blocks
 from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.block_translators import register_translator
 
-from kblam_engine.answers import Answer
+from kblam_engine.answers import Answer, Selected
 from kblam_engine.errors import ConfigurationError
 from kblam_integrations._documents import without_texts
 
@@ -95,7 +95,11 @@ def metadata_of(answer: Answer, model_name: str) -> dict[str, Any]:
 def extras_of(answer: Answer) -> dict[str, Any]:
     """Return what ``additional_kwargs`` carry: the attended triples, as JSON, the most probable answer first."""
     triples = [attended.to_dict() for attended in answer.attended]
-    return {"attended_triples": [{**each, "metadata": without_texts(each["metadata"])} for each in triples]}
+    return {"attended_triples": [_without_texts(each) for each in triples]}
+
+
+def _without_texts(triple: Mapping[str, Any]) -> dict[str, Any]:
+    return {**triple, "metadata": without_texts(triple["metadata"])}
 
 
 def message_of(answer: Answer, model_name: str) -> AIMessage:
@@ -105,6 +109,19 @@ def message_of(answer: Answer, model_name: str) -> AIMessage:
         additional_kwargs=extras_of(answer),
         response_metadata=metadata_of(answer, model_name),
         usage_metadata=usage_of(answer),
+    )
+
+
+def first_chunk_of(selected: Selected) -> AIMessageChunk:
+    """Return what begins a stream: no text, but which triples the answer may attend, and whether it will refuse."""
+    triples = [each.to_dict() for each in selected.triples]
+    return AIMessageChunk(
+        content="",
+        response_metadata={
+            "model_provider": PROVIDER,
+            "refused": selected.refused,
+            "selected_triples": [_without_texts(each) for each in triples],
+        },
     )
 
 
@@ -147,6 +164,7 @@ def _citation(span: Sequence[int], triple: Mapping[str, Any]) -> blocks.Annotati
         property=triple["property"],
         value=triple["value"],
         weight=triple["weight"],
+        provenance=dict(known),
         metadata=dict(metadata),
     )
 

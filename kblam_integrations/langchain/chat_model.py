@@ -18,12 +18,18 @@ from langchain_core.runnables import Runnable, RunnableConfig, run_in_executor
 from langchain_core.runnables.config import get_config_list
 from pydantic import BaseModel, ConfigDict
 
-from kblam_engine.answers import Answer
+from kblam_engine.answers import Answer, Selected
 from kblam_engine.engine import KBLaM
 from kblam_engine.knowledge_base import KnowledgeBase
 from kblam_integrations._fields import PASSED_ON, VERSION, AnsweringFields, kb_identity
 from kblam_integrations._serving import MAX_BATCH, queue_of
-from kblam_integrations.langchain._messages import PROVIDER, chat_of, last_chunk_of, message_of
+from kblam_integrations.langchain._messages import (
+    PROVIDER,
+    chat_of,
+    first_chunk_of,
+    last_chunk_of,
+    message_of,
+)
 
 
 class ChatKBLaM(AnsweringFields, BaseChatModel):
@@ -130,7 +136,7 @@ class ChatKBLaM(AnsweringFields, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> ChatResult:
-        call = _Call(self, messages, stop, kwargs)
+        call = await run_in_executor(None, _Call, self, messages, stop, kwargs)
         future = call.submit(await self._aload_engine(call.model))
         # A cancelled task cancels the future, and that ends the decoding.
         try:
@@ -148,15 +154,15 @@ class ChatKBLaM(AnsweringFields, BaseChatModel):
     ) -> Iterator[ChatGenerationChunk]:
         call = _Call(self, messages, stop, kwargs)
         engine = self.load_engine(call.model)
-        pieces: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        future = call.submit(engine, pieces.put)
-        future.add_done_callback(lambda _: pieces.put(None))
+        news: queue.SimpleQueue[Selected | str | None] = queue.SimpleQueue()
+        future = call.submit(engine, news.put, news.put)
+        future.add_done_callback(lambda _: news.put(None))
         ends = _end_of(self.timeout)
         try:
-            while (piece := pieces.get(timeout=_left(ends))) is not None:
+            while (piece := news.get(timeout=_left(ends))) is not None:
                 chunk = _chunk(piece)
                 if run_manager is not None:
-                    run_manager.on_llm_new_token(piece, chunk=chunk)
+                    run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
             chunk = ChatGenerationChunk(message=last_chunk_of(future.result(), call.model_name))
             if run_manager is not None:
@@ -174,22 +180,22 @@ class ChatKBLaM(AnsweringFields, BaseChatModel):
         run_manager: AsyncCallbackManagerForLLMRun | None = None,
         **kwargs: Any,
     ) -> AsyncIterator[ChatGenerationChunk]:
-        call = _Call(self, messages, stop, kwargs)
+        call = await run_in_executor(None, _Call, self, messages, stop, kwargs)
         engine = await self._aload_engine(call.model)
-        loop, pieces = asyncio.get_running_loop(), asyncio.Queue[str | None]()
+        loop, news = asyncio.get_running_loop(), asyncio.Queue[Selected | str | None]()
 
-        def tell(piece: str | None) -> None:
+        def tell(piece: Selected | str | None) -> None:
             if not loop.is_closed():
-                loop.call_soon_threadsafe(pieces.put_nowait, piece)
+                loop.call_soon_threadsafe(news.put_nowait, piece)
 
-        future = call.submit(engine, tell)
+        future = call.submit(engine, tell, tell)
         future.add_done_callback(lambda _: tell(None))
         ends = _end_of(self.timeout)
         try:
-            while (piece := await asyncio.wait_for(pieces.get(), _left(ends))) is not None:
+            while (piece := await asyncio.wait_for(news.get(), _left(ends))) is not None:
                 chunk = _chunk(piece)
                 if run_manager is not None:
-                    await run_manager.on_llm_new_token(piece, chunk=chunk)
+                    await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
             chunk = ChatGenerationChunk(message=last_chunk_of(future.result(), call.model_name))
             if run_manager is not None:
@@ -221,7 +227,7 @@ class ChatKBLaM(AnsweringFields, BaseChatModel):
 
     def get_token_ids(self, text: str) -> list[int]:
         """Return the base model's token ids of a text; the first call loads the engine."""
-        return self.load_engine()._token_ids(text)
+        return self.load_engine().token_ids(text)
 
     def get_num_tokens(self, text: str) -> int:
         """Return how many tokens of the base model a text is."""
@@ -293,8 +299,13 @@ class _Call:
         own = [stop] if isinstance(stop, str) else stop or []
         self._options = llm.engine_options(given, *own, others="kb_id or model")
 
-    def submit(self, engine: KBLaM, on_piece: Callable[[str], object] | None = None) -> Future[Answer]:
-        return queue_of(engine).submit(engine, self._chat, self._kb, self._options, on_piece)
+    def submit(
+        self,
+        engine: KBLaM,
+        on_piece: Callable[[str], object] | None = None,
+        on_selected: Callable[[Selected], object] | None = None,
+    ) -> Future[Answer]:
+        return queue_of(engine).submit(engine, self._chat, self._kb, self._options, on_piece, on_selected)
 
 
 def _result(answer: Answer, model_name: str) -> ChatResult:
@@ -302,8 +313,10 @@ def _result(answer: Answer, model_name: str) -> ChatResult:
     return ChatResult(generations=[ChatGeneration(message=message)])
 
 
-def _chunk(piece: str) -> ChatGenerationChunk:
-    return ChatGenerationChunk(message=AIMessageChunk(content=piece, response_metadata={"model_provider": PROVIDER}))
+def _chunk(news: Selected | str) -> ChatGenerationChunk:
+    if isinstance(news, Selected):
+        return ChatGenerationChunk(message=first_chunk_of(news))
+    return ChatGenerationChunk(message=AIMessageChunk(content=news, response_metadata={"model_provider": PROVIDER}))
 
 
 def _end_of(timeout: float | None) -> float | None:

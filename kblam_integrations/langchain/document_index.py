@@ -14,8 +14,8 @@ from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.knowledge_base import KnowledgeBase
-from kblam_engine.triples import Triple
-from kblam_integrations._documents import DocumentStore, SourceDocument
+from kblam_engine.triples import Provenance, Triple
+from kblam_integrations._documents import DocumentStore, SourceDocument, provenance_of
 from kblam_integrations._shared import as_knowledge_base
 
 _NAME_FIELDS = ("name", "title", "id", "key")
@@ -28,23 +28,52 @@ def triples_from_document(document: Document) -> list[Triple]:
     line of its text is ``field: value``, as LangChain's CSV loader writes them: then the name is the line called name,
     title, id or key, whichever comes first, or the metadata's ``name`` or ``title``, and every other line a property.
 
+    A triple's provenance names the document, its metadata's ``source``, and the characters of the text that say it; a
+    text splitter's ``start_index`` counts as the first of them.
+
     Raises:
         ConfigurationError: it does neither; give the index a function that reads such documents.
     """
     metadata = document.metadata
     if "name" in metadata and "property" in metadata:
-        return [Triple(str(metadata["name"]), str(metadata["property"]), str(metadata.get("value") or document.page_content))]
-    lines = [line.partition(":") for line in document.page_content.splitlines() if line.strip()]
-    fields = {name.strip(): value.strip() for name, colon, value in lines if colon}
-    named = {key.lower(): key for key in fields}
-    name_field = next((named[key] for key in _NAME_FIELDS if key in named), None)
-    name = fields[name_field] if name_field else str(metadata.get("name") or metadata.get("title") or "")
-    if len(fields) != len(lines) or not fields or not name:
+        value = str(metadata.get("value") or document.page_content)
+        return [Triple(str(metadata["name"]), str(metadata["property"]), value, provenance=origin_of(document))]
+    fields, n_others, start = list[tuple[str, str, tuple[int, int]]](), 0, 0
+    for line in document.page_content.splitlines(keepends=True):
+        field, colon, value = line.partition(":")
+        if colon and field.strip():
+            fields.append((field.strip(), value.strip(), (start, start + len(line.rstrip()))))
+        n_others += bool(line.strip() and not (colon and field.strip()))
+        start += len(line)
+    named = {field.lower(): (field, value) for field, value, _ in reversed(fields)}
+    name_field, name = next((named[key] for key in _NAME_FIELDS if key in named), (None, ""))
+    name = name or str(metadata.get("name") or metadata.get("title") or "")
+    if n_others or not fields or not name:
         raise ConfigurationError(
             f"document {document.id or document.page_content[:40]!r}: expected metadata name and property, or lines "
             "`field: value` with a name; give KBLaMDocumentIndex(extract=...) a function from a document to its triples"
         )
-    return [Triple(name, field, value) for field, value in fields.items() if field != name_field and value]
+    return [
+        Triple(name, field, value, provenance=origin_of(document, span))
+        for field, value, span in fields
+        if field != name_field and value
+    ]
+
+
+def origin_of(document: Document, span: tuple[int, int] | None = None) -> Provenance | None:
+    """Return where a document, or the characters `span` of its text, stand.
+
+    Args:
+        document: a whole document, or a part of one whose metadata has ``start_index``.
+        span: characters of its text; None: all of it, where it is known where that begins.
+    """
+    metadata = document.metadata
+    begin = metadata.get("start_index")
+    if span is None and isinstance(begin, int) and document.page_content:
+        span = (0, len(document.page_content))
+    if span is not None and isinstance(begin, int) and begin > 0:
+        span = (begin + span[0], begin + span[1])
+    return provenance_of(document.id, metadata.get("source") or metadata.get("url"), span)
 
 
 class KBLaMDocumentIndex(DocumentIndex):
@@ -101,7 +130,8 @@ class KBLaMDocumentIndex(DocumentIndex):
             if not triples:
                 raise ConfigurationError(f"document {item.id or item.page_content[:40]!r}: no triples were found in it")
             document_id = item.id if item.id is not None else str(uuid.uuid4())
-            sources.append(SourceDocument(document_id, item.page_content, item.metadata, triples))
+            origin = origin_of(item.model_copy(update={"id": document_id}))
+            sources.append(SourceDocument(document_id, item.page_content, item.metadata, triples, origin))
         self._store.upsert(sources)
         return UpsertResponse(succeeded=[source.id for source in sources], failed=[])
 

@@ -19,8 +19,9 @@ class KBLaMRetriever(EngineFields, BaseRetriever):
     """Find the triples that most probably answer a question, best first, as documents.
 
     It ranks as the chat model does (names, properties, kinds of value), not by vector distance alone, and writes no
-    text. A document holds the triple's sentence; its metadata the three parts, the probability `score`, 0 to 1, and
-    what the knowledge base keeps beside the triple.
+    text. A document holds the triple's sentence; its metadata the three parts, the probability `score`, 0 to 1, the
+    `provenance` (document, uri, span) and `source` where they are known, and what the knowledge base keeps beside the
+    triple.
 
     Example:
         .. code-block:: python
@@ -66,7 +67,10 @@ class KBLaMRetriever(EngineFields, BaseRetriever):
 
 def document_of(triple_id: int, triple: Triple, score: float) -> Document:
     """Return a triple as a document."""
+    origin = triple.provenance
+    known = {} if origin is None else {"provenance": origin.to_dict(), "source": origin.uri or origin.document}
     metadata: dict[str, Any] = {
+        **known,
         **without_texts(triple.metadata),
         "name": triple.name,
         "property": triple.property,

@@ -10,7 +10,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
-from kblam_engine.answers import Answer
+from kblam_engine.answers import Answer, Selected
 from kblam_engine.engine import KBLaM
 from kblam_engine.knowledge_base import KBSnapshot
 from kblam_integrations._serving import queue_of
@@ -27,6 +27,9 @@ class EngineCall:
         options: of ``KBLaM.answer``.
         timeout: seconds, waiting included; None: no limit.
         answer: the answer, once it is there.
+
+    Raises:
+        TimeoutError: whatever is asked for took longer than the timeout.
     """
 
     engine: KBLaM
@@ -52,10 +55,10 @@ class EngineCall:
         self.answer = await asyncio.wait_for(asyncio.wrap_future(future), self.timeout)
         return self.answer
 
-    def pieces(self) -> Generator[str, None, None]:
-        """Yield the text as it is written; ``answer`` is there at the end."""
-        found: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        future = self._submit(found.put)
+    def pieces(self) -> Generator[Selected | str, None, None]:
+        """Yield what the answer will rest on, if there is a KB, then the text as it is written; at the end ``answer``."""
+        found: queue.SimpleQueue[Selected | str | None] = queue.SimpleQueue()
+        future = self._submit(found.put, found.put)
         future.add_done_callback(lambda _: found.put(None))
         ends = None if self.timeout is None else time.monotonic() + self.timeout
         try:
@@ -65,15 +68,15 @@ class EngineCall:
         finally:
             future.cancel()
 
-    async def apieces(self) -> AsyncGenerator[str, None]:
-        """Yield the text as it is written; ``answer`` is there at the end."""
-        loop, found = asyncio.get_running_loop(), asyncio.Queue[str | None]()
+    async def apieces(self) -> AsyncGenerator[Selected | str, None]:
+        """Yield what the answer will rest on, if there is a KB, then the text as it is written; at the end ``answer``."""
+        loop, found = asyncio.get_running_loop(), asyncio.Queue[Selected | str | None]()
 
-        def tell(piece: str | None) -> None:
+        def tell(piece: Selected | str | None) -> None:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(found.put_nowait, piece)
 
-        future = self._submit(tell)
+        future = self._submit(tell, tell)
         future.add_done_callback(lambda _: tell(None))
         ends = None if self.timeout is None else time.monotonic() + self.timeout
         try:
@@ -83,15 +86,19 @@ class EngineCall:
         finally:
             future.cancel()
 
-    def _submit(self, on_piece: Callable[[str], object] | None = None) -> Future[Answer]:
-        return queue_of(self.engine).submit(self.engine, self.chat, self.kb, self.options, on_piece)
+    def _submit(
+        self,
+        on_piece: Callable[[str], object] | None = None,
+        on_selected: Callable[[Selected], object] | None = None,
+    ) -> Future[Answer]:
+        return queue_of(self.engine).submit(self.engine, self.chat, self.kb, self.options, on_piece, on_selected)
 
 
 def _left(ends: float | None) -> float | None:
     return None if ends is None else max(0.0, ends - time.monotonic())
 
 
-def _next(found: queue.SimpleQueue[str | None], ends: float | None) -> str | None:
+def _next(found: queue.SimpleQueue[Selected | str | None], ends: float | None) -> Selected | str | None:
     try:
         return found.get(timeout=_left(ends))
     except queue.Empty:

@@ -7,7 +7,22 @@ from llama_index.core.schema import NodeWithScore
 
 
 class KBLaMAttentionEvent(BaseEvent):
-    """Which triples an answer attended; sent by ``KBLaMQueryEngine`` before the query's end event.
+    """Which triples an answer attended; sent by ``KBLaMQueryEngine`` when the answer is complete.
+
+    Example:
+        .. code-block:: python
+
+            from llama_index.core.instrumentation import get_dispatcher
+            from llama_index.core.instrumentation.event_handlers import BaseEventHandler
+            from kblam_integrations.llama_index import KBLaMAttentionEvent, KBLaMQueryEngine
+
+            class Sources(BaseEventHandler):
+                def handle(self, event, **kwargs):
+                    if isinstance(event, KBLaMAttentionEvent):
+                        print(event.query, [(node.text, node.score) for node in event.nodes])
+
+            get_dispatcher().add_event_handler(Sources())
+            KBLaMQueryEngine(kb=[("Orca 2", "battery life", "11 hours")]).query("How long does the Orca 2 run?")
 
     Attributes:
         query: the question.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llama_index.core.graph_stores.types import (
@@ -20,7 +20,8 @@ from llama_index.core.graph_stores.types import (
 from llama_index.core.schema import BaseNode, Document, NodeRelationship
 
 from kblam_engine.errors import TripleError
-from kblam_engine.triples import Triple
+from kblam_engine.triples import Provenance, Triple
+from kblam_integrations._documents import provenance_of
 from kblam_integrations._graph_documents import triples_from_graph_document
 
 REF_DOC, NODE = "ref_doc_id", "node_id"
@@ -63,7 +64,7 @@ def triples_from_node(node: BaseNode, on_rejected: Callable[[str], None] | None 
     A relation ``Lena -[FOUNDED]-> Acme`` gives (Lena, founded, Acme); a property of an entity gives
     (entity, property, value). Left out are what the extractors copy from the node's own metadata into every entity,
     and links between nodes (previous, next, parent). A triple's metadata names ``ref_doc_id``, ``node_id`` and, where the
-    node does, ``source``; ``span`` is the node's characters in its document.
+    node does, ``source``; its provenance has the document, the source, and the node's characters in the document.
 
     Args:
         node: any node; without such metadata it gives nothing.
@@ -85,7 +86,8 @@ def triples_from_node(node: BaseNode, on_rejected: Callable[[str], None] | None 
             source, target = (entities.get(end) or _Entity(end) for end in ends)
             properties = _own(_part(item, "properties"), shared)
             edges.append(_Edge(source, target, str(_part(item, "label")), properties, origin))
-    return _triples([*entities.values(), *edges], on_rejected)
+    found = _triples([*entities.values(), *edges], on_rejected)
+    return [replace(triple, provenance=provenance_from(node)) for triple in found]
 
 
 def triples_from_property_graph(
@@ -127,6 +129,7 @@ def triples_from_property_graph(
         if source not in chunks and target not in chunks and relation.label not in _STRUCTURE
     ]
     found = _triples([*entities.values(), *edges], on_rejected)
+    found = [replace(t, provenance=provenance_of(t.metadata.get(REF_DOC) or t.metadata.get(NODE))) for t in found]
     unique = {(triple.name, triple.property, triple.value): triple for triple in found}
     return [unique[key] for key in sorted(unique)]
 
@@ -134,10 +137,25 @@ def triples_from_property_graph(
 def origin_of(node: BaseNode) -> dict[str, Any]:
     """Return where the triples of a node come from, as metadata of a triple."""
     source = next((node.metadata[key] for key in _SOURCE_KEYS if isinstance(node.metadata.get(key), str)), None)
-    start, end = getattr(node, "start_char_idx", None), getattr(node, "end_char_idx", None)
-    span = [start, end] if isinstance(start, int) and isinstance(end, int) else None
-    known = {NODE: node.node_id, REF_DOC: document_of(node), "source": source, "span": span}
+    known = {NODE: node.node_id, REF_DOC: document_of(node), "source": source}
     return {key: value for key, value in known.items() if value is not None}
+
+
+def provenance_from(node: BaseNode, span: tuple[int, int] | None = None) -> Provenance | None:
+    """Return where a node, or the characters `span` of its text, stand in its document.
+
+    Args:
+        node: any node; where nothing says which document it is of, it is taken as its own.
+        span: characters of its text; None: all of it, where it is known where that begins.
+    """
+    begin, end = getattr(node, "start_char_idx", None), getattr(node, "end_char_idx", None)
+    whole = (begin, end) if isinstance(begin, int) and isinstance(end, int) and 0 <= begin <= end else None
+    if span is not None and whole is not None:
+        span = (whole[0] + span[0], whole[0] + span[1])
+    elif span is not None and not isinstance(node, Document):
+        span = None  # of a part of a document, nobody knows which
+    document = document_of(node) or node.node_id
+    return provenance_of(document, origin_of(node).get("source"), whole if span is None else span)
 
 
 def document_of(node: BaseNode) -> str | None:

@@ -25,6 +25,7 @@ from kblam_integrations.llama_index.graph import (
     NODE,
     REF_DOC,
     origin_of,
+    provenance_from,
     triples_from_node,
     triples_from_property_graph,
 )
@@ -41,20 +42,29 @@ def extract_triples(node: BaseNode) -> list[Triple]:
     """Return the triples that a node says plainly, which needs no model.
 
     First, what KG extractors left in its metadata. If there is nothing of that, each line ``property: value`` of its text
-    is a triple about the metadata's ``name``, ``title`` or ``file_name``, or about the value of a line ``name: ...``.
+    is a triple about the metadata's ``name``, ``title`` or ``file_name``, or about the value of a line ``name: ...``; its
+    provenance has the document and the characters of the line in it.
     """
     found = triples_from_node(node)
     if found:
         return found
-    lines = [line.partition(":") for line in node.get_content(MetadataMode.NONE).splitlines()]
-    pairs = [(prop.strip(), value.strip()) for prop, colon, value in lines if colon and prop.strip() and value.strip()]
-    named = (value for prop, value in pairs if prop.lower() == "name")
+    pairs, start = [], 0
+    for line in node.get_content(MetadataMode.NONE).splitlines(keepends=True):
+        prop, colon, value = line.partition(":")
+        if colon and prop.strip() and value.strip():
+            pairs.append((prop.strip(), value.strip(), (start, start + len(line.rstrip()))))
+        start += len(line)
+    named = (value for prop, value, _ in pairs if prop.lower() == "name")
     given = (str(node.metadata[key]) for key in _NAME_KEYS if node.metadata.get(key))
     name = next(named, None) or next(given, None)
     if name is None:
         return []
     origin = origin_of(node)
-    return [Triple(name, prop, value, origin) for prop, value in pairs if prop.lower() != "name"]
+    return [
+        Triple(name, prop, value, origin, provenance_from(node, span))
+        for prop, value, span in pairs
+        if prop.lower() != "name"
+    ]
 
 
 class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
@@ -74,6 +84,10 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
             index = KBLaMIndex.from_documents([Document(text="name: Orca 2\nbattery life: 11 hours", doc_id="orca")])
             print(index.as_query_engine().query("How long does the battery of the Orca 2 last?"))
             index.delete_ref_doc("orca")
+
+    Raises:
+        ConfigurationError: the knowledge base cannot be changed, or a text is longer than 20,000 characters.
+        TripleError: what `extract` gives is not usable; nothing of its batch is stored.
     """
 
     index_struct_cls = EmptyIndexStruct
@@ -131,7 +145,8 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
         documents = []
         for node_id, triples in by_node.items():
             ref_doc = triples[0].metadata.get(REF_DOC)
-            documents.append(SourceDocument(node_id, "", {REF_DOC: ref_doc} if ref_doc else {}, triples))
+            metadata = {REF_DOC: ref_doc} if ref_doc else {}
+            documents.append(SourceDocument(node_id, "", metadata, triples, triples[0].provenance))
         index._store.upsert(documents)
         return index
 

@@ -24,7 +24,7 @@ from llama_index.core.llms import CustomLLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
 from pydantic import ConfigDict
 
-from kblam_engine.answers import Answer
+from kblam_engine.answers import Answer, Selected
 from kblam_engine.decoding import DecodingOptions
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.knowledge_base import KBSnapshot, KnowledgeBase
@@ -47,8 +47,10 @@ class KBLaMLLM(AnsweringFields, CustomLLM):
 
     A response's ``raw`` is the answer as JSON: ``text``, ``refused``, ``grounded``, ``confidence``, ``attended`` (triples with
     weights and character spans), ``usage`` in tokens, ``finish_reason`` and times in milliseconds. All async methods
-    leave the event loop free, and a cancelled one stops decoding. Calls that wait at the same time are answered in
-    one batch.
+    leave the event loop free, and a cancelled one stops decoding. Calls at the same time share a batch.
+
+    A stream over a knowledge base begins with a response without text, whose ``raw`` says what the answer will rest on:
+    ``selected`` (triples with the probability that they answer), ``refused`` and ``confidence``.
 
     Example:
         .. code-block:: python
@@ -103,7 +105,7 @@ class KBLaMLLM(AnsweringFields, CustomLLM):
 
     def get_token_ids(self, text: str) -> list[int]:
         """Return the base model's token ids of a text: for ``Settings.tokenizer`` and ``TokenCountingHandler``."""
-        return self.load_engine()._token_ids(text)
+        return self.load_engine().token_ids(text)
 
     def call(self, messages: Sequence[ChatMessage], **options: Any) -> EngineCall:
         """Return a call that has not begun: the engine, the chat, and the knowledge base as it is now.
@@ -139,12 +141,15 @@ class KBLaMLLM(AnsweringFields, CustomLLM):
 
     @llm_chat_callback()
     def stream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseGen:
-        """Answer piece by piece; the last response, whose delta is empty, carries ``raw``."""
+        """Answer piece by piece; ``raw`` of the first response says what it will rest on, of the last the whole answer."""
         call = self.call(messages, **kwargs)
 
         def responses() -> Generator[ChatResponse, None, None]:
             text = ""
             for piece in call.pieces():
+                if isinstance(piece, Selected):
+                    yield ChatResponse(message=_message(""), delta="", raw=_raw(call, piece))
+                    continue
                 text += piece
                 yield ChatResponse(message=_message(text), delta=piece)
             yield _chat_response(call, call.answer, delta="")
@@ -153,13 +158,16 @@ class KBLaMLLM(AnsweringFields, CustomLLM):
 
     @llm_chat_callback()
     async def astream_chat(self, messages: Sequence[ChatMessage], **kwargs: Any) -> ChatResponseAsyncGen:
-        """Answer piece by piece; the last response, whose delta is empty, carries ``raw``."""
+        """Answer piece by piece; ``raw`` of the first response says what it will rest on, of the last the whole answer."""
         call = await asyncio.to_thread(self.call, messages, **kwargs)
 
         async def responses() -> AsyncGenerator[ChatResponse, None]:
             text, pieces = "", call.apieces()
             try:
                 async for piece in pieces:
+                    if isinstance(piece, Selected):
+                        yield ChatResponse(message=_message(""), delta="", raw=_raw(call, piece))
+                        continue
                     text += piece
                     yield ChatResponse(message=_message(text), delta=piece)
             finally:
@@ -182,12 +190,15 @@ class KBLaMLLM(AnsweringFields, CustomLLM):
 
     @llm_completion_callback()
     def stream_complete(self, prompt: str, formatted: bool = False, **kwargs: Any) -> CompletionResponseGen:
-        """Answer a text piece by piece; the last response, whose delta is empty, carries ``raw``."""
+        """Answer a text piece by piece, as ``stream_chat`` does."""
         call = self.call(self._as_chat(prompt, formatted), **kwargs)
 
         def responses() -> Generator[CompletionResponse, None, None]:
             text = ""
             for piece in call.pieces():
+                if isinstance(piece, Selected):
+                    yield CompletionResponse(text="", delta="", raw=_raw(call, piece))
+                    continue
                 text += piece
                 yield CompletionResponse(text=text, delta=piece)
             yield _completion(call, call.answer, delta="")
@@ -198,13 +209,16 @@ class KBLaMLLM(AnsweringFields, CustomLLM):
     async def astream_complete(
         self, prompt: str, formatted: bool = False, **kwargs: Any
     ) -> CompletionResponseAsyncGen:
-        """Answer a text piece by piece; the last response, whose delta is empty, carries ``raw``."""
+        """Answer a text piece by piece, as ``stream_chat`` does."""
         call = await asyncio.to_thread(self.call, self._as_chat(prompt, formatted), **kwargs)
 
         async def responses() -> AsyncGenerator[CompletionResponse, None]:
             text, pieces = "", call.apieces()
             try:
                 async for piece in pieces:
+                    if isinstance(piece, Selected):
+                        yield CompletionResponse(text="", delta="", raw=_raw(call, piece))
+                        continue
                     text += piece
                     yield CompletionResponse(text=text, delta=piece)
             finally:
@@ -262,11 +276,11 @@ def chat_of(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:
     return chat
 
 
-def raw_of(call: EngineCall, answer: Answer) -> Mapping[str, Any]:
+def _raw(call: EngineCall, found: Answer | Selected) -> Mapping[str, Any]:
     """Return an answer as JSON, with the base model's name and the ids of knowledge base and revision."""
     kb: KBSnapshot | None = call.kb
     where = {"kb": None, "kb_revision": None} if kb is None else {"kb": kb.kb_id, "kb_revision": kb.revision}
-    return {**answer.to_dict(), "model": call.engine.name, **where}
+    return {**found.to_dict(), "model": call.engine.name, **where}
 
 
 def _message(text: str) -> ChatMessage:
@@ -276,14 +290,14 @@ def _message(text: str) -> ChatMessage:
 def _chat_response(call: EngineCall, answer: Answer | None, delta: str | None = None) -> ChatResponse:
     assert answer is not None  # the pieces have been read to their end
     return ChatResponse(
-        message=_message(answer.text), delta=delta, raw=raw_of(call, answer), additional_kwargs=_extras(answer)
+        message=_message(answer.text), delta=delta, raw=_raw(call, answer), additional_kwargs=_extras(answer)
     )
 
 
 def _completion(call: EngineCall, answer: Answer | None, delta: str | None = None) -> CompletionResponse:
     assert answer is not None
     return CompletionResponse(
-        text=answer.text, delta=delta, raw=raw_of(call, answer), additional_kwargs=_extras(answer)
+        text=answer.text, delta=delta, raw=_raw(call, answer), additional_kwargs=_extras(answer)
     )
 
 

@@ -30,12 +30,25 @@ def attended_nodes(raw: Mapping[str, Any]) -> list[NodeWithScore]:
     ]
 
 
+def selected_nodes(raw: Mapping[str, Any]) -> list[NodeWithScore]:
+    """Return a node for each triple that an answer may attend, before it has been written, the most probable first.
+
+    A node's score is the probability, 0 to 1, that the triple answers.
+
+    Args:
+        raw: what the first response of a stream carries.
+    """
+    selected: Sequence[Mapping[str, Any]] = raw["selected"]
+    return [NodeWithScore(node=_node(raw["kb"], item["id"], item, {}), score=item["score"]) for item in selected]
+
+
 def triple_node(kb_id: str, triple_id: int, triple: Triple) -> TextNode:
     """Return a triple as a node.
 
     Its text is the triple as a sentence; its id is the same as long as the triple is. Its metadata holds `name`, `property`,
-    `value`, `triple_id` and the triple's own; the language model is shown none of it, the text says it all. If a
-    document is known to say it, that is the node's source.
+    `value`, `triple_id`, where known `provenance`, and the triple's own; the language model is shown none of it, the
+    text says it all. If a document is known to say it, that is the node's source, and the node's character indices are
+    those of the document that say it.
 
     Args:
         kb_id: id of the knowledge base.
@@ -58,6 +71,9 @@ def _node(kb_id: str, triple_id: int, parts: Mapping[str, Any], more: Mapping[st
     known = {name: parts[name] for name in _CONTEXT if parts.get(name)}
     metadata = {**own, **known, **key, "triple_id": triple_id, **more}
     node = TextNode(id_=f"{kb_id}-{triple_id}", text=triple.statement, metadata=metadata)
+    span = (known.get("provenance") or {}).get("span")
+    if span is not None:
+        node.start_char_idx, node.end_char_idx = span
     node.excluded_llm_metadata_keys = node.excluded_embed_metadata_keys = list(metadata)
     document = own.get(REF_DOC) or (known.get("provenance") or {}).get("document")
     if document:

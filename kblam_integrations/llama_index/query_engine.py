@@ -7,7 +7,7 @@ from typing import Any
 
 from llama_index.core import Settings
 from llama_index.core.base.base_query_engine import BaseQueryEngine
-from llama_index.core.base.llms.types import ChatMessage, MessageRole
+from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole
 from llama_index.core.base.response.schema import (
     RESPONSE_TYPE,
     AsyncStreamingResponse,
@@ -22,7 +22,7 @@ from llama_index_instrumentation import get_dispatcher
 from kblam_engine.errors import ConfigurationError
 from kblam_integrations.llama_index.events import KBLaMAttentionEvent
 from kblam_integrations.llama_index.llm import KBLaMLLM
-from kblam_integrations.llama_index.nodes import answer_metadata, attended_nodes
+from kblam_integrations.llama_index.nodes import answer_metadata, attended_nodes, selected_nodes
 from kblam_integrations.llama_index.retriever import KBLaMRetriever
 
 _dispatcher = get_dispatcher(__name__)
@@ -35,8 +35,9 @@ class KBLaMQueryEngine(BaseQueryEngine):
     response's ``source_nodes`` are the triples that the answer attended, with their share of the attention as score; a
     refusal has none. ``metadata`` says `refused`, `confidence`, `usage` in tokens and times in milliseconds.
 
-    With `streaming`, nodes and metadata are known when the last piece has been read: the same list and dictionary, empty
-    until then, are filled.
+    With `streaming`, a response has its source nodes from the beginning: the triples that the answer may attend, with
+    the probability that they answer as score. When the last piece has been read, the same list holds the attended
+    ones as above, and the metadata is complete.
 
     Example:
         .. code-block:: python
@@ -46,6 +47,10 @@ class KBLaMQueryEngine(BaseQueryEngine):
             engine = KBLaMQueryEngine(kb=[("Orca 2", "battery life", "11 hours")])
             response = engine.query("How long does the battery of the Orca 2 last?")
             print(response, response.source_nodes[0].metadata["property"])
+
+    Raises:
+        ConfigurationError: arguments contradict each other, an option is not valid, or there is no such knowledge base.
+        TimeoutError: an answer took longer than the LLM's `timeout`, in seconds.
     """
 
     def __init__(
@@ -116,14 +121,13 @@ class KBLaMQueryEngine(BaseQueryEngine):
             if self._streaming:
                 found = _Found(question)
                 pieces = self._llm.stream_chat(self._messages(question), **self._call_options)
+                begin = found.hear(next(pieces))
 
                 def texts() -> Generator[str, None, None]:
                     try:
+                        yield from begin
                         for piece in pieces:
-                            if piece.raw is not None:
-                                found.fill(piece.raw)
-                            elif piece.delta:
-                                yield piece.delta
+                            yield from found.hear(piece)
                     finally:
                         pieces.close()
 
@@ -142,14 +146,15 @@ class KBLaMQueryEngine(BaseQueryEngine):
             if self._streaming:
                 found = _Found(question)
                 pieces = await self._llm.astream_chat(self._messages(question), **self._call_options)
+                begin = found.hear(await anext(pieces))
 
                 async def texts() -> AsyncGenerator[str, None]:
                     try:
+                        for text in begin:
+                            yield text
                         async for piece in pieces:
-                            if piece.raw is not None:
-                                found.fill(piece.raw)
-                            elif piece.delta:
-                                yield piece.delta
+                            for text in found.hear(piece):
+                                yield text
                     finally:
                         await pieces.aclose()
 
@@ -168,15 +173,26 @@ class KBLaMQueryEngine(BaseQueryEngine):
 
 
 class _Found:
-    """What is known of an answer only at its end; its list and dictionary are handed out before."""
+    """What is known of an answer so far; its list and dictionary are handed out before the end."""
 
     def __init__(self, question: str) -> None:
         self.question = question
         self.nodes: list[NodeWithScore] = []
         self.metadata: dict[str, Any] = {}
 
+    def hear(self, response: ChatResponse) -> list[str]:
+        """Take a response of a stream; return its text, if it brings some."""
+        if response.raw is None:
+            return [response.delta] if response.delta else []
+        if "selected" in response.raw:
+            self.nodes.extend(selected_nodes(response.raw))
+            self.metadata.update(answer_metadata(response.raw))
+        else:
+            self.fill(response.raw)
+        return []
+
     def fill(self, raw: Mapping[str, Any]) -> None:
-        self.nodes.extend(attended_nodes(raw))
+        self.nodes[:] = attended_nodes(raw)
         self.metadata.update(answer_metadata(raw))
         _dispatcher.event(
             KBLaMAttentionEvent(

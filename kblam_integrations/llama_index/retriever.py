@@ -27,6 +27,9 @@ class KBLaMRetriever(BaseRetriever):
 
             retriever = KBLaMRetriever(kb=[("Orca 2", "battery life", "11 hours")])
             print(retriever.retrieve("How long does the battery of the Orca 2 last?"))
+
+    Raises:
+        ConfigurationError: arguments contradict each other, or there is no knowledge base to search.
     """
 
     def __init__(

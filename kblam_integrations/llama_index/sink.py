@@ -15,7 +15,7 @@ from kblam_engine.errors import ConfigurationError
 from kblam_engine.knowledge_base import KnowledgeBase
 from kblam_integrations._documents import DocumentStore, SourceDocument
 from kblam_integrations._shared import as_knowledge_base
-from kblam_integrations.llama_index.graph import REF_DOC, document_of, triples_from_node
+from kblam_integrations.llama_index.graph import REF_DOC, document_of, provenance_from, triples_from_node
 
 _log = logging.getLogger(__name__)
 
@@ -30,13 +30,20 @@ class KBLaMTripleSink(TransformComponent):
     Example:
         .. code-block:: python
 
+            from llama_index.core.graph_stores.types import EntityNode, Relation
             from llama_index.core.ingestion import IngestionPipeline
+            from llama_index.core.schema import TextNode
             from kblam_engine import KnowledgeBase
             from kblam_integrations.llama_index import KBLaMTripleSink
 
-            kb = KnowledgeBase.open("company.kb", multi=True)
-            pipeline = IngestionPipeline(transformations=[splitter, extractor, KBLaMTripleSink(kb=kb)])
-            pipeline.run(documents=documents)
+            kb = KnowledgeBase.open(":memory:", multi=True)
+            pipeline = IngestionPipeline(transformations=[KBLaMTripleSink(kb)])  # behind a splitter and an extractor
+            found = {  # what an extractor leaves
+                "nodes": [EntityNode(name="Acme"), EntityNode(name="Lena")],
+                "relations": [Relation(label="FOUNDER", source_id="Acme", target_id="Lena")],
+            }
+            pipeline.run(nodes=[TextNode(text="Lena founded Acme.", metadata=found)])
+            print([triple.statement for triple in kb])
 
     Attributes:
         kb: a KnowledgeBase or its directory.
@@ -114,4 +121,5 @@ def source_of(node: BaseNode, triples: Sequence[Any]) -> SourceDocument:
     plain = {key: value for key, value in node.metadata.items() if key not in (KG_NODES_KEY, KG_RELATIONS_KEY)}
     ref_doc = document_of(node)
     metadata = {**plain, **({REF_DOC: ref_doc} if ref_doc else {})}
-    return SourceDocument(node.node_id, node.get_content(MetadataMode.NONE), metadata, list(triples))
+    text = node.get_content(MetadataMode.NONE)
+    return SourceDocument(node.node_id, text, metadata, list(triples), provenance_from(node))

@@ -6,6 +6,7 @@ from typing import Any
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.response.schema import RESPONSE_TYPE, AsyncStreamingResponse, Response
+from llama_index.core.schema import NodeWithScore
 from llama_index.core.workflow import Context, Event, StartEvent, StopEvent, Workflow, step
 
 from kblam_engine.errors import ConfigurationError
@@ -16,6 +17,15 @@ class PieceEvent(Event):
     """A piece of the answer, as it is written."""
 
     delta: str
+
+
+class SourcesEvent(Event):
+    """What the answer will rest on, before its first piece, from a query engine that streams.
+
+    `nodes` are triples with the probability that they answer as score; a refusal has none.
+    """
+
+    nodes: list[NodeWithScore]
 
 
 class RefusedEvent(Event):
@@ -29,16 +39,25 @@ class KBLaMWorkflow(Workflow):
     """Ask the knowledge base first, and another query engine if it refuses.
 
     Run it with `query`. Its result is a response as of a query engine; ``metadata["answered_by"]`` is
-    "knowledge base" or "fallback". Its event stream carries a ``PieceEvent`` for each piece of text; with a fallback the
-    whole answer is one piece, because whether it stands is known at its end.
+    "knowledge base" or "fallback". Its event stream carries a ``PieceEvent`` for each piece of text, and before that a
+    ``SourcesEvent`` if the query engine streams; with a fallback the whole answer is one piece.
 
     Example:
         .. code-block:: python
 
-            from kblam_integrations.llama_index import KBLaMWorkflow
+            import asyncio
+            from kblam_integrations.llama_index import KBLaMQueryEngine, KBLaMWorkflow
 
-            workflow = KBLaMWorkflow(kb="company.kb", fallback=vector_index.as_query_engine())
-            response = await workflow.run(query="Who founded Acme Robotics?")
+            async def main():
+                towns = KBLaMQueryEngine([("Varnholm", "mayor", "Ingrid Solberg")])  # any query engine
+                workflow = KBLaMWorkflow(kb=[("Orca 2", "battery life", "11 hours")], fallback=towns)
+                response = await workflow.run(query="Who is the mayor of Varnholm?")
+                print(response.metadata["answered_by"], response)
+
+            asyncio.run(main())
+
+    Raises:
+        ConfigurationError: `query_engine` is given together with `kb` or `options`, or `run` no text as `query`.
     """
 
     def __init__(
@@ -104,6 +123,8 @@ class KBLaMWorkflow(Workflow):
                 ctx.write_event_to_stream(PieceEvent(delta=str(response)))
             return response
         text = ""
+        if self._fallback is None:
+            ctx.write_event_to_stream(SourcesEvent(nodes=list(response.source_nodes)))
         async for piece in response.async_response_gen():
             text += piece
             if self._fallback is None:

@@ -1,0 +1,170 @@
+"""What many callers at once get: LangChain and LlamaIndex on one engine, four knowledge bases, one batch.
+
+Asks a number of questions one by one and again all at once, and compares answers, time, and how long the event loop was
+ever kept waiting. Then it gives up a call, to see how soon its place is the next caller's, and asks a few hundred
+times more, to see whether memory grows. docs/langchain.md has the table of a whole measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import gc
+import time
+from collections.abc import AsyncIterator, Awaitable
+from pathlib import Path
+from typing import Any
+
+from llama_index.core.base.llms.types import ChatMessage
+
+from kblam_engine import KBLaM
+from kblam_integrations.langchain import ChatKBLaM, KBRegistry
+from kblam_integrations.llama_index import KBLaMLLM
+
+TENANTS = {
+    name: [
+        ("Orca 2", "battery life", f"{hours} hours"),
+        ("Orca 2", "price", f"{hours + 37},500 euros"),
+        ("Orca 2", "diving depth", f"{hours * 10} metres"),
+        ("Varnholm depot", "foreman", foreman),
+        ("Varnholm depot", "opening hours", f"{hours} am to {hours - 4} pm"),
+    ]
+    for name, hours, foreman in [
+        ("north", 8, "Ingrid Solberg"),
+        ("east", 9, "Piet Vos"),
+        ("south", 10, "Lena Hoffmann"),
+        ("west", 11, "Ada Brandt"),
+    ]
+}
+QUESTIONS = [
+    "How long does the battery of the Orca 2 last?",
+    "What does the Orca 2 cost?",
+    "How deep can the Orca 2 dive?",
+    "Who is the foreman of the Varnholm depot?",
+    "When is the Varnholm depot open?",
+    "What is the weight of the Orca 2?",  # none of them knows
+]
+
+
+PLACES = 16  # of an engine: so many calls are answered at the same time
+
+
+class Ticker:
+    """Keeps the longest time, in ms, that the event loop did not come round."""
+
+    def __init__(self) -> None:
+        self.gaps: list[float] = []
+        self._task: asyncio.Task[None] | None = None
+
+    async def _tick(self) -> None:
+        last = time.perf_counter()
+        while True:
+            await asyncio.sleep(0.002)
+            now = time.perf_counter()
+            self.gaps.append(1000 * (now - last))
+            last = now
+
+    async def __aenter__(self) -> Ticker:
+        self._task = asyncio.create_task(self._tick())
+        return self
+
+    async def __aexit__(self, *exception: object) -> None:
+        assert self._task is not None
+        self._task.cancel()
+
+
+class Callers:
+    """A LangChain model and a LlamaIndex model on one engine; every other question goes to either."""
+
+    def __init__(self) -> None:
+        registry = KBRegistry(TENANTS)
+        engine = KBLaM.from_pretrained("smollm2-135m")
+        self.chain = ChatKBLaM(engine=engine, kbs=registry, max_tokens=40)
+        self.llama = KBLaMLLM(engine=engine, kbs=registry, max_tokens=40)
+        self.tenants = list(registry)
+
+    async def ask(self, number: int) -> str:
+        """Ask question number so and so of the next tenant."""
+        question, tenant = QUESTIONS[number % len(QUESTIONS)], self.tenants[number % len(self.tenants)]
+        if number % 2:
+            return str((await self.llama.achat([ChatMessage(content=question)], kb_id=tenant)).message.content)
+        return str((await self.chain.ainvoke(question, kb_id=tenant)).text)
+
+
+async def timed(work: Awaitable[Any]) -> tuple[Any, float, float]:
+    """Return what comes of it, seconds, and seconds of processor time, which others on the machine do not change."""
+    begun = time.perf_counter(), time.process_time()
+    result = await work
+    return result, time.perf_counter() - begun[0], time.process_time() - begun[1]
+
+
+async def one_by_one(callers: Callers, n_calls: int) -> list[str]:
+    """Ask question after question."""
+    return [await callers.ask(number) for number in range(n_calls)]
+
+
+async def freed(callers: Callers) -> tuple[float, float]:
+    """Return ms from giving up a call until the next caller's first word, and ms of a token while all places are taken."""
+    options = {"kb_id": "north", "unknown": "base", "max_tokens": 1000}
+    stories = [callers.chain.astream(f"Tell me a long story about {n} ships.", **options) for n in range(PLACES)]
+    await asyncio.gather(*map(word, stories))  # all places are taken
+    waiting = callers.chain.astream("Say hello.", **options)
+    first = asyncio.create_task(word(waiting))
+    begun = time.perf_counter()
+    for _ in range(5):
+        await word(stories[1])
+    token = 1000 * (time.perf_counter() - begun) / 5
+    assert not first.done()
+    begun = time.perf_counter()
+    await stories[0].aclose()
+    await first
+    took = 1000 * (time.perf_counter() - begun)
+    for stream in (waiting, *stories[1:]):
+        await stream.aclose()
+    return took, token
+
+
+async def word(stream: AsyncIterator[Any]) -> str:
+    """Return the next text of a stream."""
+    while not (text := (await anext(stream)).text):
+        pass
+    return str(text)
+
+
+async def main(n_at_once: int, n_calls: int) -> None:
+    """Measure, and print a row for each thing that was."""
+    callers = Callers()
+    await asyncio.gather(callers.ask(0), callers.ask(1))
+    serial, seconds, cpu = await timed(one_by_one(callers, n_at_once))
+    async with Ticker() as ticker:
+        together, at_once, at_once_cpu = await timed(asyncio.gather(*map(callers.ask, range(n_at_once))))
+    gaps = sorted(ticker.gaps)
+    print(f"| {n_at_once} calls, {len(TENANTS)} knowledge bases | one by one | at once |\n|---|---|---|")
+    print(f"| answers that differ | | {sum(a != b for a, b in zip(serial, together, strict=True))} |")
+    print(f"| seconds | {seconds:.1f} | {at_once:.1f} |")
+    print(f"| processor seconds | {cpu:.1f} | {at_once_cpu:.1f} |")
+    print(f"| calls in a processor second | {n_at_once / cpu:.2f} | {n_at_once / at_once_cpu:.2f} |")
+    print(f"| longest wait of the event loop, ms | | {gaps[-1]:.0f} (99 % below {gaps[int(0.99 * len(gaps))]:.0f}) |")
+    if n_calls:
+        place, token = await freed(callers)
+        print(f"| from giving up a call to the next one's first word, ms | | {place:.0f} (a token: {token:.0f}) |")
+        early = 0.0
+        for done in range(n_at_once, n_calls + 1, n_at_once):
+            assert await asyncio.gather(*map(callers.ask, range(n_at_once))) == together
+            early = early or resident_mb()
+            print(f"  {done} calls: {resident_mb():.0f} MB", flush=True) if done % (4 * n_at_once) == 0 else None
+        print(f"| resident memory, MB, after {n_at_once} and {n_calls} calls | | {early:.0f} and {resident_mb():.0f} |")
+
+
+def resident_mb() -> float:
+    """Return the memory that the process holds now."""
+    gc.collect()
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--at-once", type=int, default=32, help="how many calls at the same time")
+    parser.add_argument("--calls", type=int, default=0, help="how many calls to watch memory for; 0: none")
+    options = parser.parse_args()
+    asyncio.run(main(options.at_once, options.calls))
