@@ -12,7 +12,7 @@ import os
 import struct
 import zlib
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,8 +33,13 @@ class Segment(Protocol):
     def append(self, start: int, rows: Embeddings) -> int:
         """Write rows at `start`, the committed number of rows, and make them durable; return their checksum."""
 
-    def rows(self, positions: NDArray[np.int64], n_rows: int) -> Embeddings:
+    def rows(self, positions: NDArray[np.signedinteger[Any]], n_rows: int) -> Embeddings:
         """Return the rows at `positions`, all below the committed `n_rows`; the caller must not write to them."""
+
+    def moved(
+        self, n: int, positions: NDArray[np.int64], places: NDArray[np.signedinteger[Any]], n_rows: int
+    ) -> Embeddings:
+        """Return rows 0..n-1, but at some positions those of other places; as for `rows`."""
 
 
 def header_of(kind: str, kb_id: str, embed_dim: int) -> bytes:
@@ -79,17 +84,25 @@ class FileSegment:
             _sync_directory(self.path.parent)
         return checksum
 
-    def rows(self, positions: NDArray[np.int64], n_rows: int) -> Embeddings:
+    def rows(self, positions: NDArray[np.signedinteger[Any]], n_rows: int) -> Embeddings:
         """Return the rows at `positions`, without a copy."""
-        if not len(positions):
+        displaced = np.flatnonzero(positions != np.arange(len(positions), dtype=positions.dtype))
+        return self.moved(len(positions), displaced, positions[displaced], n_rows)
+
+    def moved(
+        self, n: int, positions: NDArray[np.int64], places: NDArray[np.signedinteger[Any]], n_rows: int
+    ) -> Embeddings:
+        """Return rows 0..n-1, but at some positions those of other places."""
+        if not n:
             return np.zeros((0, self.embed_dim), np.float16)
         mapped = self.mapped(n_rows)
-        displaced = np.flatnonzero(positions != np.arange(len(positions)))
-        if len(displaced) > _MAX_PATCHES:
-            return selected(mapped, positions)
-        if len(displaced):  # writes go to private pages, never to the file
-            mapped[displaced] = mapped[positions[displaced]]
-        return mapped[: len(positions)]
+        if len(positions) > _MAX_PATCHES:
+            order = np.arange(n)
+            order[positions] = places
+            return selected(mapped, order)
+        if len(positions):  # writes go to private pages, never to the file
+            mapped[positions] = mapped[places]
+        return mapped[:n]
 
     def mapped(self, n_rows: int) -> Embeddings:
         """Map the first `n_rows` rows.
@@ -145,12 +158,20 @@ class MemorySegment:
         self._buffer[start:end] = rows
         return zlib.crc32(as_bytes(rows))
 
-    def rows(self, positions: NDArray[np.int64], n_rows: int) -> Embeddings:
+    def rows(self, positions: NDArray[np.signedinteger[Any]], n_rows: int) -> Embeddings:
         """Return the rows at `positions`, without a copy where they are 0..n-1."""
-        buffer = self._buffer
-        if np.array_equal(positions, np.arange(len(positions))):
-            return buffer[: len(positions)]
-        return buffer[positions]
+        displaced = np.flatnonzero(positions != np.arange(len(positions), dtype=positions.dtype))
+        return self.moved(len(positions), displaced, positions[displaced], n_rows)
+
+    def moved(
+        self, n: int, positions: NDArray[np.int64], places: NDArray[np.signedinteger[Any]], n_rows: int
+    ) -> Embeddings:
+        """Return rows 0..n-1, but at some positions those of other places."""
+        if not len(positions):
+            return self._buffer[:n]
+        rows = self._buffer[:n].copy()
+        rows[positions] = self._buffer[places]
+        return rows
 
 
 def _opened(path: Path, flags: int) -> int:

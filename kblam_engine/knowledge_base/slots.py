@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,39 @@ from kblam_engine.knowledge_base.schema import Meta, read_meta
 from kblam_engine.knowledge_base.store import Store
 
 _Scalar = TypeVar("_Scalar", bound=np.generic)
+
+
+class Moved(NamedTuple):
+    """An order of slots: position p is slot p, but for some."""
+
+    n: int
+    positions: NDArray[np.int64]
+    slots: NDArray[np.int64]
+    """Of these positions."""
+
+    def of(self, by_slot: NDArray[_Scalar]) -> NDArray[_Scalar]:
+        """Return an array over slots as one over positions; the same array where nothing has moved."""
+        if self.n == len(by_slot):
+            return by_slot
+        ordered = by_slot[: self.n].copy()
+        ordered[self.positions] = by_slot[self.slots]
+        return ordered
+
+
+class Numbering:
+    """Ids renumbered 0..m-1 in their order; what the last array of ids had in common with the next is not done again."""
+
+    def __init__(self) -> None:
+        self._last: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]] | None = None
+
+    def of(self, ids: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Return what `dense_index` does."""
+        last = self._last
+        if last is not None and last[0] is ids:
+            return last[1:]
+        numbers, known = _continued(last, ids) or dense_index(ids)
+        self._last = ids, numbers, known
+        return numbers, known
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,28 +81,31 @@ class SlotTable:
         return cls(0, 0, np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32), generation)
 
     def changed(self, changes: Changes) -> SlotTable:
-        """Apply changes to a copy: a few milliseconds at a million triples, no database involved."""
+        """Apply changes to a copy: a few milliseconds at a million triples, no database involved.
+
+        Names and properties are shared where no slot has got others: most changes are new values.
+        """
         n_slots = changes.meta.n_slots
         ids = _grown(self.ids, n_slots)
-        name_ids = _grown(self.name_ids, n_slots)
-        property_ids = _grown(self.property_ids, n_slots)
         removed_slots, removed_ids = changes.removed.T
         ids[removed_slots[ids[removed_slots] == removed_ids]] = 0
         added = changes.added[:, 0]
-        ids[added], name_ids[added], property_ids[added] = changes.added[:, 1:].T
+        ids[added] = changes.added[:, 1]
+        name_ids = _with(self.name_ids, n_slots, added, changes.added[:, 2])
+        property_ids = _with(self.property_ids, n_slots, added, changes.added[:, 3])
         return SlotTable(changes.meta.revision, changes.last_id, ids, name_ids, property_ids, self.generation)
 
-    def order(self) -> NDArray[np.int64]:
-        """Return the slot of every position, `[n_triples]`.
+    def moved(self) -> Moved:
+        """Return where triples are that are not at the position of their slot.
 
         Position p is slot p where that is taken; a free slot below n_triples is filled by one above. So the key
         segment serves as the snapshot's array nearly as it is, and the order depends on contents alone.
         """
-        taken = self.ids != 0
-        n_triples = int(np.count_nonzero(taken))
-        slots = np.arange(n_triples)
-        slots[~taken[:n_triples]] = n_triples + np.flatnonzero(taken[n_triples:])
-        return slots
+        n_triples = int(np.count_nonzero(self.ids))
+        if n_triples == len(self.ids):
+            return Moved(n_triples, np.zeros(0, np.int64), np.zeros(0, np.int64))
+        free = np.flatnonzero(self.ids[:n_triples] == 0)
+        return Moved(n_triples, free, n_triples + np.flatnonzero(self.ids[n_triples:]))
 
 
 def read_changes(store: Store, since: SlotTable) -> tuple[SlotTable, Changes]:
@@ -143,6 +179,32 @@ def dense_index(ids: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.i
     numbers = np.zeros(int(present[-1]) + 1, np.int32)
     numbers[present] = np.arange(len(present), dtype=np.int32)
     return numbers[ids], present
+
+
+def _continued(
+    last: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]] | None, ids: NDArray[np.int32]
+) -> tuple[NDArray[np.int32], NDArray[np.int64]] | None:
+    """Return the numbers of ids that begin like the last ones and go on with known or with higher ones."""
+    if last is None or not len(last[0]) or not np.array_equal(ids[: len(last[0])], last[0]):
+        return None
+    before, numbers, known = last
+    tail = ids[len(before) :]
+    grown = np.concatenate([known, np.unique(tail[tail > known[-1]])])
+    found = np.searchsorted(grown, tail)
+    if not np.array_equal(grown[found], tail):  # a name that had no triple any more is back
+        return None
+    return np.concatenate([numbers, found.astype(np.int32)]), grown
+
+
+def _with(
+    array: NDArray[np.int32], length: int, places: NDArray[np.int64], contents: NDArray[np.int64]
+) -> NDArray[np.int32]:
+    """Return an array grown to a length and with other contents in some places; itself where that is the same."""
+    if len(array) == length and np.array_equal(array[places], contents):
+        return array
+    changed = _grown(array, length)
+    changed[places] = contents
+    return changed
 
 
 def _matrix(rows: Iterable[tuple[int, ...]], width: int) -> NDArray[np.int64]:

@@ -54,21 +54,17 @@ class KBSnapshot:
         self._embed_values = embed_values
         self._digest = meta.digest
         self._n_looked_up = 0
-        slots = table.order()
-        unmoved = len(slots) == len(table.ids)  # every slot is taken
-        self._name_ids = table.name_ids if unmoved else table.name_ids[slots]
-        self._property_ids = table.property_ids if unmoved else table.property_ids[slots]
-        self.ids: NDArray[np.int64] = _frozen(table.ids if unmoved else table.ids[slots])
+        self._moved = moved = table.moved()
+        self._name_ids, self._property_ids = moved.of(table.name_ids), moved.of(table.property_ids)
+        self.ids: NDArray[np.int64] = _frozen(moved.of(table.ids))
         """`[n_triples]` int64."""
         self._meta = meta
-        moved = np.flatnonzero(slots != np.arange(len(slots)))
-        self._moved = moved, slots[moved]
         # Mapped now: a compaction may delete the file at any time, but not what is mapped. A damaged one is
         # reported to whoever reads it.
         self._keys: Embeddings | Exception = np.zeros((0, self.embed_dim), np.float16)
-        if len(slots):
+        if moved.n:
             try:
-                self._keys = store.segment("keys", meta).rows(slots, meta.n_slots)
+                self._keys = store.segment("keys", meta).moved(*moved, meta.n_slots)
             except FileNotFoundError:
                 raise
             except Exception as error:
@@ -120,7 +116,7 @@ class KBSnapshot:
     def slots(self) -> NDArray[np.int64]:
         """Return the row of the key segment of every position, `[n_triples]`; a new array."""
         slots = np.arange(len(self))
-        slots[self._moved[0]] = self._moved[1]
+        slots[self._moved.positions] = self._moved.slots
         return slots
 
     def key_segment(self) -> Embeddings:
@@ -233,11 +229,11 @@ class KBSnapshot:
 
     @cached_property
     def _dense_names(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        return dense_index(self._name_ids)
+        return self._vocabularies[0].numbering.of(self._name_ids)
 
     @cached_property
     def _dense_properties(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        return dense_index(self._property_ids)
+        return self._vocabularies[1].numbering.of(self._property_ids)
 
     @cached_property
     def _by_name(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -267,6 +263,14 @@ class _ChosenSnapshot(KBSnapshot):
         self._meta, self._chosen = whole._meta, positions
         keys = whole._keys
         self._keys = keys if isinstance(keys, Exception) else selected(keys, positions)
+
+    @cached_property
+    def _dense_names(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        return dense_index(self._name_ids)
+
+    @cached_property
+    def _dense_properties(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        return dense_index(self._property_ids)
 
     def slots(self) -> NDArray[np.int64]:
         """Return the row of the key segment of every position."""

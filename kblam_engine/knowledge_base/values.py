@@ -56,7 +56,7 @@ class ValueEmbeddings:
                     self.forget()
         raise KnowledgeBaseError(f"{self._store.label}: the file of value embeddings is missing; restore it")
 
-    def _places(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int64], Meta]:
+    def _places(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int32], Meta]:
         """Return the value slot of each id, -1 where it has none, as of the record that comes with them."""
         last = int(ids.max())
         with self._lock:
@@ -64,11 +64,13 @@ class ValueEmbeddings:
                 grown = np.full(max(last + 1, len(self._slots) * 5 // 4), -1, np.int32)
                 grown[: len(self._slots)] = self._slots
                 self._slots = grown
-            unknown = ids[self._slots[ids] < 0]
+            slots = self._slots[ids]
+            unknown = ids[slots < 0]
             if self._meta is None or len(unknown):
                 self._read(unknown, last)
+                slots = self._slots[ids]
             assert self._meta is not None
-            return self._slots[ids].astype(np.int64), self._meta
+            return slots, self._meta
 
     def _read(self, unknown: NDArray[np.int64], last: int) -> None:
         with self._store.reading() as connection:
@@ -87,7 +89,7 @@ class ValueEmbeddings:
             found = np.fromiter(chain.from_iterable(rows), np.int64).reshape(-1, 2)
             self._slots[found[:, 0]] = found[:, 1]
 
-    def _completed(self, ids: NDArray[np.int64], slots: NDArray[np.int64], meta: Meta) -> Embeddings:
+    def _completed(self, ids: NDArray[np.int64], slots: NDArray[np.int32], meta: Meta) -> Embeddings:
         """Return a copy with what is missing embedded, where it cannot be kept."""
         known = slots >= 0
         rows = np.zeros((len(ids), meta.embed_dim or 0), np.float16)

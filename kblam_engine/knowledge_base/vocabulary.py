@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from kblam_engine.knowledge_base.slots import Numbering
 from kblam_engine.knowledge_base.store import Store
 
 
@@ -17,6 +18,7 @@ class Vocabulary:
     def __init__(self, store: Store, table: Literal["names", "properties"]) -> None:
         self._store = store
         self._table = table
+        self.numbering = Numbering()
         self._texts: list[str] = []
         self._embeddings: NDArray[np.float32] | None = None
         self._lock = threading.Lock()
