@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from kblam_engine.evidence import Candidate, CandidateEmbeddings, Examiner
 from kblam_engine.evidence_head import EvidenceHead
 from kblam_engine.products import Floats, product, product_of_rows
-from kblam_engine.search import Found, scan
+from kblam_engine.search.exact import scan
+from kblam_engine.search.interface import Found
 from kblam_engine.sentence_encoder import SentenceEncoder
 from kblam_engine.triples import Triple
 from kblam_engine.wording import FUNCTION_WORDS, Rarity, words

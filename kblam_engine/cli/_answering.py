@@ -58,6 +58,11 @@ UnknownOption = Annotated[
     ),
 ]
 
+IndexOption = Annotated[
+    Literal["auto", "exact", "tree", "ann"],
+    typer.Option("--index", help="How the keys of a large KB are searched; auto: all of them while that is quick."),
+]
+
 FROM_BASE = "(from the base model, not from the knowledge base)"
 
 _BAR_WIDTH = 20
@@ -65,7 +70,7 @@ _BAR_WIDTH = 20
 
 @contextmanager
 def model_and_kb(
-    kb: Path, model: str, adapter: str | None, dtype: str | None, device: str | None
+    kb: Path, model: str, adapter: str | None, dtype: str | None, device: str | None, index: str = "auto"
 ) -> Iterator[tuple[KBLaM, KnowledgeBase]]:
     """Open an existing knowledge base, then load a model; tell on stderr what takes long."""
     from kblam_engine.knowledge_base import KnowledgeBase
@@ -77,7 +82,7 @@ def model_and_kb(
         with Console(stderr=True).status(f"loading {model}"):
             from kblam_engine.engine import KBLaM
 
-            loaded = KBLaM.from_pretrained(model, adapter=adapter, dtype=dtype, device=device)
+            loaded = KBLaM.from_pretrained(model, adapter=adapter, dtype=dtype, device=device, index=index)
         if not len(base):
             typer.echo(f"{kb} holds no triples yet: add some with kblam kb add or import", err=True)
         yield loaded, base

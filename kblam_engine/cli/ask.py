@@ -13,6 +13,7 @@ from kblam_engine.cli._answering import (
     DeviceOption,
     DtypeOption,
     HopsOption,
+    IndexOption,
     KBOption,
     MaxNewTokensOption,
     ModelOption,
@@ -48,11 +49,12 @@ def ask(
     refusal_threshold: ThresholdOption = None,
     max_hops: HopsOption = 1,
     unknown: UnknownOption = "refuse",
+    index: IndexOption = "auto",
 ) -> None:
     """Answer a question from a knowledge base, or refuse."""
     if not question.strip():
         raise typer.BadParameter("expected a question, got nothing", param_hint="QUESTION")
-    with model_and_kb(kb, model, adapter, dtype, device) as (loaded, base):
+    with model_and_kb(kb, model, adapter, dtype, device, index) as (loaded, base):
         answer = loaded.answer(
             question,
             kb=base,

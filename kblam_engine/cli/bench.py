@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from kblam_engine.cli import kb_bench
+from kblam_engine.cli import kb_bench, search_bench
 from kblam_engine.cli._measuring import STDOUT, check_target, load_model, progress_bar, write_json
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ def register(app: typer.Typer) -> None:
     group.command("latency")(latency)
     group.command("scale")(scale)
     kb_bench.register(group)
+    search_bench.register(group)
     app.add_typer(group, name="bench")
 
 

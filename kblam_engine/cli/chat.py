@@ -17,6 +17,7 @@ from kblam_engine.cli._answering import (
     DeviceOption,
     DtypeOption,
     HopsOption,
+    IndexOption,
     KBOption,
     MaxNewTokensOption,
     ModelOption,
@@ -63,6 +64,7 @@ def chat(
     refusal_threshold: ThresholdOption = None,
     max_hops: HopsOption = 1,
     unknown: UnknownOption = "refuse",
+    index: IndexOption = "auto",
 ) -> None:
     """Talk with a knowledge base, and change it on the way.
 
@@ -76,7 +78,7 @@ def chat(
         "max_hops": max_hops,
         "unknown": unknown,
     }
-    with model_and_kb(kb, model, adapter, dtype, device) as (loaded, base):
+    with model_and_kb(kb, model, adapter, dtype, device, index) as (loaded, base):
         conversation = Conversation(loaded, base, options)
         if sys.stdin.isatty():
             typer.echo(f"{len(base):,} triples; /help for help, Ctrl-D to leave", err=True)

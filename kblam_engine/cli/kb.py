@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from kblam_engine.cli import kb_care, kb_files, kb_look, kb_names
+from kblam_engine.cli import kb_care, kb_files, kb_index, kb_look, kb_names
 from kblam_engine.cli.kb_common import (
     EncoderOption,
     JSONOption,
@@ -34,7 +34,7 @@ _To = Annotated[str, typer.Option("--to", help="It holds until this time.", show
 
 def register(app: typer.Typer) -> None:
     """Add `kblam kb` to the command line."""
-    for module in (kb_look, kb_names, kb_files, kb_care):
+    for module in (kb_look, kb_names, kb_files, kb_care, kb_index):
         module.register(kb_app)
     app.add_typer(kb_app, name="kb")
 

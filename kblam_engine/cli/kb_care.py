@@ -19,8 +19,10 @@ def register(app: typer.Typer) -> None:
 
 def verify(kb: KBOption, as_json: JSONOption = False) -> None:
     """Check that triples, words and embeddings agree; exit code 1 if not."""
+    from kblam_engine.search.files import index_problems
+
     with open_kb(kb) as base:
-        problems = base.verify()
+        problems = base.verify() + ([] if base.path is None else index_problems(base.path))
         count = len(base)
     if as_json:
         print_json({"ok": not problems, "problems": problems, "n_triples": count})

@@ -21,6 +21,7 @@ from kblam_engine.cli.kb_common import (
     print_json,
     print_table,
 )
+from kblam_engine.cli.kb_index import index_facts
 
 if TYPE_CHECKING:
     from kblam_engine.knowledge_base import KnowledgeBase, SearchHit
@@ -162,9 +163,9 @@ def show_diff(
 
 
 def info(kb: KBOption, as_json: JSONOption = False) -> None:
-    """Show size, revision and sentence encoder."""
+    """Show size, revision, sentence encoder and index."""
     with open_kb(kb) as base:
-        facts = base.info().to_dict()
+        facts = {**base.info().to_dict(), **index_facts(base.path)}
     if as_json:
         print_json(facts)
     else:

@@ -1,0 +1,89 @@
+"""`kblam bench search`: what searching keys costs by the size of the knowledge base, and what indexes miss."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from kblam_engine.cli._measuring import STDOUT, check_target, progress_bar, write_json
+
+if TYPE_CHECKING:
+    from kblam_engine.evaluation.search_bench import SearchResult
+
+_COLUMNS = ("keys", "synthetic", "search", "query ms", "÷ exact", "recall", "build s", "cpu s", "disk B", "resident B")
+
+
+def register(group: typer.Typer) -> None:
+    """Add the command to `kblam bench`."""
+    group.command("search")(search)
+
+
+def search(
+    triples: list[int] = typer.Option([10_000, 100_000], "--triples", min=100, help="Number of keys; repeatable."),
+    real: int = typer.Option(
+        100_000, "--real", min=100, help="Keys of real triples that are embedded; the others are synthetic."
+    ),
+    index: list[str] = typer.Option(["tree", "ann"], "--index", help="What to measure beside exact; repeatable."),
+    folder: Path | None = typer.Option(None, "--folder", help="Where to build; default: the temporary folder."),
+    seed: int = typer.Option(0, "--seed", help="Seed of every draw."),
+    plot: Path | None = typer.Option(None, "--plot", help="Draw times and recall into this PNG."),
+    as_json: Path | None = typer.Option(None, "--json", help="Write everything to this file; - for stdout."),
+) -> None:
+    """Measure scoring every key, a tree of clusters and faiss on keys of real data."""
+    from kblam_engine.errors import ConfigurationError
+
+    check_target(as_json)
+    if not set(index) <= {"tree", "ann"}:
+        raise ConfigurationError(f"--index: expected tree or ann, got {', '.join(index)}")
+    from rich.console import Console
+    from rich.table import Table
+
+    from kblam_engine.evaluation.environment import describe
+    from kblam_engine.evaluation.search_bench import FORMAT, METHOD, bench_search, growth_exponents
+    from kblam_engine.models import cache_dir
+    from kblam_engine.sentence_encoder import load_sentence_encoder
+
+    results: list[SearchResult] = []
+    with progress_bar() as progress:
+        measured = bench_search(
+            triples,
+            load_sentence_encoder(),
+            cache_dir() / "real_keys",
+            real=real,
+            kinds=index,
+            folder=folder,
+            seed=seed,
+            progress=progress,
+        )
+        for result in measured:
+            results.append(result)
+            # After each: a run of hours that breaks off leaves what it had.
+            found = {"format": FORMAT, "method": METHOD, **describe(seed), "growth_exponents": growth_exponents(results)}
+            if as_json != STDOUT:
+                write_json(as_json, {**found, "results": [one.to_dict() for one in results]})
+    if as_json == STDOUT:
+        write_json(as_json, {**found, "results": [one.to_dict() for one in results]})
+    if plot is not None:
+        from kblam_engine.evaluation.search_plot import draw_search
+
+        draw_search(results, plot)
+    table = Table(*_COLUMNS)
+    for r in results:
+        table.add_row(
+            f"{r.n_keys:,}",
+            f"{r.n_synthetic:,}",
+            r.kind,
+            f"{r.query_ms:.1f}",
+            f"{r.time_ratio:.3f}",
+            f"{r.recall:.3f}",
+            f"{r.build_s:.0f}",
+            f"{r.build_cpu_s:.0f}",
+            f"{r.disk_bytes_per_key:,.0f}",
+            f"{r.resident_bytes_per_key:.0f}",
+        )
+    console = Console(stderr=as_json == STDOUT)
+    console.print(table)
+    for kind, exponent in growth_exponents(results).items():
+        console.print(f"{kind}: time grows as keys ^ {exponent:.2f}", highlight=False)

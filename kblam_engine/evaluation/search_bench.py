@@ -1,0 +1,183 @@
+"""What searching keys costs by the size of the knowledge base, and what an index misses: no model, no store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kblam_engine.evaluation.latency import Progress
+from kblam_engine.evaluation.metrics import percentile
+from kblam_engine.evaluation.real_keys import embedded, extended, first_triples
+from kblam_engine.evaluation.synthetic_kb import fresh_questions
+from kblam_engine.products import Floats
+from kblam_engine.search.exact import ExactIndex, scan
+from kblam_engine.search.interface import KeyIndex
+from kblam_engine.search.recall import K, fitting_beam, recall_of, sample_queries
+from kblam_engine.search.tree_files import write_tree
+from kblam_engine.search.tree_growth import find_clusters
+
+FORMAT = "kblam-search-bench/1"
+METHOD = (
+    "Keys are those of real triples, in a random order of their names; beyond --real they are synthetic, each on the "
+    "way between two real ones. Queries are questions in six wordings about triples that every size holds. Each query "
+    "is put to every kind in turn; ratios are medians of paired ratios with scoring every key. Recall is the share of "
+    f"the exact best {K} that is found. A tree's beam and faiss's probes are chosen on other queries, made from keys."
+)
+_N_QUESTIONS = 100
+_N_TIMED = 40
+
+
+@dataclass(frozen=True, slots=True)
+class SearchResult:
+    """One way to search at one size; times are medians of single queries."""
+
+    kind: str
+    n_keys: int
+    n_synthetic: int
+    query_ms: float
+    time_ratio: float
+    """Time of a query over that of scoring every key."""
+    recall: float
+    recall_on_key_queries: float
+    """Recall over queries made from keys, as `kblam kb info` shows it."""
+    build_s: float
+    build_cpu_s: float
+    """Of the processor: what a busy machine adds is not in it."""
+    disk_bytes_per_key: float
+    resident_bytes_per_key: float
+    options: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a JSON object."""
+        return {name: round(v, 4) if isinstance(v, float) else v for name, v in asdict(self).items()}
+
+
+def bench_search(
+    sizes: Sequence[int],
+    encoder: Any,
+    cache: Path,
+    *,
+    real: int,
+    kinds: Sequence[str] = ("tree", "ann"),
+    folder: Path | None = None,
+    seed: int = 0,
+    progress: Progress = lambda *_: None,
+) -> Iterator[SearchResult]:
+    """Measure every kind at every size, the smallest first.
+
+    Args:
+        sizes: numbers of keys.
+        encoder: the sentence encoder.
+        cache: a folder in which embeddings of real keys are kept.
+        real: how many real keys are embedded at most; some hundred a second and core.
+        kinds: beside "exact".
+        folder: where indexes are built; default: the temporary folder.
+        seed: of every draw.
+        progress: called with what is being done, steps done, steps in all.
+    """
+    triples = first_triples(min(real, max(sizes)), cache / "triples.jsonl")
+    known = embedded(triples, encoder, cache / f"keys-{encoder.fingerprint.replace(':', '-')}.f16", progress)
+    asked = fresh_questions(triples[: min(sizes)], seed)
+    questions = encoder.encode([text for (text, _), _ in zip(asked, range(_N_QUESTIONS), strict=False)])
+    with TemporaryDirectory(prefix="kblam-search-", dir=folder) as temporary:
+        keys = extended(known, max(sizes), Path(temporary) / "keys", seed, progress)
+        for size in sorted(sizes):
+            n_synthetic = max(0, size - len(known))
+            with TemporaryDirectory(dir=temporary) as place:
+                yield from _measure(keys[:size], n_synthetic, questions, kinds, Path(place), seed, progress)
+
+
+def growth_exponents(results: Sequence[SearchResult]) -> dict[str, float]:
+    """Fit time = a * n_keys ** b for each kind; return b, for kinds of two sizes or more."""
+    found = {}
+    for kind in dict.fromkeys(result.kind for result in results):
+        own = [result for result in results if result.kind == kind]
+        if len(own) > 1:
+            sizes, times = np.log([r.n_keys for r in own]), np.log([r.query_ms for r in own])
+            found[kind] = round(float(np.polyfit(sizes, times, 1)[0]), 3)
+    return found
+
+
+def _measure(
+    keys: NDArray[np.float16],
+    n_synthetic: int,
+    questions: Floats,
+    kinds: Sequence[str],
+    place: Path,
+    seed: int,
+    progress: Progress,
+) -> list[SearchResult]:
+    built = {"exact": _Built(ExactIndex(keys))}
+    for kind in kinds:
+        built[kind] = _build(kind, keys, place / kind, seed, progress)
+    near_keys = sample_queries(keys, seed=seed + 1)
+    truths = scan(keys, questions, K), scan(keys, near_keys, K)
+    times: dict[str, list[float]] = {kind: [] for kind in built}
+    for number, query in enumerate(questions[:_N_TIMED, None]):
+        progress(f"searching {len(keys):,} keys", number, _N_TIMED)
+        for kind, one in built.items():
+            begun = time.perf_counter()
+            one.index.search(query, K)
+            times[kind].append(1e3 * (time.perf_counter() - begun))
+    ratios = {kind: [a / b for a, b in zip(own, times["exact"], strict=True)] for kind, own in times.items()}
+    return [
+        SearchResult(
+            kind=kind,
+            n_keys=len(keys),
+            n_synthetic=n_synthetic,
+            query_ms=percentile(times[kind], 50) or 0.0,
+            time_ratio=percentile(ratios[kind], 50) or 0.0,
+            recall=recall_of(one.index.search(questions, K), truths[0]),
+            recall_on_key_queries=recall_of(one.index.search(near_keys, K), truths[1]),
+            build_s=one.seconds,
+            build_cpu_s=one.cpu_seconds,
+            disk_bytes_per_key=one.disk_bytes / len(keys),
+            resident_bytes_per_key=one.resident_bytes / len(keys),
+            options=one.options,
+        )
+        for kind, one in built.items()
+    ]
+
+
+@dataclass
+class _Built:
+    index: KeyIndex
+    options: Any = None
+    disk_bytes: int = 0
+    resident_bytes: int = 0
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+
+def _build(kind: str, keys: NDArray[np.float16], place: Path, seed: int, progress: Progress) -> _Built:
+    place.mkdir()
+    built = _Built(ExactIndex(keys[:0]))
+    with _timed(built):
+        if kind == "tree":
+            tree = write_tree(place, keys, find_clusters(keys, seed=seed, progress=progress))
+            queries = sample_queries(keys, seed=seed)
+            tree = replace(tree, beam=fitting_beam(tree, queries, scan(keys, queries, K)))
+            built.index, built.resident_bytes = tree, tree.resident_bytes
+            built.options = {"beam": asdict(tree.beam), "roots": len(tree.roots), "inters": len(tree.inters)}
+        else:
+            from kblam_engine.search.faiss_index import write_faiss
+
+            built.index, built.options = write_faiss(place, keys, seed, progress)
+            built.resident_bytes = 4 * keys.shape[1] * built.options["n_lists"]
+    built.disk_bytes = sum(file.stat().st_size for file in place.iterdir())
+    return built
+
+
+@contextmanager
+def _timed(built: _Built) -> Iterator[None]:
+    begun, cpu = time.perf_counter(), time.process_time()
+    yield
+    built.seconds, built.cpu_seconds = time.perf_counter() - begun, time.process_time() - cpu

@@ -1,0 +1,137 @@
+"""The keys in Qdrant, a vector service: for a knowledge base that one machine does not hold.
+
+The only module that imports its client. What is searched for is the absorbed query (DESIGN 3.1), so an existing service
+serves every layer and head with one collection of sentence embeddings. The service holds keys by slot and nothing else;
+texts and values stay in the knowledge base.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from kblam_engine.errors import ConfigurationError, KnowledgeBaseError, MissingDependencyError
+from kblam_engine.knowledge_base import KBSnapshot
+from kblam_engine.products import Floats
+from kblam_engine.search.interface import Found, Mask, log_sum_exp
+
+_BATCH = 1024
+_SPARE = 4
+"""Keys asked for in multiples of k where some are not alive: the service does not know which."""
+
+
+class RemoteIndex:
+    """A `KeyIndex` whose keys are in a collection of Qdrant.
+
+    Found keys that are not alive are passed over, and more is asked for until there are enough. The normaliser is over
+    the keys found, because the service tells no other scores: a lower bound.
+    """
+
+    kind: ClassVar[str] = "remote"
+
+    def __init__(self, client: Any, collection: str) -> None:
+        """Take a client of Qdrant, or make one with `connect`, and the name of a collection."""
+        self._client, self.collection = client, collection
+        self._n_slots: int | None = None
+
+    @property
+    def n_slots(self) -> int:
+        """How many slots are in the collection: they are sent in order, and none is left out."""
+        if self._n_slots is None:
+            self._n_slots = int(self._client.count(self.collection, exact=True).count) if self._exists() else 0
+        return self._n_slots
+
+    def send(self, snapshot: KBSnapshot) -> int:
+        """Send the slots that the collection does not have, batch by batch; return how many there were.
+
+        A run that breaks off is taken up by the next: sending a slot twice changes nothing.
+
+        Raises:
+            KnowledgeBaseError: the collection is of another knowledge base, or of one before its last compaction.
+        """
+        models = _qdrant().models
+        origin = f"{snapshot.kb_id}-{snapshot.generation}"
+        if not self._exists():
+            self._client.create_collection(
+                self.collection,
+                vectors_config=models.VectorParams(
+                    size=snapshot.embed_dim, distance=models.Distance.DOT, datatype=models.Datatype.FLOAT16, on_disk=True
+                ),
+            )
+        self._check(origin)
+        segment, first = snapshot.key_segment(), self.n_slots
+        for start in range(first, len(segment), _BATCH):
+            rows = np.asarray(segment[start : start + _BATCH], np.float32)
+            self._client.upsert(
+                self.collection,
+                models.Batch(
+                    ids=list(range(start, start + len(rows))),
+                    vectors=rows.tolist(),
+                    payloads=[{"origin": origin}] * len(rows),
+                ),
+                wait=True,
+            )
+            self._n_slots = start + len(rows)
+        return len(segment) - first
+
+    def search(self, queries: Floats, k: int, alive: Mask | None = None) -> Found:
+        """Return the best keys by the service's own index; see `KeyIndex.search`."""
+        at = np.full((len(queries), k), -1, np.int64)
+        scores = np.full((len(queries), k), -np.inf, np.float32)
+        for row, query in enumerate(queries):
+            found = self._best(np.asarray(query, np.float32), k, alive)
+            for place, (slot, score) in enumerate(found):
+                at[row, place], scores[row, place] = slot, score
+        return Found(at, scores, log_sum_exp(scores))
+
+    def _best(self, query: Floats, k: int, alive: Mask | None) -> list[tuple[int, float]]:
+        limit = k
+        while True:
+            points = self._client.query_points(self.collection, query=query.tolist(), limit=limit).points
+            found = [(int(p.id), float(p.score)) for p in points if alive is None or alive[int(p.id)]]
+            if len(found) >= k or len(points) < limit:
+                return found[:k]
+            limit *= _SPARE
+
+    def _exists(self) -> bool:
+        return bool(self._client.collection_exists(self.collection))
+
+    def _check(self, origin: str) -> None:
+        some = self._client.retrieve(self.collection, ids=[0], with_payload=True)
+        if some and some[0].payload.get("origin") != origin:
+            raise KnowledgeBaseError(
+                f"collection {self.collection!r}: expected the keys of {origin}, got those of "
+                f"{some[0].payload.get('origin')}; take another collection, or delete this one"
+            )
+
+
+def connect(place: str, collection: str, **options: Any) -> RemoteIndex:
+    """Connect to a collection.
+
+    Args:
+        place: the address of a server ("http://host:6333"), a folder for Qdrant's local mode, or ":memory:".
+        collection: its name.
+        options: of the client, such as `api_key` or `timeout`.
+
+    Raises:
+        ConfigurationError: there is no name.
+        MissingDependencyError: the client is not installed.
+    """
+    if not collection:
+        raise ConfigurationError("expected the name of a collection, got nothing")
+    client = _qdrant().QdrantClient
+    if "://" in place:
+        return RemoteIndex(client(url=place, **options), collection)
+    where = {"location": place} if place == ":memory:" else {"path": place}
+    return RemoteIndex(client(**where, **options), collection)
+
+
+def _qdrant() -> Any:
+    try:
+        import qdrant_client
+    except ImportError:
+        raise MissingDependencyError(
+            'keys in a vector service need the client of Qdrant: pip install "kblam-engine[remote]"'
+        ) from None
+    return qdrant_client
