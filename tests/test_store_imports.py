@@ -156,3 +156,38 @@ def test_a_short_encoding_leaves_no_draft(tmp_path, monkeypatch):
     with open_kb(tmp_path / "kb") as kb:
         kb.add(MANY)
         assert kept == [] and kb.snapshot().key_embeddings.dtype == np.float16
+
+
+# A disk without room, a folder without permission: in processes of their own
+
+LIMITED = """
+    import resource, signal, sys
+    from kblam_engine import KnowledgeBase, Triple
+    from kblam_engine.sentence_encoder import HashingEncoder
+    kb = KnowledgeBase.open(sys.argv[1], encoder=HashingEncoder())
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]), resource.RLIM_INFINITY))
+    try:
+        kb.add([Triple(f"more {i}", "property", f"value {i}") for i in range(20_000)])
+    except Exception as error:
+        print(type(error).__name__, error)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    print(len(kb), kb.verify())
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX limits")
+@pytest.mark.parametrize("room", [200_000, 1_000_000])
+def test_no_more_room(tmp_path, room):
+    with open_kb(tmp_path / "kb") as kb:
+        kb.add(MANY)
+    command = [sys.executable, "-c", textwrap.dedent(LIMITED), str(tmp_path / "kb"), str(room)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    told, state = done.stdout.splitlines()
+    assert told.startswith(("OSError", "KnowledgeBaseError")) and str(tmp_path / "kb") in told, told
+    assert any(words in told for words in ("File too large", "disk I/O error", "No space left")), told
+    assert state == "300 []", "nothing is lost, and nothing is half there"
+    with open_kb(tmp_path / "kb") as kb:
+        assert set(kb) == set(MANY)
+        kb.add([Triple("now", "there is", "room")])
+        assert_consistent(kb.snapshot(), HashingEncoder())
