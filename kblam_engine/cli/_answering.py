@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kblam_engine.answers import Answer
     from kblam_engine.engine import KBLaM
     from kblam_engine.knowledge_base import KnowledgeBase
+    from kblam_engine.triples import Triple
 
 KBOption = Annotated[Path, typer.Option("--kb", help="Directory of the knowledge base.", show_default=False)]
 ModelOption = Annotated[
@@ -101,12 +102,23 @@ def show_attended(console: Console, answer: Answer) -> None:
         for attended in answer.attended:
             triple = attended.triple
             # Text: a triple may contain what rich takes for markup.
-            told = Text.assemble((f"{triple.name} | {triple.property} | ", "dim"), triple.value)
+            told = Text.assemble((f"{triple.name} | {triple.property} | ", "dim"), triple.value, (source(triple), "dim"))
             table.add_row(Text(bar(attended.weight)), f"{attended.weight:.2f}", told)
         console.print(table)
     else:
         console.print("no triple attended", style="dim")
     console.print(Text(summary(answer), style="dim"))
+
+
+def source(triple: Triple) -> str:
+    """Say in brackets where a triple was read, nothing where it does not say."""
+    if triple.provenance is None:
+        return ""
+    page, span = triple.metadata.get("page"), triple.provenance.span
+    parts = [triple.provenance.uri or triple.provenance.document, f"page {page}" if page else ""]
+    parts += [f"characters {span[0]}-{span[1]}"] if span else []
+    told = ", ".join(part for part in parts if part)
+    return f" [{told}]" if told else ""
 
 
 def from_base(answer: Answer) -> bool:
