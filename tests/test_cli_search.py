@@ -61,7 +61,7 @@ def test_searches_are_measured_and_drawn(kblam, tmp_path, monkeypatch, hashing_e
         (kind, n, extra) for n, extra in ((200, 0), (800, 300)) for kind in ("exact", "tree", "ann")
     ]
     exact = [r for r in found["results"] if r["kind"] == "exact"]
-    assert all(r["recall"] == 1 and r["time_ratio"] == 1 for r in exact)
+    assert all(r["recall"] == 1 and r["time_ratio"] == r["cpu_ratio"] == 1 for r in exact)
     assert set(found["growth_exponents"]) == {"exact", "tree", "ann"}
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
     assert len(list((tmp_path / "cache" / "real_keys").iterdir())) == 2

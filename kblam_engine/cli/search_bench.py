@@ -12,7 +12,7 @@ from kblam_engine.cli._measuring import STDOUT, check_target, progress_bar, writ
 if TYPE_CHECKING:
     from kblam_engine.evaluation.search_bench import SearchResult
 
-_COLUMNS = ("keys", "synthetic", "search", "query ms", "÷ exact", "recall", "build s", "cpu s", "disk B", "resident B")
+_COLUMNS = ("keys", "synthetic", "search", "query ms", "cpu ms", "÷ exact", "recall", "build s", "cpu s", "disk B", "resident B")
 
 
 def register(group: typer.Typer) -> None:
@@ -76,7 +76,8 @@ def search(
             f"{r.n_synthetic:,}",
             r.kind,
             f"{r.query_ms:.1f}",
-            f"{r.time_ratio:.3f}",
+            f"{r.query_cpu_ms:.1f}",
+            f"{r.cpu_ratio:.3f}",
             f"{r.recall:.3f}",
             f"{r.build_s:.0f}",
             f"{r.build_cpu_s:.0f}",
@@ -86,4 +87,4 @@ def search(
     console = Console(stderr=as_json == STDOUT)
     console.print(table)
     for kind, exponent in growth_exponents(results).items():
-        console.print(f"{kind}: time grows as keys ^ {exponent:.2f}", highlight=False)
+        console.print(f"{kind}: processor time grows as keys ^ {exponent:.2f}", highlight=False)

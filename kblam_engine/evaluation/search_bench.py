@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,20 +37,22 @@ _N_TIMED = 40
 
 @dataclass(frozen=True, slots=True)
 class SearchResult:
-    """One way to search at one size; times are medians of single queries."""
+    """One way to search at one size; times are medians of single queries, on the clock and of the processor."""
 
     kind: str
     n_keys: int
     n_synthetic: int
     query_ms: float
+    query_cpu_ms: float
+    """Of the processor, all threads together: what a busy machine adds is not in it."""
     time_ratio: float
     """Time of a query over that of scoring every key."""
+    cpu_ratio: float
     recall: float
     recall_on_key_queries: float
     """Recall over queries made from keys, as `kblam kb info` shows it."""
     build_s: float
     build_cpu_s: float
-    """Of the processor: what a busy machine adds is not in it."""
     disk_bytes_per_key: float
     resident_bytes_per_key: float
     options: dict[str, Any]
@@ -96,12 +98,12 @@ def bench_search(
 
 
 def growth_exponents(results: Sequence[SearchResult]) -> dict[str, float]:
-    """Fit time = a * n_keys ** b for each kind; return b, for kinds of two sizes or more."""
+    """Fit processor time = a * n_keys ** b for each kind; return b, for kinds of two sizes or more."""
     found = {}
     for kind in dict.fromkeys(result.kind for result in results):
         own = [result for result in results if result.kind == kind]
         if len(own) > 1:
-            sizes, times = np.log([r.n_keys for r in own]), np.log([r.query_ms for r in own])
+            sizes, times = np.log([r.n_keys for r in own]), np.log([r.query_cpu_ms for r in own])
             found[kind] = round(float(np.polyfit(sizes, times, 1)[0]), 3)
     return found
 
@@ -120,21 +122,22 @@ def _measure(
         built[kind] = _build(kind, keys, place / kind, seed, progress)
     near_keys = sample_queries(keys, seed=seed + 1)
     truths = scan(keys, questions, K), scan(keys, near_keys, K)
-    times: dict[str, list[float]] = {kind: [] for kind in built}
+    times: dict[str, list[_Time]] = {kind: [] for kind in built}
     for number, query in enumerate(questions[:_N_TIMED, None]):
         progress(f"searching {len(keys):,} keys", number, _N_TIMED)
         for kind, one in built.items():
-            begun = time.perf_counter()
+            begun, cpu = time.perf_counter(), time.process_time()
             one.index.search(query, K)
-            times[kind].append(1e3 * (time.perf_counter() - begun))
-    ratios = {kind: [a / b for a, b in zip(own, times["exact"], strict=True)] for kind, own in times.items()}
+            times[kind].append(_Time(1e3 * (time.perf_counter() - begun), 1e3 * (time.process_time() - cpu)))
     return [
         SearchResult(
             kind=kind,
             n_keys=len(keys),
             n_synthetic=n_synthetic,
-            query_ms=percentile(times[kind], 50) or 0.0,
-            time_ratio=percentile(ratios[kind], 50) or 0.0,
+            query_ms=_median(t.wall for t in times[kind]),
+            query_cpu_ms=_median(t.cpu for t in times[kind]),
+            time_ratio=_median(t.wall / e.wall for t, e in zip(times[kind], times["exact"], strict=True)),
+            cpu_ratio=_median(t.cpu / e.cpu for t, e in zip(times[kind], times["exact"], strict=True)),
             recall=recall_of(one.index.search(questions, K), truths[0]),
             recall_on_key_queries=recall_of(one.index.search(near_keys, K), truths[1]),
             build_s=one.seconds,
@@ -145,6 +148,15 @@ def _measure(
         )
         for kind, one in built.items()
     ]
+
+
+class _Time(NamedTuple):
+    wall: float
+    cpu: float
+
+
+def _median(values: Iterable[float]) -> float:
+    return percentile(values, 50) or 0.0
 
 
 @dataclass

@@ -12,8 +12,8 @@ from kblam_engine.evaluation.search_bench import SearchResult
 def draw_search(results: Sequence[SearchResult], target: Path) -> None:
     """Write a PNG: milliseconds of a query, its time over that of scoring every key, and recall."""
     figure, panels = new_panels(3, legend_rows=1)
-    titles = ("time of a query, ms", "time, × scoring every key", "recall of the best 16")
-    for axes, title, part in zip(panels, titles, ("query_ms", "time_ratio", "recall"), strict=True):
+    titles = ("processor time of a query, ms", "the same, × scoring every key", "recall of the best 16")
+    for axes, title, part in zip(panels, titles, ("query_cpu_ms", "cpu_ratio", "recall"), strict=True):
         for place, kind in enumerate(dict.fromkeys(result.kind for result in results)):
             own = [result for result in results if result.kind == kind]
             colour, marker = RUN_LOOKS[place % len(RUN_LOOKS)]

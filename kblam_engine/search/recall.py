@@ -16,12 +16,12 @@ from kblam_engine.search.tree import Beam, KeyTree
 GOAL = 0.985
 """Recall that a beam is chosen for."""
 K = 16
-N_QUERIES = 200
+N_QUERIES = 100
 _BETWEEN = 0.5
 """How far a sample query is from a key towards another one: cosines of .9 to its key, as real questions have."""
 _TIMED = 20
-BEAMS = tuple(Beam(round(width), round(4 * width)) for width in (16 * 2 ** (step / 2) for step in range(13)))
-"""What is tried: from 16 roots and 64 inter centres to 1,024 and 4,096, two steps doubling both."""
+BEAMS = tuple(Beam(round(width), round(4 * width)) for width in (32 * 2 ** (step / 2) for step in range(11)))
+"""What is tried: from 32 roots and 128 inter centres to 1,024 and 4,096, two steps doubling both."""
 
 
 @dataclass(frozen=True, slots=True)
