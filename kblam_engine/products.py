@@ -31,9 +31,9 @@ def _tensor(array: NDArray[Any]) -> torch.Tensor:
 def product_of_rows(rows: NDArray[np.float16], columns: Floats) -> Floats:
     """Return ``rows @ columns`` in float32, [n_rows, n], for any number of 16-bit rows, mapped ones too.
 
-    The rows are widened a block at a time into one buffer that stays in the processor's cache, which takes a third of
-    the time of larger blocks and a quarter of that of a new array for each. No processor without 16-bit arithmetic of
-    its own is faster with 16-bit products, and with them the scores would be rounded.
+    The rows are widened a block at a time into one buffer that stays in the processor's cache: in one run half the time
+    of blocks of 16,384, and a seventh of that with a new array for each. 16-bit products were no faster on a processor
+    with AVX2, and with them the scores would be rounded.
     """
     n_rows, embed_dim = rows.shape
     right = _tensor(columns)

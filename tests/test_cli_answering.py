@@ -5,7 +5,7 @@ import os
 import signal
 import sys
 from dataclasses import replace
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
@@ -41,6 +41,7 @@ class StubKBLaM:
     asked = []
     on_piece = None
     error = None
+    indexes = SimpleNamespace(background=True)
 
     @classmethod
     def from_pretrained(cls, model, **options):
@@ -154,13 +155,14 @@ def test_explain_shows_triples_bars_confidence_and_time(kblam, kb):
 
 def test_options_reach_the_model(kblam, kb, stub):
     options = "--model m --adapter a --dtype bfloat16 --device cpu --max-new-tokens 7 --temperature 0.5 --seed 3"
-    options += " --refusal-threshold 0.2 --max-hops 2 --unknown base"
+    options += " --refusal-threshold 0.2 --max-hops 2 --unknown base --index tree"
     code, *_ = kblam("ask", "--kb", kb, *options.split(), "founder?")
     assert code == 0
-    assert stub.loaded == [("m", {"adapter": "a", "dtype": "bfloat16", "device": "cpu"})]
+    assert stub.loaded == [("m", {"adapter": "a", "dtype": "bfloat16", "device": "cpu", "index": "tree"})]
     expected = {"max_new_tokens": 7, "temperature": 0.5, "seed": 3, "refusal_threshold": 0.2, "max_hops": 2}
     expected["unknown"] = "base"
     assert stub.asked == [("founder?", expected)]
+    assert stub.indexes.background is False  # an index would not be finished when the process ends
 
 
 def test_a_missing_kb_is_told_before_the_model_loads(kblam, tmp_path, stub):

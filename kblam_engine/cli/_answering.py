@@ -71,7 +71,7 @@ _BAR_WIDTH = 20
 
 @contextmanager
 def model_and_kb(
-    kb: Path, model: str, adapter: str | None, dtype: str | None, device: str | None, index: str = "auto"
+    kb: Path, model: str, adapter: str | None, dtype: str | None, device: str | None, index: str
 ) -> Iterator[tuple[KBLaM, KnowledgeBase]]:
     """Open an existing knowledge base, then load a model; tell on stderr what takes long."""
     from kblam_engine.knowledge_base import KnowledgeBase

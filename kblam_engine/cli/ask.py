@@ -55,6 +55,7 @@ def ask(
     if not question.strip():
         raise typer.BadParameter("expected a question, got nothing", param_hint="QUESTION")
     with model_and_kb(kb, model, adapter, dtype, device, index) as (loaded, base):
+        loaded.indexes.background = False  # a build would end with this process, unfinished; that is for kblam kb index
         answer = loaded.answer(
             question,
             kb=base,

@@ -70,7 +70,8 @@ class Indexes:
         if wanted not in WANTED:
             raise ConfigurationError(f"index: expected one of {', '.join(WANTED)}, got {wanted!r}")
         self.wanted = wanted
-        self._prefill_s, self._background = prefill_s, background
+        self.background = background
+        self._prefill_s = prefill_s
         self._budget_s: float | None = None
         self._key_s: float | None = None
         self._opened: dict[Path, _Opened] = {}
@@ -137,7 +138,7 @@ class Indexes:
     def _start(self, snapshot: KBSnapshot, work: Callable[[], None]) -> None:
         folder = snapshot.folder
         assert folder is not None
-        if not self._background or folder in self._work or folder in self._failed or not os.access(folder, os.W_OK):
+        if not self.background or folder in self._work or folder in self._failed or not os.access(folder, os.W_OK):
             return
 
         def run() -> None:
