@@ -13,18 +13,19 @@ import kblam_engine
 ROOT = Path(kblam_engine.__file__).parents[1]
 ENGINE = ROOT / "kblam_engine"
 FILES = sorted(ENGINE.rglob("*.py")) + sorted((ROOT / "kblam_integrations").rglob("*.py"))
-MAX_LINES = 420
+MAX_LINES = 400
 
 # Imports go downwards. A part (module or folder of kblam_engine) that is not named here is of the middle layer:
 # tensors, models, tokens, data.
-LAYERS = {"errors": 0, "triples": 0, "config": 0, "calls": 2, "engine": 2, "training": 3, "evaluation": 3, "cli": 4}
+LAYERS = {"errors": 0, "triples": 0, "triple_files": 0, "config": 0, "calls": 2, "engine": 2, "training": 3, "evaluation": 3, "cli": 4}
 MIDDLE = 1
 # The knowledge base knows no LLM, and the maths knows no models.
 ONLY = {
     "errors": set(),
     "triples": {"errors"},
+    "triple_files": {"errors", "triples"},
     "attention": {"errors"},
-    "knowledge_base": {"errors", "triples", "sentence_encoder"},
+    "knowledge_base": {"errors", "triples", "triple_files", "sentence_encoder"},
 }
 # What must load fast, and what of it must not come along.
 LIGHT = ["kblam_engine", "kblam_engine.cli", "kblam_engine.errors", "kblam_engine.triples"]

@@ -11,7 +11,7 @@ import pytest
 from kblam_engine.errors import MissingDependencyError
 from kblam_engine.evaluation.metrics import contains
 from kblam_engine.evaluation.questions import Question, read_questions
-from kblam_engine.triples import read_jsonl
+from kblam_engine.triple_files import read_jsonl
 
 FOLDER = Path(__file__).parent / "heldout"
 SOURCES = ("elements", "cwe", "edam")

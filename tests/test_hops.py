@@ -14,7 +14,8 @@ from kblam_engine.hops import following, joined, next_question
 from kblam_engine.knowledge_base import KnowledgeBase
 from kblam_engine.retrieval import Retrieved
 from kblam_engine.sentence_encoder import HashingEncoder
-from kblam_engine.triples import Triple, read_jsonl
+from kblam_engine.triple_files import read_jsonl
+from kblam_engine.triples import Triple
 from kblam_engine.wording import Rarity
 
 VALIDATION = Path(__file__).parent / "validation" / "hops"

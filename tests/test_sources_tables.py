@@ -13,7 +13,8 @@ from kblam_engine import Triple
 from kblam_engine.errors import ConfigurationError, ImportFileError
 from kblam_engine.sources import Format, open_source, register, registry
 from kblam_engine.sources.values import as_text, readable
-from kblam_engine.triples import Provenance, write_triples
+from kblam_engine.triple_files import write_triples
+from kblam_engine.triples import Provenance
 
 
 def parts(source):

@@ -10,7 +10,8 @@ from kblam_engine import KnowledgeBase, Triple
 from kblam_engine.errors import ConfigurationError, KnowledgeBaseError, ReadOnlyError, TripleError
 from kblam_engine.knowledge_base import KBView
 from kblam_engine.sentence_encoder import HashingEncoder
-from kblam_engine.triples import Provenance, read_triples, write_triples
+from kblam_engine.triple_files import read_triples, write_triples
+from kblam_engine.triples import Provenance
 
 PAGE = Provenance("handbook", "https://acme.example/handbook", (120, 164), "rules", 0.8)
 PLACED = [

@@ -18,7 +18,8 @@ from kblam_engine.training.graph_edges import edges_of
 from kblam_engine.training.kg2kv import kg2kv
 from kblam_engine.training.own_data import digest_of, own_worlds, read_own
 from kblam_engine.training.recipe import real_worlds, train
-from kblam_engine.triples import Triple, write_triples
+from kblam_engine.triple_files import write_triples
+from kblam_engine.triples import Triple
 
 TRIPLES = [
     Triple(f"Boat {n}", prop, f"{prop} {n}")

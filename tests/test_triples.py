@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kblam_engine.errors import ImportFileError, TripleError
-from kblam_engine.triples import MAX_LENGTHS, Triple, read_csv, read_jsonl, read_triples, write_triples
+from kblam_engine.triple_files import read_csv, read_jsonl, read_triples, write_triples
+from kblam_engine.triples import MAX_LENGTHS, Triple
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), min_size=1, max_size=30).filter(str.strip)
 JSON = st.recursive(

@@ -23,7 +23,7 @@ from kblam_engine.evaluation.untouched import (
     neutral_passages,
 )
 from kblam_engine.sentence_encoder import HashingEncoder
-from kblam_engine.triples import write_triples
+from kblam_engine.triple_files import write_triples
 
 NEVER, ALWAYS = 1 - 1e-12, 1e-6
 QUESTIONS = [GeneralQuestion("small talk", "Hello!"), GeneralQuestion("arithmetic", "What is 2 plus 2?")]

@@ -9,7 +9,7 @@ from kblam_engine.evaluation.metrics import contains
 from kblam_engine.evaluation.questions import read_questions
 from kblam_engine.training.config import HELD_OUT_PROPERTIES
 from kblam_engine.training.written import load_written
-from kblam_engine.triples import read_jsonl
+from kblam_engine.triple_files import read_jsonl
 
 TESTS = Path(__file__).parent
 VALIDATION = TESTS / "validation"

@@ -114,7 +114,7 @@ def evaluate(
     from kblam_engine.evaluation.grid_run import run_grid
     from kblam_engine.evaluation.text_metrics import check_text_metrics
     from kblam_engine.models import cache_dir
-    from kblam_engine.triples import read_triples
+    from kblam_engine.triple_files import read_triples
 
     # Mistakes in the files and missing packages first: loading a model takes seconds.
     asked = read_questions(questions)

@@ -95,7 +95,7 @@ def counterfactual_file(
     from random import Random
 
     from kblam_engine.training.counterfactual import counterfactual
-    from kblam_engine.triples import write_triples
+    from kblam_engine.triple_files import write_triples
 
     with open_kb(kb) as base:
         copy = counterfactual(Random(seed), base)
@@ -131,7 +131,7 @@ def synthesize_file(
 
     from kblam_engine.training.synthesis import pairs, triples_of
     from kblam_engine.training.writers import OfflineWriter
-    from kblam_engine.triples import write_triples
+    from kblam_engine.triple_files import write_triples
 
     writer = OfflineWriter(seed)
     things = [thing for pair in pairs(Random(seed), n_pairs) for thing in writer(*pair, n_names)]

@@ -81,7 +81,7 @@ def train(
     from kblam_engine.training.config import recipe as named_recipe
     from kblam_engine.training.distributed import is_main
     from kblam_engine.training.recipe import train as run
-    from kblam_engine.triples import read_triples
+    from kblam_engine.triple_files import read_triples
 
     names = frozenset(t.name for path in exclude_names or () for t in read_triples(path))
     config = named_recipe(

@@ -59,7 +59,7 @@ def untouched(
     from kblam_engine.evaluation.environment import describe
     from kblam_engine.evaluation.results import finite
     from kblam_engine.evaluation.untouched import FORMAT, UntouchedOptions, measure_untouched
-    from kblam_engine.triples import read_triples
+    from kblam_engine.triple_files import read_triples
 
     # Mistakes in a file first: loading a model takes seconds.
     triples = None if kb.is_dir() else list(read_triples(kb))

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from kblam_engine import datasets
 from kblam_engine.errors import MissingDependencyError
 from kblam_engine.evaluation.latency import Progress
-from kblam_engine.triples import Triple, read_triples, write_triples
+from kblam_engine.triple_files import read_triples, write_triples
+from kblam_engine.triples import Triple
 
 _BATCH = 8192
 _MIXED = 0.6

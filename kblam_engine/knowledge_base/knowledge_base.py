@@ -30,7 +30,8 @@ from kblam_engine.knowledge_base.snapshot import KBSnapshot
 from kblam_engine.knowledge_base.store import Store
 from kblam_engine.knowledge_base.values import ValueEmbeddings
 from kblam_engine.knowledge_base.vocabulary import Vocabulary
-from kblam_engine.triples import Provenance, Triple, read_triples
+from kblam_engine.triple_files import read_triples
+from kblam_engine.triples import Provenance, Triple
 
 if TYPE_CHECKING:
     from kblam_engine.sentence_encoder import SentenceEncoder

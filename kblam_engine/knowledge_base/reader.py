@@ -20,7 +20,8 @@ from kblam_engine.knowledge_base.statistics import statistics
 from kblam_engine.knowledge_base.store import CONTENT, Store, triple_from_row
 from kblam_engine.knowledge_base.verification import problems
 from kblam_engine.knowledge_base.words import matching_triples, query_of, split
-from kblam_engine.triples import Triple, write_triples
+from kblam_engine.triple_files import write_triples
+from kblam_engine.triples import Triple
 
 if TYPE_CHECKING:
     from kblam_engine.sentence_encoder import SentenceEncoder

@@ -10,7 +10,8 @@ from typing import Any
 
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.sources.records import RecordSource, long_columns
-from kblam_engine.triples import Triple, read_csv, read_jsonl
+from kblam_engine.triple_files import read_csv, read_jsonl
+from kblam_engine.triples import Triple
 
 _DELIMITERS = ",;\t|"
 

@@ -15,7 +15,8 @@ from random import Random
 from kblam_engine.evaluation.questions import Question, read_questions
 from kblam_engine.training.samples import Sample
 from kblam_engine.training.worlds import Known, World
-from kblam_engine.triples import Triple, read_jsonl
+from kblam_engine.triple_files import read_jsonl
+from kblam_engine.triples import Triple
 
 WITHHELD_SHARE = 0.08
 """Of the questions with an answer, how many are asked of a KB without it."""

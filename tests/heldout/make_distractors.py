@@ -14,7 +14,8 @@ import argparse
 from pathlib import Path
 
 from kblam_engine.datasets import load
-from kblam_engine.triples import Triple, read_jsonl, write_jsonl
+from kblam_engine.triple_files import read_jsonl, write_jsonl
+from kblam_engine.triples import Triple
 
 FOLDER = Path(__file__).parent
 SOURCES = ("elements", "cwe", "edam")

@@ -1,0 +1,147 @@
+"""Files of triples: JSON lines and CSV, read and written. Standard library only."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+from kblam_engine.errors import ImportFileError, TripleError
+from kblam_engine.triples import Triple
+
+_CSV_COLUMNS = ("name", "property", "value", "namespace", "tags", "valid_from", "valid_to", "provenance", "metadata")
+_Chosen = TypeVar("_Chosen")
+
+
+def read_triples(path: str | os.PathLike[str]) -> Iterator[Triple]:
+    """Read a file of triples, `.jsonl` or `.csv` by its suffix.
+
+    Raises:
+        ImportFileError: the suffix or a line is wrong; nothing before that line has been lost or kept.
+        OSError: the file cannot be opened.
+    """
+    return _by_suffix(path, {".jsonl": read_jsonl, ".csv": read_csv})(path)
+
+
+def write_triples(path: str | os.PathLike[str], triples: Iterable[Triple]) -> int:
+    """Write a file of triples, `.jsonl` or `.csv` by its suffix; return how many."""
+    return _by_suffix(path, {".jsonl": write_jsonl, ".csv": write_csv})(path, triples)
+
+
+def read_jsonl(path: str | os.PathLike[str]) -> Iterator[Triple]:
+    """Read one JSON object a line: name, property, value, and anything else as metadata.
+
+    Raises:
+        ImportFileError: a line is no JSON object or no valid triple.
+    """
+    with open(path, "rb") as file:
+        for number, raw in enumerate(file, start=1):
+            try:
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                if line:
+                    yield Triple.from_dict(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise ImportFileError(path, number, f"not JSON: {error.msg}, column {error.colno}") from None
+            except UnicodeDecodeError as error:
+                raise ImportFileError(path, number, f"not UTF-8 at byte {error.start}") from None
+            except (TripleError, RecursionError, ValueError) as error:
+                raise ImportFileError(path, number, str(error)) from None
+
+
+def read_csv(path: str | os.PathLike[str]) -> Iterator[Triple]:
+    """Read a CSV file with a header row; columns that are no part of a triple are metadata, as text.
+
+    `metadata` and `provenance` hold JSON, `tags` are separated by commas.
+
+    Raises:
+        ImportFileError: the header lacks a part, or a line is no valid triple.
+    """
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, strict=True)
+        try:
+            header = [column.strip() for column in next(reader, [])]
+            missing = [part for part in ("name", "property", "value") if part not in header]
+            if missing:
+                raise ImportFileError(
+                    path, 1, f"expected columns name, property, value; missing {missing[0]}"
+                )
+            if len(set(header)) != len(header):
+                raise ImportFileError(path, 1, f"a column appears twice in {', '.join(header)}")
+            for cells in reader:
+                if cells:
+                    yield _triple_from_cells(header, cells)
+        except ImportFileError:
+            raise
+        except UnicodeDecodeError:
+            raise ImportFileError(path, reader.line_num + 1, "not UTF-8") from None
+        except (csv.Error, ValueError) as error:
+            raise ImportFileError(path, reader.line_num, str(error)) from None
+
+
+def write_jsonl(path: str | os.PathLike[str], triples: Iterable[Triple]) -> int:
+    """Write one JSON object a line; return how many. The file appears whole or not at all."""
+    count = 0
+    with _whole_file(path) as file:
+        for triple in triples:
+            file.write(json.dumps(triple.to_dict(), ensure_ascii=False) + "\n")
+            count += 1
+    return count
+
+
+def write_csv(path: str | os.PathLike[str], triples: Iterable[Triple]) -> int:
+    """Write a column for each part of a triple, metadata and provenance as JSON; return how many rows."""
+    count = 0
+    with _whole_file(path) as file:
+        writer = csv.writer(file)
+        writer.writerow(_CSV_COLUMNS)
+        for triple in triples:
+            known = {**triple.context(), "tags": ",".join(triple.tags), "metadata": dict(triple.metadata)}
+            for part in ("provenance", "metadata"):
+                known[part] = json.dumps(known[part], ensure_ascii=False) if known.get(part) else ""
+            writer.writerow(
+                [triple.name, triple.property, triple.value, *(known.get(c, "") for c in _CSV_COLUMNS[3:])]
+            )
+            count += 1
+    return count
+
+
+def _triple_from_cells(header: list[str], cells: list[str]) -> Triple:
+    if len(cells) != len(header):
+        raise ValueError(f"expected {len(header)} columns, got {len(cells)}")
+    data: dict[str, Any] = dict(zip(header, cells, strict=True))
+    parts = ("name", "property", "value")
+    data = {column: cell for column, cell in data.items() if cell or column in parts}
+    if "metadata" in data:
+        data["metadata"] = json.loads(data["metadata"])
+    if data.get("provenance", "").startswith("{"):
+        data["provenance"] = json.loads(data["provenance"])
+    return Triple.from_dict(data)
+
+
+def _by_suffix(path: str | os.PathLike[str], choices: Mapping[str, _Chosen]) -> _Chosen:
+    suffix = Path(path).suffix.lower()
+    if suffix not in choices:
+        expected = " or ".join(choices)
+        raise ImportFileError(path, 0, f"expected a {expected} file, got {suffix or 'no suffix'}")
+    return choices[suffix]
+
+
+@contextmanager
+def _whole_file(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
+    """Write beside `path` and rename at the end, so that a full disk leaves no half file."""
+    target = Path(path)
+    if target.exists() and not target.is_file():  # a pipe or a terminal takes no rename
+        with open(target, "w", encoding="utf-8", newline="") as file:
+            yield file
+        return
+    draft = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with open(draft, "w", encoding="utf-8", newline="") as file:
+            yield file
+        os.replace(draft, target)
+    finally:
+        draft.unlink(missing_ok=True)
