@@ -30,8 +30,7 @@ from kblam_engine.evaluation.metrics import exact, is_refusal
 from kblam_engine.evaluation.questions import Question, read_questions
 from kblam_engine.evaluation.runner import sample_questions
 from kblam_engine.sentence_encoder import load_sentence_encoder
-from kblam_engine.triple_files import read_triples
-from kblam_engine.triples import Triple
+from kblam_engine.triples import Triple, read_triples
 from kblam_integrations.langchain import ChatKBLaM, KBLaMDocumentIndex
 
 HELD_OUT = Path(__file__).parents[1] / "tests" / "heldout"
@@ -81,6 +80,11 @@ def sheets(triples: list[Triple]) -> list[Document]:
     return [Document("\n".join(own), id=name, metadata={"source": f"{name}.txt"}) for name, own in lines.items()]
 
 
+def sentences(triples: list[Triple]) -> list[Document]:
+    """Return a document for each triple: its sentence."""
+    return [Document(triple.statement, id=str(number)) for number, triple in enumerate(triples)]
+
+
 def ask(app: Runnable, question: Question) -> dict[str, float | bool | None]:
     """Ask a question; return whether the answer is right, whether it refuses, its times in ms and its tokens."""
     begun, first, whole = clocks(), None, None
@@ -113,7 +117,8 @@ def measure(build: str, options: argparse.Namespace) -> dict[str, float]:
     distractors = read_triples(options.distractors) if options.distractors else ()
     triples = assemble(read_triples(options.kb), questions, distractors, options.n_triples).triples
     begun = clocks()
-    app = {"before": before, "after": after}[build](sheets(triples), options.k)
+    documents = sentences(triples) if build == "before" and options.sentences else sheets(triples)
+    app = {"before": before, "after": after}[build](documents, options.k)
     indexed = clocks()
     for _ in app.stream({"chat": convert_to_messages([("human", "Hello!")])}):
         pass  # the first call loads the model
@@ -154,6 +159,7 @@ def main() -> None:
     parser.add_argument("--n-triples", type=int, help="size of the knowledge base")
     parser.add_argument("--limit", type=int, default=6, help="how many questions, a seeded sample")
     parser.add_argument("-k", type=int, default=3, help="documents in the prompt of the app before")
+    parser.add_argument("--sentences", action="store_true", help="documents of the app before are single sentences")
     parser.add_argument("--side", choices=("before", "after"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     options.questions = options.questions or [HELD_OUT / "elements.questions.jsonl"]

@@ -50,19 +50,21 @@ PLACES = 16  # of an engine: so many calls are answered at the same time
 
 
 class Ticker:
-    """Keeps the longest time, in ms, that the event loop did not come round."""
+    """Keeps how long, in ms, the event loop did not come round, and how much of that it was at work itself."""
 
     def __init__(self) -> None:
         self.gaps: list[float] = []
+        self.own: list[float] = []
         self._task: asyncio.Task[None] | None = None
 
     async def _tick(self) -> None:
-        last = time.perf_counter()
+        last, worked = time.perf_counter(), time.thread_time()
         while True:
             await asyncio.sleep(0.002)
-            now = time.perf_counter()
+            now, work = time.perf_counter(), time.thread_time()
             self.gaps.append(1000 * (now - last))
-            last = now
+            self.own.append(1000 * (work - worked))
+            last, worked = now, work
 
     async def __aenter__(self) -> Ticker:
         self._task = asyncio.create_task(self._tick())
@@ -71,6 +73,10 @@ class Ticker:
     async def __aexit__(self, *exception: object) -> None:
         assert self._task is not None
         self._task.cancel()
+
+    def __str__(self) -> str:
+        gaps = sorted(self.gaps)
+        return f"{gaps[-1]:.0f} (99 % below {gaps[int(0.99 * len(gaps))]:.0f}), at work itself {max(self.own):.0f}"
 
 
 class Callers:
@@ -138,21 +144,21 @@ async def main(n_at_once: int, n_calls: int) -> None:
     serial, seconds, cpu = await timed(one_by_one(callers, n_at_once))
     async with Ticker() as ticker:
         together, at_once, at_once_cpu = await timed(asyncio.gather(*map(callers.ask, range(n_at_once))))
-    gaps = sorted(ticker.gaps)
+    async with Ticker() as idle:
+        await asyncio.sleep(3)
     print(f"| {n_at_once} calls, {len(TENANTS)} knowledge bases | one by one | at once |\n|---|---|---|")
     print(f"| answers that differ | | {sum(a != b for a, b in zip(serial, together, strict=True))} |")
     print(f"| seconds | {seconds:.1f} | {at_once:.1f} |")
     print(f"| processor seconds | {cpu:.1f} | {at_once_cpu:.1f} |")
     print(f"| calls in a processor second | {n_at_once / cpu:.2f} | {n_at_once / at_once_cpu:.2f} |")
-    print(f"| longest wait of the event loop, ms | | {gaps[-1]:.0f} (99 % below {gaps[int(0.99 * len(gaps))]:.0f}) |")
+    print(f"| longest wait of the event loop, ms; without calls {idle} | | {ticker} |")
+    place, token = await freed(callers)
+    print(f"| from giving up a call to the next one's first word, ms | | {place:.0f} (a token: {token:.0f}) |", flush=True)
     if n_calls:
-        place, token = await freed(callers)
-        print(f"| from giving up a call to the next one's first word, ms | | {place:.0f} (a token: {token:.0f}) |")
         early = 0.0
-        for done in range(n_at_once, n_calls + 1, n_at_once):
+        for _ in range(n_at_once, n_calls + 1, n_at_once):
             assert await asyncio.gather(*map(callers.ask, range(n_at_once))) == together
             early = early or resident_mb()
-            print(f"  {done} calls: {resident_mb():.0f} MB", flush=True) if done % (4 * n_at_once) == 0 else None
         print(f"| resident memory, MB, after {n_at_once} and {n_calls} calls | | {early:.0f} and {resident_mb():.0f} |")
 
 

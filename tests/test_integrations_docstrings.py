@@ -6,6 +6,7 @@ import re
 import textwrap
 
 import pytest
+from llama_index.core.instrumentation import get_dispatcher
 
 import kblam_integrations.langchain
 import kblam_integrations.llama_index
@@ -23,6 +24,8 @@ SNIPPET = re.compile(r"^ *\.\. code-block:: python\n\n((?: {12}.*\n|\n)+)", re.M
 @pytest.mark.parametrize("name", sorted(CLASSES))
 def test_the_snippet_of_a_class_runs(name, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    dispatcher = get_dispatcher()
+    monkeypatch.setattr(dispatcher, "event_handlers", list(dispatcher.event_handlers))  # what a snippet adds goes
     (snippet,) = SNIPPET.findall(CLASSES[name].__doc__)
     exec(compile(textwrap.dedent(snippet), name, "exec"), {"__name__": "snippet"})
     printed = capsys.readouterr().out

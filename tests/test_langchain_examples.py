@@ -75,7 +75,7 @@ def test_the_page_shows_the_code_of_both_apps():
 def test_many_callers_at_once(run):
     rows = dict(re.findall(r"^\| (.+?) \|.*\| (.*) \|$", run("load", "--at-once", "8"), re.MULTILINE))
     assert rows["answers that differ"] == "0" and rows["8 calls, 4 knowledge bases"] == "at once"
-    assert len(rows) == 6
+    assert len(rows) == 7
 
 
 def test_the_snippets_of_the_page_print_what_it_says(capsys, tmp_path, monkeypatch):
