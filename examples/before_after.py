@@ -30,7 +30,8 @@ from kblam_engine.evaluation.metrics import exact, is_refusal
 from kblam_engine.evaluation.questions import Question, read_questions
 from kblam_engine.evaluation.runner import sample_questions
 from kblam_engine.sentence_encoder import load_sentence_encoder
-from kblam_engine.triples import Triple, read_triples
+from kblam_engine.triple_files import read_triples
+from kblam_engine.triples import Triple
 from kblam_integrations.langchain import ChatKBLaM, KBLaMDocumentIndex
 
 HELD_OUT = Path(__file__).parents[1] / "tests" / "heldout"
