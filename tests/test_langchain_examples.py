@@ -61,7 +61,7 @@ def test_graph(run):
 def test_one_app_before_and_after_on_held_out_questions(run):
     output = run("before_after", "--limit", "3")
     rows = {r[0]: [float(x) for x in r[1:]] for r in re.findall(r"^\| (.+?) +\| (\S+) \| (\S+) \|$", output, re.MULTILINE) if r[1] != "before"}
-    assert "3 questions, 101 triples" in output and len(rows) == 11
+    assert "3 questions, 101 triples" in output and len(rows) == 12
     assert rows["tokens read"][0] > 2 * rows["tokens read"][1] and rows["right"][1] >= rows["right"][0]
     assert rows["  of those, processor time"][0] > rows["  of those, processor time"][1]
 
