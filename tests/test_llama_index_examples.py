@@ -39,7 +39,7 @@ def test_a_graph_answers(run):
     output = run("networkx_graph")
     answers = [line.strip() for line in output.splitlines()[2:11:2]]
     expected = ("11 hours", "signal orange, white", "Lena Hoffmann", "Acme Robotics", "cannot find")
-    assert [want for want, answer in zip(expected, answers, strict=True) if want not in answer] == []
+    assert [want for want, answer in zip(expected, answers, strict=True) if want not in answer] == [], output
     assert "1  The founder of Acme Robotics is Lena Hoffmann." in output
     assert "path: Manta S -> Acme Robotics -> Varnholm" in output
 
