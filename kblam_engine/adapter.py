@@ -8,10 +8,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from kblam_engine.bert_encoder import BertEncoder
 from kblam_engine.errors import CheckpointError, ConfigurationError
 from kblam_engine.evidence import FEATURES
 from kblam_engine.evidence_head import EvidenceHead
+from kblam_engine.low_rank import LowRankConfig, LowRankUpdate
 from kblam_engine.native_tokens import NativeTokenAdapter, NativeTokenConfig
+from kblam_engine.sentence_encoder import SentenceEncoder
 from kblam_engine.sentence_tokens import SentenceTokenAdapter, SentenceTokenConfig
 
 FORMAT = 1
@@ -34,6 +37,7 @@ class AdapterConfig:
         n_select: triples selected for an answer.
         retrieval_layer: decoder layer whose hidden state joins the KB query; None: sentence embeddings only.
         sentence: shape and rules of the sentence tokens; None: the adapter has none.
+        questions: shape of what is added to the sentence encoder where it encodes questions; None: nothing is.
     """
 
     base_model: str
@@ -47,6 +51,7 @@ class AdapterConfig:
     n_select: int = 6
     retrieval_layer: int | None = None
     sentence: SentenceTokenConfig | None = None
+    questions: LowRankConfig | None = None
 
     def __post_init__(self) -> None:
         """Check the ranges.
@@ -71,11 +76,9 @@ class AdapterConfig:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the configuration as JSON objects; without sentence tokens nothing is said of them."""
+        """Return the configuration as JSON objects; of parts that it does not have nothing is said."""
         told = {"format": FORMAT, "features": list(FEATURES), **asdict(self)}
-        if self.sentence is None:
-            del told["sentence"]
-        return told
+        return {key: value for key, value in told.items() if value is not None or key not in ("sentence", "questions")}
 
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> AdapterConfig:
@@ -103,20 +106,25 @@ class AdapterConfig:
             sentence = data.pop("sentence", None)
             if sentence is not None:
                 data["sentence"] = SentenceTokenConfig.from_dict(sentence)
+            questions = data.pop("questions", None)
+            if questions is not None:
+                data["questions"] = LowRankConfig(**questions)
             return cls(native=NativeTokenConfig(**native), **data)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"adapter_config.json: not an adapter configuration ({error})") from error
 
 
 class KnowledgeAdapter(nn.Module):
-    """The trained tensors: native tokens and evidence head; if there are any, the hidden state's map, sentence tokens.
+    """The trained tensors: native tokens, evidence head, and such parts as the configuration has besides.
 
     Attributes:
         config: what it is made for.
         sentence: the sentence tokens, or None.
+        questions: what is added to the sentence encoder where it encodes questions, or None.
     """
 
     sentence: SentenceTokenAdapter | None
+    questions: LowRankUpdate | None
 
     def __init__(self, config: AdapterConfig) -> None:
         """Make an untrained adapter of this configuration."""
@@ -127,6 +135,22 @@ class KnowledgeAdapter(nn.Module):
         if config.retrieval_layer is not None:
             self.hidden_query = nn.Linear(config.native.hidden_size, config.embed_dim)
         self.sentence = None if config.sentence is None else SentenceTokenAdapter(config.sentence)
+        self.questions = None if config.questions is None else LowRankUpdate(config.questions)
+
+    def question_encoder(self, encoder: SentenceEncoder) -> SentenceEncoder:
+        """Return what encodes questions: the KB's encoder, with the adapter's update if there is one.
+
+        Raises:
+            CheckpointError: there is an update, and the encoder cannot take it.
+        """
+        if self.questions is None:
+            return encoder
+        if not isinstance(encoder, BertEncoder) or encoder.update_config(self.questions.config.rank) != self.questions.config:
+            raise CheckpointError(
+                f"the adapter's question encoder adds to a BERT of the shape {self.questions.config}, got the sentence "
+                f"encoder {encoder.name!r}; use the one that the adapter was made for, or train another adapter"
+            )
+        return encoder.updated(self.questions)
 
     def add_sentence_tokens(self, sentence: SentenceTokenAdapter) -> None:
         """Take sentence tokens in, in place of those that are there.

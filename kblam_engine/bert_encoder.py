@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,7 @@ import torch.nn.functional as functional
 from torch import Tensor
 
 from kblam_engine.errors import ModelNotFoundError
+from kblam_engine.low_rank import LowRankConfig, LowRankUpdate
 from kblam_engine.sentence_encoder import encode_distinct
 
 if TYPE_CHECKING:
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 # Padded tokens of one batch: enough to fill a matrix product, small enough to stay in a processor's cache.
 _TOKENS_PER_BATCH = 2048
+# While an update is trained, of texts that stand in one step: little padding matters more.
+_TOKENS_PER_TRAINING_BATCH = 320
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +122,28 @@ class BertEncoder:
         """Return the normalised sentence embeddings, float32 [len(texts), embed_dim]."""
         return encode_distinct(texts, lambda distinct: self._encode(distinct, progress), self.embed_dim)
 
+    def update_config(self, rank: int) -> LowRankConfig:
+        """Return the shape of an update for this encoder."""
+        inner = self._layers[0].up[0].shape[0]
+        return LowRankConfig(len(self._layers), self._recipe.hidden, inner, rank)
+
+    def updated(self, update: LowRankUpdate) -> BertEncoder:
+        """Return this encoder with an update added to its weights, at no cost for each text; what it embeds is different."""
+        other = copy(self)
+        with torch.no_grad():
+            other._layers = _with_added(self._layers, update)
+        other.fingerprint = f"{self.fingerprint}+{update.digest()}"
+        return other
+
+    def trainable(self, texts: Sequence[str], update: LowRankUpdate) -> Tensor:
+        """Return normalised sentence embeddings [len(texts), embed_dim] that gradients of an update flow through."""
+        layers = _with_added(self._layers, update)
+        token_ids = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
+        batches = _batches([len(ids) for ids in token_ids], _TOKENS_PER_TRAINING_BATCH)
+        rows = [self._forward(*self._pad([token_ids[index] for index in batch]), layers) for batch in batches]
+        order = torch.tensor([index for batch in batches for index in batch]).argsort()
+        return functional.normalize(torch.cat(rows).float(), dim=-1)[order]
+
     def _encode(self, texts: list[str], progress: bool) -> NDArray[np.float32]:
         with torch.inference_mode():
             if len(texts) == 1:
@@ -140,7 +166,7 @@ class BertEncoder:
             return ids, None
         return ids, torch.arange(longest, device=self._device)[None, :] < lengths[:, None]
 
-    def _forward(self, ids: Tensor, mask: Tensor | None) -> Tensor:
+    def _forward(self, ids: Tensor, mask: Tensor | None, layers: Sequence[_Layer] | None = None) -> Tensor:
         """Return pooled hidden states [batch, hidden] for ids and mask [batch, q_len]."""
         recipe = self._recipe
         batch, q_len = ids.shape
@@ -150,7 +176,7 @@ class BertEncoder:
         x = embeddings.words[ids] + embeddings.positions[:q_len]
         x = functional.layer_norm(x, size, *embeddings.norm, eps)
         visible = None if mask is None else mask[:, None, None, :]
-        for layer in self._layers:
+        for layer in self._layers if layers is None else layers:
             query, key, value = functional.linear(x, *layer.qkv).view(heads).permute(2, 0, 3, 1, 4)
             y = functional.scaled_dot_product_attention(query, key, value, attn_mask=visible)
             y = functional.linear(y.transpose(1, 2).reshape(batch, q_len, recipe.hidden), *layer.output)
@@ -210,6 +236,17 @@ class _Layer:
         )
 
 
+def _with_added(layers: Sequence[_Layer], update: LowRankUpdate) -> list[_Layer]:
+    """Return the layers with an update added to their weights."""
+    parts = update.added()
+
+    def pair(layer: _Layer, index: int, part: str) -> _Pair:
+        weight, bias = getattr(layer, part)
+        return weight + parts[part][index].to(weight), bias
+
+    return [replace(layer, **{part: pair(layer, i, part) for part in parts}) for i, layer in enumerate(layers)]
+
+
 def _pair(state: dict[str, Tensor], name: str) -> _Pair:
     return state[f"{name}.weight"], state[f"{name}.bias"]
 
@@ -224,11 +261,11 @@ def _pooling(config: dict[str, Any]) -> str | None:
     return mode if mode in ("mean", "cls") else None
 
 
-def _batches(lengths: list[int]) -> list[list[int]]:
+def _batches(lengths: list[int], most: int = _TOKENS_PER_BATCH) -> list[list[int]]:
     """Group text indices, shortest first, so that a batch pads little and holds a bounded number of tokens."""
     batches: list[list[int]] = [[]]
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batches[-1] and (len(batches[-1]) + 1) * lengths[index] > _TOKENS_PER_BATCH:
+        if batches[-1] and (len(batches[-1]) + 1) * lengths[index] > most:
             batches.append([])
         batches[-1].append(index)
     return batches

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 
 from kblam_engine.adapter import AdapterConfig, KnowledgeAdapter
 from kblam_engine.errors import CheckpointError, ModelNotFoundError
@@ -29,7 +29,7 @@ def save_adapter(adapter: KnowledgeAdapter, folder: str | os.PathLike[str], card
     path.mkdir(parents=True, exist_ok=True)
     tensors = {k: v.detach().to("cpu", torch.bfloat16).contiguous() for k, v in adapter.state_dict().items()}
     temporary = path / f"{WEIGHTS}.tmp"
-    save_file(tensors, temporary)
+    temporary.write_bytes(save(tensors))  # save_file would hide it from everybody else
     os.replace(temporary, path / WEIGHTS)
     _write(path / CONFIG, json.dumps(adapter.config.to_dict(), indent=2) + "\n")
     if card is not None:

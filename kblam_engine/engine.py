@@ -63,7 +63,8 @@ class KBLaM:
         self._unembedding = loaded.model.get_output_embeddings().weight
         self.indexes = Indexes(index, self._prefill_seconds)
         examiner = Examiner(Rarity(self.token_ids, loaded.model.config.vocab_size))
-        self.retriever = Retriever(encoder, examiner, self.adapter.evidence, self._search_of)
+        questions = self.adapter.question_encoder(encoder)
+        self.retriever = Retriever(questions, examiner, self.adapter.evidence, self._search_of)
 
     @classmethod
     def from_pretrained(

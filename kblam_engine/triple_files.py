@@ -13,6 +13,8 @@ from typing import IO, Any, TypeVar
 from kblam_engine.errors import ImportFileError, TripleError
 from kblam_engine.triples import Triple
 
+MAX_LINE = 16_000_000
+"""Bytes of a line of JSONL; a triple has far fewer."""
 _CSV_COLUMNS = ("name", "property", "value", "namespace", "tags", "valid_from", "valid_to", "provenance", "metadata")
 _Chosen = TypeVar("_Chosen")
 
@@ -39,7 +41,7 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[Triple]:
         ImportFileError: a line is no JSON object or no valid triple.
     """
     with open(path, "rb") as file:
-        for number, raw in enumerate(file, start=1):
+        for number, raw in enumerate(lines_of(file, path), start=1):
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                 if line:
@@ -50,6 +52,27 @@ def read_jsonl(path: str | os.PathLike[str]) -> Iterator[Triple]:
                 raise ImportFileError(path, number, f"not UTF-8 at byte {error.start}") from None
             except (TripleError, RecursionError, ValueError) as error:
                 raise ImportFileError(path, number, str(error)) from None
+
+
+def lines_of(file: IO[bytes], path: str | os.PathLike[str]) -> Iterator[bytes]:
+    """Yield the lines of a file.
+
+    Raises:
+        ImportFileError: one is longer than `MAX_LINE`; a file without line ends would fill the memory.
+    """
+    number = 0
+    while raw := file.readline(MAX_LINE + 1):
+        number += 1
+        if len(raw) > MAX_LINE:
+            raise ImportFileError(path, number, f"expected lines of at most {MAX_LINE // 1_000_000} MB; is it JSONL?")
+        yield raw
+
+
+def csv_reason(error: Exception) -> str:
+    """Say in one line what is wrong with a line of CSV."""
+    if "field limit" in str(error):
+        return f"expected cells of at most {csv.field_size_limit():,} characters; a quotation mark may not be closed"
+    return str(error)
 
 
 def read_csv(path: str | os.PathLike[str]) -> Iterator[Triple]:
@@ -79,7 +102,7 @@ def read_csv(path: str | os.PathLike[str]) -> Iterator[Triple]:
         except UnicodeDecodeError:
             raise ImportFileError(path, reader.line_num + 1, "not UTF-8") from None
         except (csv.Error, ValueError) as error:
-            raise ImportFileError(path, reader.line_num, str(error)) from None
+            raise ImportFileError(path, reader.line_num, csv_reason(error)) from None
 
 
 def write_jsonl(path: str | os.PathLike[str], triples: Iterable[Triple]) -> int:

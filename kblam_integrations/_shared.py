@@ -116,7 +116,17 @@ class KBRegistry:
     """
 
     def __init__(self, sources: Mapping[str, Any] | None = None, *, encoder: Any = None) -> None:
-        """Register what ``as_knowledge_base`` takes, by id; `encoder` embeds what is not embedded yet."""
+        """Register knowledge bases.
+
+        Args:
+            sources: by id, a KnowledgeBase, its directory, a file, a graph, graph documents, or triples.
+            encoder: embeds what is not embedded yet; None: the default.
+
+        Raises:
+            ConfigurationError: `sources` is no mapping, an id is no text, or a source holds no triples.
+        """
+        if sources is not None and not isinstance(sources, Mapping):
+            raise ConfigurationError(f"kbs: expected a mapping from ids to knowledge bases, got {type(sources).__name__}")
         self._registered: dict[str, Any] = {}
         self._encoder = encoder
         self._lock = threading.Lock()

@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from kblam_engine.errors import ConfigurationError, MissingDependencyError
@@ -68,10 +69,10 @@ def triples_from_graph(graph: Any, **options: Any) -> GraphTriples:
         TripleError: while iterating: a node, attribute or relation is of a type that has no text, or an edge has no
             relation; the message names type, place and remedy.
     """
-    try:
-        return GraphTriples(graph, GraphOptions(**options))
-    except TypeError as error:
-        raise ConfigurationError(f"unknown option: {error}") from None
+    known = [option.name for option in fields(GraphOptions)]
+    if unknown := sorted(set(options) - set(known)):
+        raise ConfigurationError(f"options: expected {', '.join(known)}; got {', '.join(unknown)}")
+    return GraphTriples(graph, GraphOptions(**options))
 
 
 def graph_from_kb(

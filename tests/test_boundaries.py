@@ -19,13 +19,13 @@ MAX_LINES = 400
 # tensors, models, tokens, data.
 LAYERS = {"errors": 0, "triples": 0, "triple_files": 0, "config": 0, "calls": 2, "engine": 2, "training": 3, "evaluation": 3, "cli": 4}
 MIDDLE = 1
-# The knowledge base knows no LLM, and the maths knows no models.
+# The knowledge base knows no LLM, and the maths knows no models. `add_documents` alone asks those who read documents.
 ONLY = {
     "errors": set(),
     "triples": {"errors"},
     "triple_files": {"errors", "triples"},
     "attention": {"errors"},
-    "knowledge_base": {"errors", "triples", "triple_files", "sentence_encoder"},
+    "knowledge_base": {"errors", "triples", "triple_files", "sentence_encoder", "sources"},
 }
 # What must load fast, and what of it must not come along.
 LIGHT = ["kblam_engine", "kblam_engine.cli", "kblam_engine.errors", "kblam_engine.triples"]

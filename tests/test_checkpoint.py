@@ -54,6 +54,7 @@ def test_every_trained_tensor_is_saved_and_nothing_else(adapter, folder):
     assert saved.keys() == dict(KnowledgeAdapter(adapter.config).named_parameters()).keys()
     assert {t.dtype for t in saved.values()} == {torch.bfloat16}
     assert {f.name for f in folder.iterdir()} == {CONFIG, WEIGHTS}
+    assert (folder / WEIGHTS).stat().st_mode == (folder / CONFIG).stat().st_mode, "who may read one may read both"
 
 
 def test_second_generation_is_identical(folder, tmp_path):

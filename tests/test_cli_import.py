@@ -64,3 +64,21 @@ def test_mistakes_are_one_line(tmp_path, imported, arguments, code, message):
     found, _, err = imported(*arguments)
     assert found == code and message in err and len(err.strip().splitlines()) == 1
     assert not (tmp_path / "x.kb").exists()
+
+
+def test_names_are_spelled_as_the_knowledge_base_has_them(tmp_path, kblam, imported):
+    (tmp_path / "kb.csv").write_text("name,seat,also known as\nAcme Robotics,Ulm,Acme; AR\n", "utf-8")
+    (tmp_path / "new.csv").write_text("name,staff\nACME  robotics,240\nar,1\nKite,2\nK1,3\n", "utf-8")
+    (tmp_path / "aliases.csv").write_text("name,alias\nKite,K1\n", "utf-8")
+    assert imported("kb.csv")[0] == 0
+    code, _, err = imported("new.csv", "--reconcile", "--multi")
+    assert code == 0 and "2 triples have another spelling" in err
+    staff = {(n, v) for n, p, v in listed(kblam, tmp_path) if p == "staff"}
+    assert staff == {("Acme Robotics", "240"), ("Acme Robotics", "1"), ("Kite", "2"), ("K1", "3")}
+    assert imported("new.csv", "--aliases", "aliases.csv")[0] == 0
+    assert ("Kite", "staff", "3") in listed(kblam, tmp_path)
+    code, _, err = imported("new.csv", "--aliases", "new.csv")
+    assert code == 1 and "columns name and alias" in err and len(err.splitlines()) == 1
+    assert kblam("kb", "import", "new.csv", "--aliases", "aliases.csv", "--kb", "y.kb", "--review")[0] == 0
+    assert "K1" not in [row.split(",")[1] for row in (tmp_path / "new.review.csv").read_text("utf-8").splitlines()]
+    assert not (tmp_path / "y.kb").exists()

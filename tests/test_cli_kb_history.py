@@ -1,6 +1,7 @@
 """`kblam kb`: words, versions, views and upkeep, as printed."""
 
 import json
+import sys
 
 import pytest
 
@@ -69,6 +70,21 @@ def test_stats(kb, kblam):
     assert [step["n_triples"] for step in found["growth"]] == [1, 2, 2, 3] and found["size_bytes"] > 0
     out = kblam("kb", "stats", "--kb", kb)[1]
     assert "places" in out and "3 triples, " in out
+
+
+def test_stats_as_a_picture(kb, kblam, tmp_path, monkeypatch):
+    kblam("kb", "add", "$Acme_1$", "_price $", "5 $", "--kb", kb, "--source", "a" * 200)
+    picture = tmp_path / "kb.png"
+    code, out, _ = kblam("kb", "stats", "--kb", kb, "--plot", picture)
+    assert code == 0 and picture.read_bytes().startswith(b"\x89PNG") and "drawn in" in out
+    assert "n_triples" in json.loads(kblam("kb", "stats", "--kb", kb, "--plot", picture, "--json")[1])
+    assert "expected a file NAME.png" in kblam("kb", "stats", "--kb", kb, "--plot", tmp_path / "kb.txt")[2]
+    KnowledgeBase.open(tmp_path / "empty", encoder="hashing").close()
+    assert "got an empty one" in kblam("kb", "stats", "--kb", tmp_path / "empty", "--plot", picture)[2]
+    monkeypatch.setitem(sys.modules, "kblam_engine.evaluation.drawing", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    monkeypatch.delitem(sys.modules, "kblam_engine.evaluation.drawing")
+    assert "kblam-engine[report]" in kblam("kb", "stats", "--kb", kb, "--plot", picture)[2]
 
 
 def test_compact_and_backup(kb, kblam, tmp_path):

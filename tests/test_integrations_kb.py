@@ -60,3 +60,9 @@ def test_a_registry_takes_files_too(tmp_path):
     assert registry.get("acme").get("Acme", "founder").value == "Lena"
     with pytest.raises(ConfigurationError, match="no knowledge base is registered as 'other'"):
         registry.get("other")
+
+
+def test_what_is_no_registry_is_told():
+    for wrong in ([("a", [FOUNDER])], "acme.kb"):
+        with pytest.raises(ConfigurationError, match="kbs: expected a mapping"):
+            KBRegistry(wrong)

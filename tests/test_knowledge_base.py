@@ -105,6 +105,10 @@ def test_multi_keeps_several_values_and_remembers(tmp_path):
 
 
 def test_nothing_is_added_when_one_is_no_triple(kb):
+    with pytest.raises(TripleError, match="triples: expected an iterable of Triple, got Triple; put it into a list"):
+        kb.add(Triple("Acme", "founder", "Lena"))
+    with pytest.raises(TripleError, match="got NoneType"):
+        kb.add(None)
     with pytest.raises(TripleError, match="expected a Triple, got tuple"):
         kb.add([ACME[0], ("a", "b", "c")])
     assert len(kb) == 0 and kb.revision == 0

@@ -1,5 +1,6 @@
 """The LangChain examples and the snippets of docs/langchain.md, on the embedded default model: what they print."""
 
+import gc
 import re
 
 import pytest
@@ -76,6 +77,7 @@ def test_many_callers_at_once(run):
     rows = dict(re.findall(r"^\| (.+?) \|.*\| (.*) \|$", run("load", "--at-once", "8"), re.MULTILINE))
     assert rows["answers that differ"] == "0" and rows["8 calls, 4 knowledge bases"] == "at once"
     assert len(rows) == 7
+    gc.unfreeze()  # the example is a process of its own, and the tests after this one are not
 
 
 def test_the_snippets_of_the_page_print_what_it_says(capsys, tmp_path, monkeypatch):

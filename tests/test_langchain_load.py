@@ -13,6 +13,7 @@ from integration_parts import copier, kb_of, ships, tiny_engine
 
 from kblam_engine.calls import Call
 from kblam_engine.errors import ConfigurationError, KnowledgeBaseError
+from kblam_engine.knowledge_base import KnowledgeBase
 from kblam_engine.knowledge_state import KnowledgeState
 from kblam_integrations._serving import AnswerQueue, queue_of
 from kblam_integrations.langchain import ChatKBLaM
@@ -110,6 +111,25 @@ async def test_the_event_loop_stays_free():
     # most of the ticks count, and the longest may be a part of the whole time, but not the whole of a batch.
     assert gaps[int(0.9 * len(gaps))] < 0.05, f"{len(gaps)} ticks in {took:.2f} s, the longest gap {gaps[-1]:.3f} s"
     assert gaps[-1] < max(0.05, took / 3) and len(gaps) >= 10
+
+
+async def test_the_event_loop_does_not_read_the_knowledge_base(monkeypatch):
+    """Of a million triples, what a change made new takes longer than the event loop may be kept."""
+    readers, read = [], KnowledgeBase._read_snapshot
+
+    def watched_read(kb, revision):
+        readers.append(threading.current_thread())
+        return read(kb, revision)
+
+    kb = ships()
+    llm = ChatKBLaM(engine=tiny_engine(), kb=kb, max_tokens=2)
+    monkeypatch.setattr(KnowledgeBase, "_read_snapshot", watched_read)
+    for n in range(2):
+        kb.set("Orca 2", "battery life", f"{n} hours")
+        await llm.ainvoke(QUESTION)
+        kb.set("Orca 2", "battery life", f"{n}5 hours")
+        assert [chunk async for chunk in llm.astream(QUESTION)]
+    assert len(readers) >= 4 and threading.main_thread() not in readers
 
 
 @pytest.mark.parametrize("way", ["ainvoke", "astream", "stream"])

@@ -45,4 +45,4 @@ def test_a_graph_answers(run):
 
 
 def test_the_snippets_of_the_page_print_what_it_says(capsys):
-    assert run_page("llama_index.md", capsys) == 5
+    assert run_page("llama_index.md", capsys) == 6

@@ -199,12 +199,15 @@ def test_unknown_types_are_named(change, message):
 def test_what_is_no_graph_or_no_option_is_told():
     with pytest.raises(ConfigurationError, match="expected a networkx graph, got list"):
         triples_from_graph([("a", "b")])
-    with pytest.raises(ConfigurationError, match="unknown option.*colour"):
+    with pytest.raises(ConfigurationError, match="options: expected label, .*; got colour"):
         triples_from_graph(nx.Graph(), colour="red")
     with pytest.raises(ConfigurationError, match="lists: expected 'triples' or 'joined', got 'both'"):
         triples_from_graph(nx.Graph(), lists="both")
     with pytest.raises(ConfigurationError, match="skip: expected a set"):
         triples_from_graph(nx.Graph(), skip="viz")
+    for option in ({"inverse": "owner of"}, {"property_text": "lower"}, {"label": 3}):
+        with pytest.raises(ConfigurationError, match=f"{next(iter(option))}: expected .* function"):
+            triples_from_graph(nx.Graph(), **option)
 
 
 def test_triples_can_be_iterated_again_and_follow_the_graph():

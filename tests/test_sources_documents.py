@@ -10,7 +10,6 @@ from sources_parts import make_pdf, parts, written
 from kblam_engine.errors import ConfigurationError, ImportFileError
 from kblam_engine.sources import open_source
 from kblam_engine.sources.documents import read_document, text_document
-from kblam_engine.sources.documents.pdf import without_running_lines
 from kblam_engine.sources.extractors import StructuredExtractor
 
 MARKDOWN = """\
@@ -173,12 +172,6 @@ def test_pdf(tmp_path):
     }
     text = source.read().text
     assert "was delivered in 2016" in text and "Handbook" not in text
-
-
-def test_running_lines_are_kept_where_they_differ():
-    pages = [f"Report\n\ntext {word}\n\n{number}" for number, word in enumerate("abcd", start=1)]
-    assert without_running_lines(pages) == ["text a", "text b", "text c", "text d"]
-    assert without_running_lines(["One\nx", "Two\ny"]) == ["One\nx", "Two\ny"]
 
 
 def test_plain_text_keeps_its_own_offsets(tmp_path):

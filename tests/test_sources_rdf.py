@@ -126,6 +126,27 @@ def test_bad_rdf_names_the_line(tmp_path, name, text, line):
     assert (caught.value.path, caught.value.line) == (str(path), line) or (line == 0 and "ontext" in caught.value.reason)
 
 
+RDF_XML = (
+    '<?xml version="1.0"?>\n<!DOCTYPE r [\n%s\n]>\n<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" '
+    'xmlns:a="http://a/"><rdf:Description rdf:about="http://a/x"><a:b>&n;</a:b></rdf:Description></rdf:RDF>'
+)
+
+
+@pytest.mark.parametrize("suffix", [".rdf", ".owl"])
+def test_entities_that_unpack_to_more_than_memory_holds_are_refused(tmp_path, suffix):
+    path = tmp_path / f"x{suffix}"
+    path.write_text(RDF_XML % '<!ENTITY n "Ada">\n<!ENTITY a "http://a/">', "utf-8")
+    assert parts(open_source(path)) == [("x", "b", "Ada")]
+    chain = "".join(f'<!ENTITY {name} "{f"&{before};" * 10}">\n' for before, name in zip("abcdefghijklm", "bcdefghijklmn", strict=True))
+    for entities in ('<!ENTITY a "lol">\n' + chain, f'<!ENTITY n "{"x" * 301}">', '<!ENTITY % n "Ada">'):
+        path.write_text(RDF_XML % entities, "utf-8")
+        with pytest.raises(ImportFileError, match=r"line \d+: expected entities that are texts"):
+            list(open_source(path))
+    path.write_text("no XML", "utf-8")
+    with pytest.raises(ImportFileError, match="line 1: not RDF/XML"):
+        list(open_source(path))
+
+
 def test_bad_options(turtle):
     with pytest.raises(ConfigurationError, match="several: expected 'join' or 'each'"):
         open_source(turtle, several="all")

@@ -9,7 +9,7 @@ import pyarrow.parquet
 import pytest
 from kb_parts import open_kb
 
-from kblam_engine import Triple
+from kblam_engine import Triple, triple_files
 from kblam_engine.errors import ConfigurationError, ImportFileError
 from kblam_engine.sources import Format, open_source, register, registry
 from kblam_engine.sources.values import as_text, readable
@@ -295,6 +295,25 @@ def test_files_that_are_too_large_are_refused(tmp_path):
         list(open_source(path, max_mb=1e-5))
     with pytest.raises(ConfigurationError, match="max_mb"):
         open_source(path, max_mb=0)
+
+
+def test_lines_cells_and_files_without_an_end_are_refused(tmp_path, monkeypatch):
+    path = tmp_path / "x.jsonl"
+    monkeypatch.setattr(triple_files, "MAX_LINE", 1_000_000)
+    path.write_text('{"name": "a", "b": "c"}\n' + "x" * 1_000_001, "utf-8")
+    with pytest.raises(ImportFileError, match="line 2: expected lines of at most 1 MB"):
+        list(open_source(path))
+    path.write_text('{"name": "a", "property": "b", "value": "c"}\n' + "x" * 1_000_001, "utf-8")
+    with pytest.raises(ImportFileError, match="line 2: expected lines of at most 1 MB"):
+        list(triple_files.read_triples(path))
+    path = tmp_path / "x.csv"
+    path.write_text(f"name,b\na,{'x' * 200_000}\n", "utf-8")
+    with pytest.raises(ImportFileError, match="line 2: expected cells of at most 131,072 characters"):
+        list(open_source(path))
+    device = tmp_path / "zero.csv"
+    device.symlink_to("/dev/zero")
+    with pytest.raises(ImportFileError, match="got a device"):
+        list(open_source(device))
 
 
 def test_words_from_identifiers():

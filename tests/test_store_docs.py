@@ -21,7 +21,7 @@ def test_the_page_runs(tmp_path, monkeypatch):
     KnowledgeBase.open("company.kb", encoder=HashingEncoder()).close()
     monkeypatch.setattr("kblam_engine.knowledge_base.embedder.DEFAULT_ENCODER", "hashing")
     blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     scope = {"model": Asked()}
     for block in blocks:
         exec(compile(block, str(PAGE), "exec"), scope)  # noqa: S102

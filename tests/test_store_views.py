@@ -149,6 +149,11 @@ def test_removal_by_id_source_and_tag(kb):
     assert values(kb) == ["Berlin", "Tomás Rivera"]
     with pytest.raises(ConfigurationError, match="got nothing"):
         kb.remove()
+    for wrong in (["x"], [1.5], [None]):
+        with pytest.raises(ConfigurationError, match="ids: expected whole numbers"):
+            kb.remove(ids=wrong)
+    with pytest.raises(ConfigurationError, match="top: expected at least 1"):
+        kb.stats(0)
 
 
 def test_replacing_by_id(kb):

@@ -17,6 +17,7 @@ from kblam_engine.training.distributed import Processes
 from kblam_engine.training.lexicon import load_lexicon
 from kblam_engine.training.native_stage import train_native_tokens
 from kblam_engine.training.recipe import adapter_config, train
+from kblam_engine.training.run import Run
 
 
 class Stop(Exception):
@@ -71,18 +72,13 @@ def losses_of(config, folder):
     """Train native tokens alone and return the loss of every step."""
     loaded = load_base_model(config.model, dtype="float32", device="cpu")
     torch.manual_seed(0)
-    native = NativeTokenAdapter(adapter_config(loaded, HashingEncoder(), hidden=False).native)
+    native = NativeTokenAdapter(adapter_config(config, loaded, HashingEncoder()).native)
     injection, seen = attach(loaded.model), []
-    train_native_tokens(
-        config,
-        loaded,
-        native,
-        injection,
-        load_lexicon(),
-        lambda random: (),
-        Checkpoints(folder / "native", "key"),
+    run = Run(
+        config, loaded, HashingEncoder(), injection, load_lexicon(), lambda random: (),
         lambda stage, done, total, numbers: seen.append(numbers["loss"]),
-    )
+    )  # fmt: skip
+    train_native_tokens(run, native, Checkpoints(folder / "native", "key"))
     return seen
 
 

@@ -19,7 +19,8 @@ from kblam_engine.training.recipe import adapter_config
 @pytest.mark.parametrize("hidden", [False, True])
 def test_counts_and_size_are_the_adapters(tiny_model_folder, tmp_path, hidden):
     loaded = load_base_model(tiny_model_folder, dtype="float32", device="cpu")
-    adapter = KnowledgeAdapter(adapter_config(loaded, HashingEncoder(), hidden=hidden))
+    config = recipe("smoke", n_queries=20 if hidden else 0)
+    adapter = KnowledgeAdapter(adapter_config(config, loaded, HashingEncoder()))
     counts = parameters_by_part(adapter)
     assert ("hidden state" in counts) == hidden
     assert sum(counts.values()) == sum(p.numel() for p in adapter.parameters())

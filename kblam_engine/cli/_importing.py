@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kblam_engine.errors import ImportFileError
+from kblam_engine.cli.kb_common import counted
+from kblam_engine.errors import ConfigurationError, ImportFileError
 
 if TYPE_CHECKING:
+    from kblam_engine.knowledge_base import KnowledgeBase
     from kblam_engine.triples import Triple
 
 SourceArgument = Annotated[
@@ -22,6 +24,13 @@ ReviewOption = Annotated[
 SourceOptions = Annotated[
     list[str] | None,
     typer.Option("--option", help="KEY=VALUE for the source, as in docs/sources.md; repeatable."),
+]
+ReconcileOption = Annotated[
+    bool, typer.Option("--reconcile", help="Spell names as the knowledge base does, and by the aliases it knows.")
+]
+AliasesOption = Annotated[
+    Path | None,
+    typer.Option("--aliases", help="A table with the columns name and alias; names are spelled by it too.", show_default=False),
 ]
 _LISTS = ("extractors", "languages", "labels")
 _NUMBERS = ("min_confidence", "max_mb", "max_files")
@@ -39,7 +48,7 @@ def read_source(source: str, options: list[str] | None) -> list[Triple]:
     if Path(source).is_dir() and not source.endswith("/"):
         raise ImportFileError(source, 0, f"expected a file, got a folder; {source}/ imports every file in it")
     opened = open_source(source, **source_options(options))
-    triples = list(opened)
+    triples = list(counted(opened, f"reading {source}"))
     if opened.skipped:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in opened.skipped.items())
         typer.echo(f"left out - {reasons}", err=True)
@@ -67,6 +76,28 @@ def source_options(pairs: list[str] | None) -> dict[str, Any]:
         else:
             options[key] = value
     return options
+
+
+def reconciled(triples: list[Triple], base: KnowledgeBase | None, aliases: Path | None) -> list[Triple]:
+    """Return triples with each name spelled as the aliases of a file, or else a knowledge base, have it; say how many changed.
+
+    Raises:
+        ConfigurationError: the file holds no aliases, or an alias leads to another.
+        ImportFileError: the file is damaged.
+    """
+    from kblam_engine.sources import open_source
+    from kblam_engine.sources.names import read_aliases, reconcile
+
+    told = {} if aliases is None else read_aliases(open_source(aliases))
+    if aliases is not None and not told:
+        raise ConfigurationError(f"{aliases}: expected a table with the columns name and alias, found no alias in it")
+    known = {} if base is None else read_aliases(base)
+    names = () if base is None else base.snapshot().names
+    found = list(reconcile(triples, aliases={**known, **told}, known=names))
+    n_changed = sum(new.name != old.name for new, old in zip(found, triples, strict=True))
+    if n_changed:
+        typer.echo(f"{n_changed} triples have another spelling of their name", err=True)
+    return found
 
 
 def write_candidates(source: str, triples: list[Triple]) -> Path:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from kblam_engine.cli import kb_bench, search_bench
+from kblam_engine.cli import encoding_bench, kb_bench, published_bench, search_bench
 from kblam_engine.cli._measuring import STDOUT, check_target, load_model, progress_bar, write_json
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ def register(app: typer.Typer) -> None:
     group.command("scale")(scale)
     kb_bench.register(group)
     search_bench.register(group)
+    encoding_bench.register(group)
+    published_bench.register(group)
     app.add_typer(group, name="bench")
 
 

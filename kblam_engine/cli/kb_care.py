@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from kblam_engine.cli.kb_common import JSONOption, KBOption, open_kb, print_json
+from kblam_engine.cli.kb_common import JSONOption, KBOption, open_kb, print_json, working
 
 
 def register(app: typer.Typer) -> None:
@@ -21,7 +21,7 @@ def verify(kb: KBOption, as_json: JSONOption = False) -> None:
     """Check that triples, words and embeddings agree; exit code 1 if not."""
     from kblam_engine.search.files import index_problems
 
-    with open_kb(kb) as base:
+    with open_kb(kb) as base, working("checking"):
         problems = base.verify() + ([] if base.path is None else index_problems(base.path))
         count = len(base)
     if as_json:
@@ -40,7 +40,7 @@ def compact(
     as_json: JSONOption = False,
 ) -> None:
     """Drop what was removed, with its history, and give the space back."""
-    with open_kb(kb) as base:
+    with open_kb(kb) as base, working("compacting"):
         done = base.compact(keep_from)
     if as_json:
         print_json({"dropped": done.n_dropped, "bytes_before": done.bytes_before, "bytes_after": done.bytes_after})
@@ -56,7 +56,7 @@ def backup(
     as_json: JSONOption = False,
 ) -> None:
     """Copy the knowledge base, as of one revision, while others use it."""
-    with open_kb(kb) as base:
+    with open_kb(kb) as base, working("copying"):
         base.backup(target)
     with open_kb(target) as copy:
         count, revision = len(copy), copy.revision

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from kblam_engine.knowledge_base import AddResult, KnowledgeBase
-    from kblam_engine.triples import Provenance
+    from kblam_engine.triples import Provenance, Triple
 
 KBOption = Annotated[Path, typer.Option("--kb", help="Directory of the knowledge base.", show_default=False)]
 JSONOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
@@ -29,6 +29,7 @@ ValueArgument = Annotated[str, typer.Argument(help="The value.", show_default=Fa
 MetaOption = Annotated[
     list[str] | None, typer.Option("--meta", help="KEY=VALUE to keep beside the triple; repeatable.")
 ]
+_SHOWN_EVERY = 200
 _NUMBERS = {"score", "added", "removed", "triples", "id"}
 NamespaceOption = Annotated[
     str | None, typer.Option("--namespace", help='Only this namespace; "" for triples of none.')
@@ -40,16 +41,25 @@ RevisionOption = Annotated[int | None, typer.Option("--revision", help="As of an
 
 
 @contextmanager
-def working(what: str) -> Iterator[None]:
-    """Show on stderr that something takes its time, where it is a terminal."""
+def working(what: str) -> Iterator[Callable[[str], None]]:
+    """Show on stderr that something takes its time, where it is a terminal; what it gives changes the words."""
     from rich.console import Console
 
     console = Console(stderr=True)
     if not console.is_terminal:
-        yield
+        yield lambda _: None
         return
-    with console.status(what):
-        yield
+    with console.status(what) as status:
+        yield status.update
+
+
+def counted(triples: Iterable[Triple], what: str) -> Iterator[Triple]:
+    """Hand triples on, and show on stderr how many there have been so far, where it is a terminal."""
+    with working(what) as tell:
+        for n, triple in enumerate(triples, start=1):
+            if n % _SHOWN_EVERY == 0:
+                tell(f"{what}: {n:,} triples")
+            yield triple
 
 
 def open_kb(

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from kblam_engine.cli._importing import (
+    AliasesOption,
+    ReconcileOption,
     ReviewOption,
     SourceArgument,
     SourceOptions,
     read_source,
+    reconciled,
     write_candidates,
 )
 from kblam_engine.cli.kb_common import (
@@ -24,6 +28,7 @@ from kblam_engine.cli.kb_common import (
     open_kb,
     print_json,
     show_result,
+    working,
 )
 
 
@@ -42,6 +47,8 @@ def import_file(
     encoder: EncoderOption = None,
     review: ReviewOption = False,
     option: SourceOptions = None,
+    reconcile: ReconcileOption = False,
+    aliases: AliasesOption = None,
     as_json: JSONOption = False,
 ) -> None:
     """Add the triples of a file, folder or database, all or none.
@@ -49,6 +56,9 @@ def import_file(
     The knowledge base is made if it is missing.
     """
     triples = read_source(source, option)  # before a knowledge base is made for a file that cannot be read
+    if reconcile or aliases is not None:
+        with open_kb(kb) if kb.exists() else nullcontext() as before:
+            triples = reconciled(triples, before, aliases)
     if review:
         path = write_candidates(source, triples)
         if as_json:
@@ -73,7 +83,8 @@ def export_file(
             for triple in base:
                 typer.echo(json.dumps(triple.to_dict(), ensure_ascii=False))
             return
-        count = base.export_file(file)
+        with working(f"writing {file}"):
+            count = base.export_file(file)
     if as_json:
         print_json({"exported": count, "file": str(file)})
     else:

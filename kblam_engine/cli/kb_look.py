@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -20,8 +21,10 @@ from kblam_engine.cli.kb_common import (
     open_kb,
     print_json,
     print_table,
+    working,
 )
 from kblam_engine.cli.kb_index import index_facts
+from kblam_engine.cli.kb_plot import check_target, plot_stats
 
 if TYPE_CHECKING:
     from kblam_engine.knowledge_base import KnowledgeBase, SearchHit
@@ -175,12 +178,19 @@ def info(kb: KBOption, as_json: JSONOption = False) -> None:
 def stats(
     kb: KBOption,
     top: Annotated[int, typer.Option("--top", min=1, help="How many names and properties to show.")] = 10,
+    plot: Annotated[
+        Path | None, typer.Option("--plot", help="Draw them to this PNG file too.", show_default=False)
+    ] = None,
     as_json: JSONOption = False,
 ) -> None:
     """Show what most triples are about, where they come from, and how the knowledge base grew."""
-    with open_kb(kb) as base:
+    if plot is not None:
+        check_target(plot)
+    with open_kb(kb) as base, working("counting"):
         found = base.stats(top)
         size = base.info().size_bytes
+    if plot is not None:
+        plot_stats(found, plot)
     if as_json:
         print_json({**found.to_dict(), "size_bytes": size})
         return
@@ -195,7 +205,7 @@ def stats(
             print_table([title, "triples"], [[text, f"{n:,}"] for text, n in counts])
     growth = [[_when(r.number, r.time), f"{r.n_triples:,}"] for r in found.growth]
     print_table(["revision", "triples"], growth)
-    typer.echo(f"{found.n_triples:,} triples, {size / 1e6:,.1f} MB")
+    typer.echo(f"{found.n_triples:,} triples, {size / 1e6:,.1f} MB" + (f"; drawn in {plot}" if plot else ""))
 
 
 def _part(

@@ -4,7 +4,9 @@ from kblam_engine.knowledge_base.knowledge_base import KnowledgeBase
 from kblam_engine.knowledge_base.records import (
     AddResult,
     CompactResult,
+    DocumentsResult,
     KBDiff,
+    KBDocument,
     KBInfo,
     KBStats,
     MergeResult,
@@ -18,7 +20,9 @@ from kblam_engine.knowledge_base.view import KBView
 __all__ = [
     "AddResult",
     "CompactResult",
+    "DocumentsResult",
     "KBDiff",
+    "KBDocument",
     "KBInfo",
     "KBSnapshot",
     "KBStats",

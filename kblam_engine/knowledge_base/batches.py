@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import sqlite3
 from collections.abc import Iterable, Sequence
 
@@ -21,9 +22,12 @@ def checked(triples: Iterable[Triple]) -> list[Triple]:
     """Return a batch as a list.
 
     Raises:
-        TripleError: one of them is no `Triple`.
+        TripleError: one of them is no `Triple`, or they are no iterable.
         ConfigurationError: there are more than `MAX_BATCH`.
     """
+    if not isinstance(triples, Iterable):
+        remedy = "; put it into a list" if isinstance(triples, Triple) else ""
+        raise TripleError("triples", f"expected an iterable of Triple, got {type(triples).__name__}{remedy}")
     batch = list(triples)
     for triple in batch:
         if not isinstance(triple, Triple):
@@ -46,9 +50,16 @@ def check_source(batch: Iterable[Triple], source: str) -> None:
 
 
 def remove_ids(changes: ChangeSet, ids: Sequence[int], condition: Condition) -> int:
-    """Remove the triples with these ids to which the condition applies; return how many there were."""
+    """Remove the triples with these ids to which the condition applies; return how many there were.
+
+    Raises:
+        ConfigurationError: an id is no whole number.
+    """
     where, parameters = condition
-    distinct = list(dict.fromkeys(int(i) for i in ids))
+    try:
+        distinct = list(dict.fromkeys(operator.index(i) for i in ids))
+    except TypeError as error:
+        raise ConfigurationError(f"ids: expected whole numbers, as search, find and history tell them: {error}") from None
     count = 0
     for start in range(0, len(distinct), _PAGE):
         page = distinct[start : start + _PAGE]

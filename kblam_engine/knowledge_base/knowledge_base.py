@@ -18,10 +18,11 @@ from kblam_engine.knowledge_base.changes import ChangeSet, record_encoder
 from kblam_engine.knowledge_base.connections import TIMEOUT
 from kblam_engine.knowledge_base.drafts import Drafts
 from kblam_engine.knowledge_base.embedder import Embedder, EncodedTexts
+from kblam_engine.knowledge_base.loading import KBDocuments
 from kblam_engine.knowledge_base.maintenance import backup, compact
 from kblam_engine.knowledge_base.meeting import texts_to_embed
 from kblam_engine.knowledge_base.merging import check_names, merge, renamed
-from kblam_engine.knowledge_base.reader import KBReader, matching
+from kblam_engine.knowledge_base.reader import matching
 from kblam_engine.knowledge_base.records import AddResult, CompactResult, MergeResult
 from kblam_engine.knowledge_base.schema import Meta
 from kblam_engine.knowledge_base.selection import LabelIndex, Selection
@@ -40,7 +41,7 @@ _ATTEMPTS = 4  # of a reader that compactions overtake
 _instances = itertools.count(1)
 
 
-class KnowledgeBase(KBReader):
+class KnowledgeBase(KBDocuments):
     """Triples and their sentence embeddings, in a directory that several threads and processes may share.
 
     Every change is one transaction and one new revision; a reader sees all of it or nothing. Get one from `open`.

@@ -170,7 +170,13 @@ class KBReader:
         return diff(self._store, before, newest, self._selection.condition())
 
     def stats(self, top: int = 10) -> KBStats:
-        """Return the names, properties, namespaces, tags and sources with the most triples, and the growth."""
+        """Return the names, properties, namespaces, tags and sources with the most triples, and the growth.
+
+        Raises:
+            ConfigurationError: `top` is below 1.
+        """
+        if top < 1:
+            raise ConfigurationError(f"top: expected at least 1, got {top}")
         return statistics(self._store, self._condition(), top)
 
     def info(self) -> KBInfo:

@@ -19,6 +19,32 @@ class AddResult:
 
 
 @dataclass(frozen=True, slots=True)
+class DocumentsResult:
+    """What became of documents that were added."""
+
+    ids: list[str]
+    """Of those that say something."""
+    empty: list[str]
+    """Ids of those in which no triple was found."""
+    removed: list[str]
+    """Ids of earlier documents from the same sources that are not among them, and are gone."""
+    n_triples: int
+    """How many triples they say, each once."""
+    skipped: dict[str, int]
+    """How many candidates the extractors left out, by reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class KBDocument:
+    """A document that triples came from."""
+
+    id: str
+    source: str
+    """Its path or URL; empty if nobody said one."""
+    n_triples: int
+
+
+@dataclass(frozen=True, slots=True)
 class MergeResult:
     """What became of the triples of the names that were merged into another."""
 

@@ -30,6 +30,12 @@ _NOTHING: Mapping[str, Any] = {}
 class GraphOptions:
     """How a graph is read.
 
+    >>> import networkx as nx
+    >>> graph = nx.Graph([("Oslo", "Bergen", {"kind": "train_to", "hours": 7})])
+    >>> options = GraphOptions(relation="kind", property_text=lambda text: text.replace("_", " "), edge_attributes="drop")
+    >>> [(triple.name, triple.property, triple.value) for triple in GraphTriples(graph, options)]
+    [('Oslo', 'train to', 'Bergen'), ('Bergen', 'train to', 'Oslo')]
+
     Attributes:
         label: what a node is called: a node attribute, or a function of the node (``str``: the node itself as text).
             None: ``label`` or ``name``, if every node has one, no two have the same, and no node reads as a name
@@ -70,6 +76,13 @@ class GraphOptions:
                 raise ConfigurationError(
                     f"{name}: expected {' or '.join(map(repr, choices))}, got {getattr(self, name)!r}"
                 )
+        for name, ok, expected in (
+            ("label", isinstance(self.label, str | None) or callable(self.label), "an attribute, a function or None"),
+            ("inverse", isinstance(self.inverse, Mapping | None) or callable(self.inverse), "a mapping, a function or None"),
+            ("property_text", self.property_text is None or callable(self.property_text), "a function or None"),
+        ):
+            if not ok:
+                raise ConfigurationError(f"{name}: expected {expected}, got {getattr(self, name)!r}")
         if isinstance(self.skip, str):
             raise ConfigurationError(f"skip: expected a set of attribute names, got the text {self.skip!r}")
         object.__setattr__(self, "skip", frozenset(self.skip))
@@ -89,6 +102,22 @@ class GraphTriples:
 
     Node attributes come first, then edges, each in the order of the graph. Nothing but the triple in hand is kept
     (and, where nodes are called by a label that is found by itself, one set of labels at the start).
+
+    >>> import networkx as nx
+    >>> graph = nx.DiGraph([("Orca 2", "Acme", {"relation": "maker", "since": 2016})])
+    >>> triples = GraphTriples(graph)
+    >>> graph.add_edge("Kite", "Acme", relation="maker")
+    >>> len(triples), next(iter(triples)).statement, dict(next(iter(triples)).metadata)
+    (2, 'The maker of Orca 2 is Acme.', {'since': 2016})
+
+    Args:
+        graph: a Graph, DiGraph, MultiGraph or MultiDiGraph.
+        options: how to read it; None: ``GraphOptions()``.
+
+    Raises:
+        ConfigurationError: it is no graph.
+        TripleError: while iterating: a node, attribute or relation is of a type that has no text, or an edge has no
+            relation.
     """
 
     def __init__(self, graph: Any, options: GraphOptions | None = None) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 from urllib.parse import unquote
+from xml.parsers import expat
 
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.sources.source import FileSource, missing
@@ -47,6 +48,8 @@ _BINARY = {f"{XSD}base64Binary", f"{XSD}hexBinary"}
 _PLAIN = {f"{XSD}string", f"{RDF}langString"}
 _FLOATS = {f"{XSD}double", f"{XSD}float"}
 _MAX_DEPTH = 8
+_MAX_ENTITY = 300
+_HEAD = 4096  # bytes: the document type comes before the first element
 
 
 class IRI(NamedTuple):
@@ -167,6 +170,8 @@ class RDFFile(FileSource):
         form = pyoxigraph.RdfFormat.from_extension({"owl": "rdf", "json": "jsonld"}.get(suffix, suffix))
         if form is None:
             raise self.error(0, f"expected an RDF file, got .{suffix}")
+        if form == pyoxigraph.RdfFormat.RDF_XML:
+            self._check_entities()
         base = self.base or self.path.absolute().as_uri()
         graph = Graph()
         texts: dict[str, str] = {}  # the same text is kept once
@@ -183,6 +188,34 @@ class RDFFile(FileSource):
         except ValueError as error:
             raise self.error(0, str(error)) from None
         return graph
+
+    def _check_entities(self) -> None:
+        """Refuse XML whose entities name others: a few lines of it can unpack to more than memory holds.
+
+        Ontologies shorten their addresses by entities; those are texts without references.
+        """
+        parser = expat.ParserCreate()
+        begun = False
+
+        def declared(name: str, is_parameter: bool, value: str | None, *_: str | None) -> None:
+            if is_parameter or (value is not None and ("&" in value or len(value) > _MAX_ENTITY)):
+                raise self.error(
+                    parser.CurrentLineNumber,
+                    f"expected entities that are texts of at most {_MAX_ENTITY} characters, got {name!r}; write them out",
+                )
+
+        def element(*_: object) -> None:
+            nonlocal begun
+            begun = True
+
+        parser.EntityDeclHandler, parser.StartElementHandler = declared, element
+        try:
+            with open(self.path, "rb") as file:
+                while not begun and (part := file.read(_HEAD)):
+                    parser.Parse(part)
+        except expat.ExpatError as error:
+            if not begun:
+                raise self.error(error.lineno, f"not RDF/XML: {expat.ErrorString(error.code)}") from None
 
 
 class _Telling:

@@ -11,6 +11,7 @@ without being wrong (an empty name, a value too long) it counts in `skipped`; wh
 from __future__ import annotations
 
 import os
+import stat
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -101,9 +102,12 @@ def check_size(path: Path, max_mb: float) -> None:
         ImportFileError: it is no file, or larger than `max_mb`.
         OSError: there is none.
     """
-    size = path.stat().st_size
-    if path.is_dir():
+    found = path.stat()
+    size = found.st_size
+    if stat.S_ISDIR(found.st_mode):
         raise ImportFileError(path, 0, "expected a file, got a folder; open_source reads folders")
+    if stat.S_ISCHR(found.st_mode) or stat.S_ISBLK(found.st_mode):  # it may never end
+        raise ImportFileError(path, 0, "expected a file, got a device")
     if size > max_mb * 1e6:
         raise ImportFileError(
             path,

@@ -10,7 +10,7 @@ from typing import Any
 
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.sources.records import RecordSource, long_columns
-from kblam_engine.triple_files import read_csv, read_jsonl
+from kblam_engine.triple_files import csv_reason, lines_of, read_csv, read_jsonl
 from kblam_engine.triples import Triple
 
 _DELIMITERS = ",;\t|"
@@ -97,7 +97,7 @@ class TableFile(RecordSource):
                 encoding = self.encoding.removesuffix("-sig")
                 raise self.error(line, f"not {encoding}; name its encoding") from None
             except csv.Error as error:
-                raise self.error(reader.line_num, str(error)) from None
+                raise self.error(reader.line_num, csv_reason(error)) from None
 
     def _delimiter(self) -> str:
         if self.delimiter is not None:
@@ -144,7 +144,7 @@ class JSONLFile(RecordSource):
     def _lines(self) -> Iterator[dict[str, Any] | None]:
         """Yield the object of each line, None for a blank one."""
         with open(self.path, "rb") as file:
-            for number, raw in enumerate(file, start=1):
+            for number, raw in enumerate(lines_of(file, self.path), start=1):
                 try:
                     line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
                     data = parse_json(line) if line else None

@@ -51,8 +51,14 @@ class SiblingQuestions:
     sets: Tensor
 
     @classmethod
-    def of(cls, written: Written, encoder: SentenceEncoder, mask: Callable[[str, str], str]) -> SiblingQuestions:
-        """Encode the questions about one triple; ``mask`` replaces a name in a question."""
+    def of(
+        cls,
+        written: Written,
+        encoder: SentenceEncoder,
+        mask: Callable[[str, str], str],
+        asking: SentenceEncoder | None = None,
+    ) -> SiblingQuestions:
+        """Encode the questions about one triple, by ``asking`` if given; ``mask`` replaces a name in a question."""
         world = written.world
         asked = [(s, number) for s, number in zip(written.samples, written.sets, strict=True) if len(s.supports) == 1]
         turns = []
@@ -64,7 +70,7 @@ class SiblingQuestions:
             others = [p for p in world.entities[known.entity] if p != wanted]
             siblings[row, : 1 + len(others)] = [wanted, *others]
         return cls(
-            torch.from_numpy(encoder.encode(turns)),
+            torch.from_numpy((asking or encoder).encode(turns)),
             torch.from_numpy(encoder.encode([k.triple.property for k in world.known])),
             torch.from_numpy(encoder.encode([k.triple.value for k in world.known])),
             torch.from_numpy(siblings),
@@ -93,6 +99,7 @@ def train_comparison(
     encoder: SentenceEncoder,
     written: SiblingQuestions | None = None,
     *,
+    asking: SentenceEncoder | None = None,
     epochs: int = EPOCHS,
     lr: float = 1e-3,
     temperature: float = 0.1,
@@ -106,6 +113,7 @@ def train_comparison(
         lexicon: questions, properties and values.
         encoder: the frozen sentence encoder.
         written: questions written by hand.
+        asking: what encodes questions; None: ``encoder``.
         epochs: passes over the questions.
         lr: of AdamW.
         temperature: of InfoNCE.
@@ -115,7 +123,7 @@ def train_comparison(
     torch.manual_seed(seed)
     asked = [(i, q) for i, p in enumerate(lexicon.properties) for q in (*p.questions, *p.follow_ups)]
     # The question decides its mask: folds then have the same texts, which are encoded once.
-    questions = torch.from_numpy(encoder.encode([q.replace("{n}", MASKS[len(q) % len(MASKS)]) for _, q in asked]))
+    questions = torch.from_numpy((asking or encoder).encode([q.replace("{n}", MASKS[len(q) % len(MASKS)]) for _, q in asked]))
     targets = torch.tensor([i for i, _ in asked])
     properties = torch.from_numpy(encoder.encode([p.property for p in lexicon.properties]))
     n_values = min(len(p.values) for p in lexicon.properties)

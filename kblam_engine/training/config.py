@@ -36,7 +36,7 @@ ANSWER_KINDS: tuple[tuple[str, float], ...] = (
 """The paper's 2 : 6 : 6 : 6 of 20: follow-ups are a third of the questions for one triple, and chains, where one triple's
 value is another's name, a third of those for several."""
 
-_MAY_BE_ZERO = ("seed", "n_queries", "sentence_steps")
+_MAY_BE_ZERO = ("seed", "n_queries", "question_steps", "sentence_steps")
 
 
 @dataclass(frozen=True)
@@ -57,6 +57,7 @@ class TrainConfig:
         n_entities: entities per invented world.
         n_source_entities: entities per real source.
         n_queries: conversations whose hidden states the KB query's map is fitted on; 0: sentence embeddings only.
+        question_steps: optimiser steps of what is added to the sentence encoder where it encodes questions; 0: nothing is.
         n_questions: questions examined for the evidence head.
         n_fold_worlds: invented worlds of either kind (any things; things with long names) per part of the lexicon.
         written_weight: how many of those questions are written by hand, where a world of real triples has weight 1, and the
@@ -94,6 +95,7 @@ class TrainConfig:
     n_entities: int = 600
     n_source_entities: int = 300
     n_queries: int = 0
+    question_steps: int = 0
     n_questions: int = 12000
     n_fold_worlds: int = 3
     written_weight: float = 14.0
@@ -124,8 +126,7 @@ class TrainConfig:
         wrong = {k: v for k, v in counts.items() if v < 1}
         if 0 != self.n_queries < self.n_folds:
             wrong["n_queries"] = self.n_queries  # every fold needs one
-        if self.sentence_steps < 0:
-            wrong["sentence_steps"] = self.sentence_steps
+        wrong |= {k: v for k in ("question_steps", "sentence_steps") if (v := getattr(self, k)) < 0}
         if wrong:
             raise ConfigurationError(f"training: expected numbers of at least 1, got {wrong}")
         if self.lr <= 0 or self.write_strength <= 0:
@@ -171,7 +172,7 @@ class TrainConfig:
 
 RECIPES: dict[str, TrainConfig] = {
     "smoke": TrainConfig(
-        sources=(), n_worlds=1, n_entities=60, n_queries=20, n_questions=60, n_fold_worlds=1, written_weight=0.0, n_folds=2,
+        sources=(), n_worlds=1, n_entities=60, n_queries=20, question_steps=2, n_questions=60, n_fold_worlds=1, written_weight=0.0, n_folds=2,
         pool_sizes=(30,), native_steps=4, batch=2, validate_every=2, n_validation=2, kb_sizes=(10, 100), n_large_entities=40,
     ),
     "fast": TrainConfig(

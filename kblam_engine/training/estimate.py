@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import asdict, dataclass
+from functools import partial
 from random import Random
 from typing import Any
 
@@ -14,6 +16,7 @@ from safetensors.torch import save
 from torch import nn
 
 from kblam_engine.adapter import KnowledgeAdapter
+from kblam_engine.bert_encoder import BertEncoder
 from kblam_engine.evaluation.environment import peak_rss_mb
 from kblam_engine.evidence import FEATURES
 from kblam_engine.evidence_head import EvidenceHead
@@ -32,9 +35,10 @@ from kblam_engine.training.mining import Miner
 from kblam_engine.training.native import Mining, NativeExample, examples, mined_batch
 from kblam_engine.training.native_stage import N_HELD_ENTITIES, answer_world, native_trainer
 from kblam_engine.training.pools import EncodedWorld
+from kblam_engine.training.question_encoder import train_question_encoder
 from kblam_engine.training.reading import chat_prompts, examiner_for, token_ids
 from kblam_engine.training.recipe import adapter_config
-from kblam_engine.training.retrieval_stage import MAX_FOLD_ENTITIES
+from kblam_engine.training.retrieval_stage import MAX_FOLD_ENTITIES, N_QUESTION_ENCODERS
 from kblam_engine.training.sentence_estimate import Noise, sentence_seconds
 from kblam_engine.training.sentence_stage import new_sentence_tokens
 from kblam_engine.training.worlds import invented_world
@@ -97,7 +101,7 @@ def estimate(config: TrainConfig) -> Estimate:
         lexicon = load_lexicon().without(config.exclude_properties)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            adapter = KnowledgeAdapter(adapter_config(loaded, encoder, hidden=config.n_queries > 0))
+            adapter = KnowledgeAdapter(adapter_config(config, loaded, encoder))
             retrieval, kept_mb = processes.from_main(
                 lambda: _retrieval(config, loaded, encoder, adapter, injection, lexicon)
             )
@@ -134,6 +138,8 @@ def parameters_by_part(adapter: KnowledgeAdapter) -> dict[str, int]:
     }
     if adapter.config.retrieval_layer is not None:
         parts["hidden state"] = list(adapter.hidden_query.parameters())
+    if adapter.questions is not None:
+        parts["question encoder"] = list(adapter.questions.parameters())
     if adapter.sentence is not None:
         parts["sentence tokens"] = list(adapter.sentence.parameters())
     return {name: sum(p.numel() for p in part) for name, part in parts.items()}
@@ -179,7 +185,8 @@ def _retrieval(
         return hidden_states(injection, [ids_of(chat(messages)) for messages in conversations], layer)
 
     chat, ids_of = chat_prompts(loaded), token_ids(loaded)
-    retriever = Retriever(encoder, examiner_for(loaded), adapter.evidence)
+    examiner = examiner_for(loaded)
+    retriever = Retriever(encoder, examiner, adapter.evidence)
 
     def examine(n: int) -> list[Examined]:
         return make_examined(random, retriever, [templates(encoded)], n, config.pool_sizes)
@@ -194,6 +201,15 @@ def _retrieval(
         # The questions for the head are asked with hidden states too.
         seconds["hidden states"] = took[-1] / N_PROMPTS * (config.n_queries + config.n_questions)
     seconds["comparison"] = _comparison(config, encoder, lexicon)
+    if adapter.questions is not None:
+        assert isinstance(encoder, BertEncoder)
+        trained = partial(
+            train_question_encoder, encoder, deepcopy(adapter.questions), [templates(encoded)], examiner.mask_name
+        )
+        trained(steps=1)
+        with _timed(took):
+            trained(steps=2)
+        seconds["question encoder"] = took[-1] / 2 * N_QUESTION_ENCODERS * config.question_steps
     examine(1)
     with _timed(took):
         examined = examine(N_QUESTIONS)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from random import Random
 from typing import Any
@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from kblam_engine.injection import Injection
 from kblam_engine.models import LoadedModel
 from kblam_engine.native_tokens import NativeTokenAdapter
-from kblam_engine.retrieval import Retriever
 from kblam_engine.sentence_encoder import SentenceEncoder
 from kblam_engine.training.checkpoints import Checkpoints
 from kblam_engine.training.config import TrainConfig
@@ -25,6 +24,7 @@ from kblam_engine.training.native import Mining, NativeExample, NativeTrainer, e
 from kblam_engine.training.pools import EncodedWorld
 from kblam_engine.training.progress import Progress
 from kblam_engine.training.reading import chat_prompts
+from kblam_engine.training.run import Run
 from kblam_engine.training.stages import Report, StageResult
 from kblam_engine.training.steps import Steps
 from kblam_engine.training.worlds import World, invented_world, linked, scrambled
@@ -34,53 +34,35 @@ N_HELD_ENTITIES = 60
 
 
 def train_native_tokens(
-    config: TrainConfig,
-    loaded: LoadedModel,
-    native: NativeTokenAdapter,
-    injection: Injection,
-    lexicon: Lexicon,
-    real_worlds: Callable[[Random], Iterable[World]],
-    checkpoints: Checkpoints,
-    report: Report = lambda *_: None,
-    processes: Processes = Processes(),
-    retriever: Retriever | None = None,
-    threshold: float = 0.5,
-    n_select: int = 6,
+    run: Run, native: NativeTokenAdapter, checkpoints: Checkpoints, miner: Miner | None = None
 ) -> StageResult:
     """Train the native tokens; the best of the validations is kept.
 
     Args:
-        config: the run.
-        loaded: the base model.
+        run: the run.
         native: what is trained.
-        injection: of the base model.
-        lexicon: properties and names to invent worlds from.
-        real_worlds: draws worlds of real triples.
         checkpoints: where the stage goes on if it was cut off.
-        report: told about progress.
-        processes: those that train together; all of them call this, and all have the same native tokens after it.
-        retriever: the trained retrieval layer, which finds what is wrong beside what is right; None: nothing is mined.
-        threshold: probability below which a triple does not answer.
-        n_select: triples of an answer at most.
+        miner: finds with the trained retrieval layer what is wrong beside what is right; None: nothing is mined.
 
     Raises:
         TrainingError: the loss became NaN or ran away; the batch is saved beside the checkpoint.
     """
     begun = time.perf_counter()
+    config, lexicon = run.config, run.lexicon
     random = Random(f"{config.seed} native")
     torch.manual_seed(config.seed)
-    trainer = native_trainer(config, loaded, native, injection, processes)
-    chat_prompt = chat_prompts(loaded)
-    real = list(real_worlds(random))
+    trainer = native_trainer(config, run.loaded, native, run.injection, run.processes)
+    chat_prompt = chat_prompts(run.loaded)
+    real = list(run.real_worlds(random))
     invented = [answer_world(random, config, lexicon, config.n_entities) for _ in range(config.n_worlds)]
     worlds = [*(scrambled(random, world) for world in real), *invented]
     mining = held_mining = None
-    if retriever is not None and config.mined_share > 0:
-        miner = Miner(retriever, threshold, n_select)
+    if miner is not None and config.mined_share > 0:
         large = answer_world(random, config, lexicon, config.n_large_entities)
-        mining = Mining(miner, _encoded((large, *real), retriever.encoder, report), config.mined_share, config.kb_sizes)
+        encoded = _encoded((large, *real), run.encoder, run.report)
+        mining = Mining(miner, encoded, config.mined_share, config.kb_sizes)
         validating = answer_world(Random(f"{config.seed} mined validation"), config, lexicon, N_HELD_ENTITIES)
-        held_mining = replace(mining, worlds=_encoded((validating,), retriever.encoder))
+        held_mining = replace(mining, worlds=_encoded((validating,), run.encoder))
     held = held_batches(config, lexicon, chat_prompt, held_mining)
     progress = Progress(trainer, random)
     progress.restore(checkpoints)
@@ -88,7 +70,7 @@ def train_native_tokens(
         random, worlds, chat_prompt, config.batch * config.accumulate,
         kinds=config.answer_kinds, style_share=config.style_share, mining=mining,
     )  # fmt: skip
-    steps = Steps("native tokens", config.native_steps, config, held, checkpoints, report)
+    steps = Steps("native tokens", config.native_steps, config, held, checkpoints, run.report)
     return steps.take(progress, batches, begun)
 
 

@@ -11,6 +11,7 @@ import torch
 
 from kblam_engine import datasets
 from kblam_engine.adapter import AdapterConfig, KnowledgeAdapter
+from kblam_engine.bert_encoder import BertEncoder
 from kblam_engine.checkpoint import save_adapter
 from kblam_engine.injection import attach
 from kblam_engine.models import LoadedModel, load_base_model
@@ -23,10 +24,13 @@ from kblam_engine.training.checkpoints import EVERY
 from kblam_engine.training.config import TrainConfig
 from kblam_engine.training.lexicon import load_lexicon
 from kblam_engine.training.metrics import Metrics
+from kblam_engine.training.mining import Miner
 from kblam_engine.training.native_stage import train_native_tokens
 from kblam_engine.training.own_data import digest_of, own_worlds
+from kblam_engine.training.question_encoder import RANK
 from kblam_engine.training.reading import examiner_for
 from kblam_engine.training.retrieval_stage import RetrievalStage
+from kblam_engine.training.run import Run
 from kblam_engine.training.sentence_stage import add_sentence_tokens
 from kblam_engine.training.stages import Report, Stages
 from kblam_engine.training.worlds import World, source_world
@@ -89,7 +93,7 @@ def train(
     try:
         injection.self_test()
         torch.manual_seed(config.seed)  # the adapter begins with random tensors
-        adapter = KnowledgeAdapter(adapter_config(loaded, encoder, hidden=config.n_queries > 0))
+        adapter = KnowledgeAdapter(adapter_config(config, loaded, encoder))
         made_for = " ".join([loaded.fingerprint, encoder.fingerprint, *([digest_of(config.data)] if config.data else [])])
         # Sentence tokens decide nothing of the other stages: added to a finished run, they are all that is trained.
         stages = Stages(Path(f"{folder}.stages"), replace(config, sentence_steps=0), made_for, processes)
@@ -105,30 +109,22 @@ def train(
         def worlds(random: Random) -> Iterator[World]:
             return real_worlds(config, random, tell)
 
-        retrieval = RetrievalStage(config, loaded, encoder, adapter, injection, tell)
+        run = Run(config, loaded, encoder, injection, lexicon, worlds, tell, processes)
+        retrieval = RetrievalStage(run, adapter)
         written = load_written(config.exclude_names, config.exclude_properties)
         evidence = stages.run(
-            "retrieval",
-            retrieval.module,
-            lambda: processes.from_main(lambda: retrieval.run(lexicon, worlds, written)),
+            "retrieval", retrieval.module, lambda: processes.from_main(lambda: retrieval.train(written))
         )
         native = stages.run(
             "native",
             adapter.native,
-            lambda: train_native_tokens(
-                config, loaded, adapter.native, injection, lexicon, worlds, checkpoints, tell, processes,
-                Retriever(encoder, examiner_for(loaded), adapter.evidence),
-                adapter.config.refusal_threshold, adapter.config.n_select,
-            ),  # fmt: skip
+            lambda: train_native_tokens(run, adapter.native, checkpoints, miner(adapter, loaded, encoder)),
         )
         seconds = evidence.seconds + native.seconds
         sentence_loss = None
         if config.sentence_steps:
             later = Stages(stages.folder, config, made_for, processes)
-            kept = later.checkpoints("sentence", checkpoint_every)
-            sentence = add_sentence_tokens(
-                later, adapter, config, loaded, encoder, injection, lexicon, worlds, kept, tell, processes
-            )
+            sentence = add_sentence_tokens(run, later, adapter, later.checkpoints("sentence", checkpoint_every))
             sentence_loss = sentence.numbers["validation"]
             seconds += sentence.seconds
     finally:
@@ -139,19 +135,29 @@ def train(
     return TrainResult(path, loss, evidence.numbers, seconds, sentence_loss)
 
 
-def adapter_config(loaded: LoadedModel, encoder: SentenceEncoder, *, hidden: bool) -> AdapterConfig:
+def miner(adapter: KnowledgeAdapter, loaded: LoadedModel, encoder: SentenceEncoder) -> Miner:
+    """Return what selects triples as an answer with this adapter would."""
+    retriever = Retriever(adapter.question_encoder(encoder), examiner_for(loaded), adapter.evidence)
+    return Miner(retriever, adapter.config.refusal_threshold, adapter.config.n_select)
+
+
+def adapter_config(config: TrainConfig, loaded: LoadedModel, encoder: SentenceEncoder) -> AdapterConfig:
     """Return the configuration of an adapter for this model: four KB layers in the last third.
 
     Args:
+        config: the run. With ``n_queries`` a hidden state joins the KB query, at 0.6 of the depth; with
+            ``question_steps`` an encoder that can take an update gets one for questions.
         loaded: the base model.
         encoder: the sentence encoder.
-        hidden: whether a hidden state joins the KB query; the retrieval layer is then at 0.6 of the depth.
     """
-    config = loaded.model.config.get_text_config()
-    n = config.num_hidden_layers
+    model = loaded.model.config.get_text_config()
+    n = model.num_hidden_layers
     layers = tuple(sorted({min(n - 1, int(n * share)) for share in (0.68, 0.81, 0.91)} | {n - 1}))
-    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    native = NativeTokenConfig(layers, config.hidden_size, config.num_attention_heads, head_dim)
+    head_dim = getattr(model, "head_dim", None) or model.hidden_size // model.num_attention_heads
+    native = NativeTokenConfig(layers, model.hidden_size, model.num_attention_heads, head_dim)
+    questions = None
+    if config.question_steps and isinstance(encoder, BertEncoder):
+        questions = encoder.update_config(RANK)
     return AdapterConfig(
         loaded.name,
         loaded.fingerprint,
@@ -159,7 +165,8 @@ def adapter_config(loaded: LoadedModel, encoder: SentenceEncoder, *, hidden: boo
         encoder.fingerprint,
         encoder.embed_dim,
         native,
-        retrieval_layer=min(int(n * 0.6), layers[0] - 1) if hidden else None,
+        retrieval_layer=min(int(n * 0.6), layers[0] - 1) if config.n_queries > 0 else None,
+        questions=questions,
     )
 
 

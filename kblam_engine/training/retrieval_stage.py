@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from random import Random
 
 import numpy as np
@@ -12,14 +13,13 @@ import torch
 from torch import nn
 
 from kblam_engine.adapter import KnowledgeAdapter
+from kblam_engine.bert_encoder import BertEncoder
 from kblam_engine.evidence_head import EvidenceHead
-from kblam_engine.injection import Injection
-from kblam_engine.models import LoadedModel
+from kblam_engine.low_rank import LowRankUpdate
 from kblam_engine.products import Floats
 from kblam_engine.retrieval import Message, Retriever
 from kblam_engine.sentence_encoder import SentenceEncoder
 from kblam_engine.training.comparison import SiblingQuestions, train_comparison
-from kblam_engine.training.config import TrainConfig
 from kblam_engine.training.evidence import (
     Examined,
     HiddenQueries,
@@ -32,10 +32,12 @@ from kblam_engine.training.evidence import (
 from kblam_engine.training.hidden_query import QueryMap, fit_query_map, hidden_states
 from kblam_engine.training.lexicon import Lexicon
 from kblam_engine.training.pools import EncodedWorld
+from kblam_engine.training.question_encoder import train_question_encoder
 from kblam_engine.training.reading import RememberingEncoder, chat_prompts, examiner_for, token_ids
+from kblam_engine.training.run import Run
 from kblam_engine.training.samples import draw
-from kblam_engine.training.stages import Report, StageResult
-from kblam_engine.training.worlds import World, invented_world
+from kblam_engine.training.stages import StageResult
+from kblam_engine.training.worlds import invented_world
 from kblam_engine.training.written import Written
 
 MAX_FOLD_ENTITIES = 350
@@ -45,6 +47,8 @@ TITLED_WEIGHT = 8.0
 """How many questions come from either kind of invented world, where a world of real triples has weight 1."""
 TITLED_SHARE = 0.35
 """Of the conversations whose hidden states are mapped, how many are about things with long names."""
+N_QUESTION_ENCODERS = 3
+"""One for either half of the folds, and the one that ships."""
 
 
 @dataclass(frozen=True)
@@ -71,23 +75,29 @@ class Fold:
         return [templates(encoded, weight / len(worlds)) for worlds, weight in kinds for encoded in worlds]
 
 
+@dataclass(frozen=True)
+class Half:
+    """What examines the questions of one half of the folds, fitted on the other half.
+
+    Attributes:
+        asking: encodes questions.
+        real: the questions about real triples that it has not seen.
+        asked: all questions written by hand, encoded, for the comparison.
+    """
+
+    asking: SentenceEncoder
+    real: tuple[Source, ...]
+    asked: SiblingQuestions | None
+
+
 class RetrievalStage:
     """Trains what an adapter's retrieval layer needs, from a seed of its own."""
 
-    def __init__(
-        self,
-        config: TrainConfig,
-        loaded: LoadedModel,
-        encoder: SentenceEncoder,
-        adapter: KnowledgeAdapter,
-        injection: Injection,
-        report: Report,
-    ) -> None:
-        """Keep the parts; ``run`` fills ``adapter``."""
-        self._config, self._loaded, self._encoder = config, loaded, encoder
-        self._texts = RememberingEncoder(encoder)
-        self._adapter, self._injection, self._report = adapter, injection, report
-        self._examiner = examiner_for(loaded)
+    def __init__(self, run: Run, adapter: KnowledgeAdapter) -> None:
+        """Keep the parts; ``train`` fills ``adapter``."""
+        self._run, self._config, self._adapter = run, run.config, adapter
+        self._texts = RememberingEncoder(run.encoder)
+        self._examiner = examiner_for(run.loaded)
 
     @property
     def module(self) -> nn.Module:
@@ -95,56 +105,55 @@ class RetrievalStage:
         parts: dict[str, nn.Module] = {"evidence": self._adapter.evidence}
         if self._layer is not None:
             parts["hidden_query"] = self._adapter.hidden_query
+        if self._adapter.questions is not None:
+            parts["questions"] = self._adapter.questions
         return nn.ModuleDict(parts)
 
     @property
     def _layer(self) -> int | None:
         return self._adapter.config.retrieval_layer
 
-    def run(
-        self, lexicon: Lexicon, real_worlds: Callable[[Random], Iterable[World]], written: Written
-    ) -> StageResult:
+    def train(self, written: Written) -> StageResult:
         """Train everything and return the head's numbers on a tenth of the questions that it was not fitted on.
 
         The head must see the scores of the maps as they are for properties that the maps never saw: the lexicon and the
-        written sets are folded, and each fold's questions are examined with maps fitted on the other folds.
+        written sets are folded, and each fold's questions are examined with maps fitted on the other folds. A question
+        encoder takes longer to train than the maps: there are two, each for the half of the folds that the other saw.
 
         Args:
-            lexicon: properties and names to invent worlds from.
-            real_worlds: draws worlds of real triples.
             written: questions written by hand.
         """
         begun = time.perf_counter()
-        config, adapter = self._config, self._adapter
+        config, adapter, lexicon = self._config, self._adapter, self._run.lexicon
         random = Random(f"{config.seed} evidence")
         torch.manual_seed(config.seed)
-        real = [templates(EncodedWorld(world, self._texts)) for world in real_worlds(random)]
-        asked = encoded_written = None
-        if config.written_weight > 0 and written.samples:
-            encoded_written = EncodedWorld(written.world, self._texts)
-            asked = SiblingQuestions.of(written, self._texts, self._examiner.mask_name)
+        real = [templates(EncodedWorld(world, self._texts)) for world in self._run.real_worlds(random)]
         folds = [self._fold(random, lexicon, number) for number in range(config.n_folds)]
+        asked_by_hand = self._written_sources(written)
+        halves = [self._half(half, real, folds, asked_by_hand, written) for half in range(2)]
         examined: list[Examined] = []
         for number, fold in enumerate(folds):
-            head = EvidenceHead(adapter.config.evidence_hidden, self._encoder.embed_dim)
-            others_asked = asked and asked.outside(number, config.n_folds)
-            train_comparison(head, fold.others, self._texts, others_asked, seed=config.seed)
+            half = halves[number % 2]
+            head = EvidenceHead(adapter.config.evidence_hidden, self._run.encoder.embed_dim)
+            others_asked = half.asked and half.asked.outside(number, config.n_folds)
+            train_comparison(head, fold.others, self._texts, others_asked, asking=half.asking, seed=config.seed)
             hidden_queries = self._hidden_queries([f for f in folds if f is not fold] or folds)
-            sources = [*real, *fold.sources()]
-            questions = written.fold(number, config.n_folds)
-            if encoded_written is not None and questions.samples:
-                sources.append(Source(encoded_written, questions.draw, config.written_weight))
+            sources = [*half.real, *fold.sources(), *asked_by_hand[number]]
             share = config.n_questions // config.n_folds
 
             def progress(done: int, before: int = number * share) -> None:
-                self._report("evidence", before + done, config.n_questions, {})
+                self._run.report("evidence", before + done, config.n_questions, {})
 
-            retriever = Retriever(self._encoder, self._examiner, head)
+            retriever = Retriever(half.asking, self._examiner, head)
             examined += make_examined(
                 random, retriever, sources, share, config.pool_sizes, progress, hidden_queries
             )
         random.shuffle(examined)
-        train_comparison(adapter.evidence, lexicon, self._texts, asked, seed=config.seed)
+        # What ships has learned from both halves.
+        every = [*real, *(source for fold in folds for source in fold.sources()), *chain(*asked_by_hand)]
+        asking = self._asking(adapter.questions, every, 2)
+        asked = self._siblings(written, asking)
+        train_comparison(adapter.evidence, lexicon, self._texts, asked, asking=asking, seed=config.seed)
         if self._layer is not None:
             query_map = _query_map(folds)
             with torch.no_grad():
@@ -153,6 +162,47 @@ class RetrievalStage:
         held = max(1, len(examined) // 10)
         train_head(adapter.evidence, examined[held:], seed=config.seed)
         return StageResult(validate(adapter.evidence, examined[:held]), time.perf_counter() - begun)
+
+    def _written_sources(self, written: Written) -> list[list[Source]]:
+        """Return for each fold the questions written by hand that belong to it: one source or none."""
+        config = self._config
+        if config.written_weight <= 0 or not written.samples:
+            return [[] for _ in range(config.n_folds)]
+        encoded = EncodedWorld(written.world, self._texts)
+        parts = [written.fold(number, config.n_folds) for number in range(config.n_folds)]
+        return [[Source(encoded, p.draw, config.written_weight)] if p.samples else [] for p in parts]
+
+    def _half(
+        self, half: int, real: Sequence[Source], folds: Sequence[Fold], by_hand: Sequence[Sequence[Source]], written: Written
+    ) -> Half:
+        """Return what examines every second fold, from ``half`` on."""
+        if self._adapter.questions is None or len(folds) < 2:
+            return Half(self._texts, tuple(real), self._siblings(written, self._texts))
+        others = range(1 - half, len(folds), 2)
+        sources = [*real[1 - half :: 2], *(s for n in others for s in (*folds[n].sources(), *by_hand[n]))]
+        asking = self._asking(LowRankUpdate(self._adapter.questions.config), sources, half)
+        own = [replace(source, weight=2 * source.weight) for source in real[half::2]]
+        return Half(asking, tuple(own), self._siblings(written, asking))
+
+    def _asking(self, update: LowRankUpdate | None, sources: Sequence[Source], number: int) -> SentenceEncoder:
+        """Train an update on questions and return what encodes others with it; the frozen encoder without one."""
+        if update is None:
+            return self._texts
+        assert isinstance(self._run.encoder, BertEncoder)
+        steps = self._config.question_steps
+
+        def progress(done: int, loss: float) -> None:
+            self._run.report("question encoder", number * steps + done, N_QUESTION_ENCODERS * steps, {"loss": loss})
+
+        train_question_encoder(
+            self._run.encoder, update, sources, self._examiner.mask_name, steps=steps, seed=self._config.seed, progress=progress
+        )
+        return RememberingEncoder(self._run.encoder.updated(update))
+
+    def _siblings(self, written: Written, asking: SentenceEncoder) -> SiblingQuestions | None:
+        if self._config.written_weight <= 0 or not written.samples:
+            return None
+        return SiblingQuestions.of(written, self._texts, self._examiner.mask_name, asking)
 
     def _fold(self, random: Random, lexicon: Lexicon, number: int) -> Fold:
         config = self._config
@@ -185,15 +235,15 @@ class RetrievalStage:
 
     def _hidden_states(self, conversations: Sequence[Sequence[Message]], fold: int | None = None) -> Floats:
         assert self._layer is not None
-        chat_prompt, ids_of = chat_prompts(self._loaded), token_ids(self._loaded)
+        chat_prompt, ids_of = chat_prompts(self._run.loaded), token_ids(self._run.loaded)
         prompts = [ids_of(chat_prompt(messages)) for messages in conversations]
 
         def progress(done: int) -> None:
             if fold is not None:
                 before = fold * len(prompts)
-                self._report("hidden states", before + done, len(prompts) * self._config.n_folds, {})
+                self._run.report("hidden states", before + done, len(prompts) * self._config.n_folds, {})
 
-        return hidden_states(self._injection, prompts, self._layer, progress)
+        return hidden_states(self._run.injection, prompts, self._layer, progress)
 
 
 def _query_map(folds: Sequence[Fold]) -> QueryMap:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from random import Random
 from typing import Any
 
@@ -21,8 +21,9 @@ from kblam_engine.training.lexicon import Lexicon
 from kblam_engine.training.pools import EncodedWorld
 from kblam_engine.training.progress import Progress
 from kblam_engine.training.reading import chat_prompts
+from kblam_engine.training.run import Run
 from kblam_engine.training.sentence import SentenceExample, SentenceTrainer, sentence_examples
-from kblam_engine.training.stages import Report, StageResult, Stages
+from kblam_engine.training.stages import StageResult, Stages
 from kblam_engine.training.steps import Steps
 from kblam_engine.training.worlds import World, invented_world, linked
 
@@ -45,86 +46,44 @@ def new_sentence_tokens(config: TrainConfig, injection: Injection, embed_dim: in
         return SentenceTokenAdapter.from_injection(injection, embed_dim)
 
 
-def add_sentence_tokens(
-    stages: Stages,
-    adapter: KnowledgeAdapter,
-    config: TrainConfig,
-    loaded: LoadedModel,
-    encoder: SentenceEncoder,
-    injection: Injection,
-    lexicon: Lexicon,
-    real_worlds: Callable[[Random], Iterable[World]],
-    checkpoints: Checkpoints,
-    report: Report,
-    processes: Processes,
-) -> StageResult:
+def add_sentence_tokens(run: Run, stages: Stages, adapter: KnowledgeAdapter, checkpoints: Checkpoints) -> StageResult:
     """Run the stage, or take it from the folder, and give the adapter its sentence tokens.
 
     Args:
+        run: the run.
         stages: finished stages of the run.
         adapter: what gets them.
-        config: the run.
-        loaded: the base model.
-        encoder: the sentence encoder.
-        injection: of the base model.
-        lexicon: properties and names to invent worlds from.
-        real_worlds: draws worlds of real triples.
         checkpoints: where the stage goes on if it was cut off.
-        report: told about progress.
-        processes: those that train together.
     """
-
-    def work() -> StageResult:
-        return train_sentence_tokens(
-            config, loaded, encoder, sentence, injection, lexicon, real_worlds, checkpoints, report, processes
-        )
-
-    sentence = new_sentence_tokens(config, injection, encoder.embed_dim)
-    result = stages.run("sentence", sentence, work)
+    sentence = new_sentence_tokens(run.config, run.injection, run.encoder.embed_dim)
+    result = stages.run("sentence", sentence, lambda: train_sentence_tokens(run, sentence, checkpoints))
     adapter.add_sentence_tokens(sentence)
     return result
 
 
-def train_sentence_tokens(
-    config: TrainConfig,
-    loaded: LoadedModel,
-    encoder: SentenceEncoder,
-    sentence: SentenceTokenAdapter,
-    injection: Injection,
-    lexicon: Lexicon,
-    real_worlds: Callable[[Random], Iterable[World]],
-    checkpoints: Checkpoints,
-    report: Report = lambda *_: None,
-    processes: Processes = Processes(),
-) -> StageResult:
+def train_sentence_tokens(run: Run, sentence: SentenceTokenAdapter, checkpoints: Checkpoints) -> StageResult:
     """Train sentence tokens; the best of the validations is kept.
 
     Args:
-        config: the run.
-        loaded: the base model.
-        encoder: the sentence encoder.
+        run: the run.
         sentence: what is trained, as ``new_sentence_tokens`` made it.
-        injection: of the base model.
-        lexicon: properties and names to invent worlds from.
-        real_worlds: draws worlds of real triples.
         checkpoints: where the stage goes on if it was cut off.
-        report: told about progress.
-        processes: those that train together; all of them call this, and all have the same sentence tokens after it.
 
     Raises:
         TrainingError: the loss became NaN or ran away; the batch is saved beside the checkpoint.
     """
     begun = time.perf_counter()
+    config = run.config
     random = Random(f"{config.seed} sentence")
     torch.manual_seed(config.seed)
-    trainer = sentence_trainer(config, loaded, sentence, injection, processes)
-    chat_prompt = chat_prompts(loaded)
-    worlds = list(_encoded_worlds(config, encoder, lexicon, real_worlds, random, report))
-    held = held_batches(config, encoder, lexicon, chat_prompt)
+    trainer = sentence_trainer(config, run.loaded, sentence, run.injection, run.processes)
+    chat_prompt = chat_prompts(run.loaded)
+    worlds = list(_encoded_worlds(run, random))
+    held = held_batches(config, run.encoder, run.lexicon, chat_prompt)
     progress = Progress(trainer, random)
     progress.restore(checkpoints)
     batches = sentence_examples(random, worlds, chat_prompt, config.batch * config.accumulate, **options_of(config))
-    steps = Steps(STAGE, config.sentence_steps, config, held, checkpoints, report)
+    steps = Steps(STAGE, config.sentence_steps, config, held, checkpoints, run.report)
     return steps.take(progress, batches, begun)
 
 
@@ -147,20 +106,13 @@ def sentence_trainer(
     )
 
 
-def _encoded_worlds(
-    config: TrainConfig,
-    encoder: SentenceEncoder,
-    lexicon: Lexicon,
-    real_worlds: Callable[[Random], Iterable[World]],
-    random: Random,
-    report: Report,
-) -> Iterator[EncodedWorld]:
+def _encoded_worlds(run: Run, random: Random) -> Iterator[EncodedWorld]:
     """Yield every world of the run with its embeddings."""
-    sizes = [config.n_entities] * config.n_worlds + [config.n_large_entities]
-    worlds = [*real_worlds(random), *(sentence_world(random, config, lexicon, n) for n in sizes)]
+    sizes = [run.config.n_entities] * run.config.n_worlds + [run.config.n_large_entities]
+    worlds = [*run.real_worlds(random), *(sentence_world(random, run.config, run.lexicon, n) for n in sizes)]
     for number, world in enumerate(worlds):
-        yield EncodedWorld(world, encoder)
-        report("sentence embeddings", number + 1, len(worlds), {})
+        yield EncodedWorld(world, run.encoder)
+        run.report("sentence embeddings", number + 1, len(worlds), {})
 
 
 def sentence_world(random: Random, config: TrainConfig, lexicon: Lexicon, n_entities: int) -> World:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import asyncio
 import queue
 import time
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from typing import Any
+from contextlib import aclosing
+from typing import Any, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput, ModelProfile
 from langchain_core.language_models.base import LangSmithParams
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
-from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult
+from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig, run_in_executor
 from langchain_core.runnables.config import get_config_list
 from pydantic import BaseModel, ConfigDict
@@ -206,6 +207,20 @@ class ChatKBLaM(AnsweringFields, BaseChatModel):
         finally:
             future.cancel()
 
+    async def agenerate(self, messages: list[list[BaseMessage]], *args: Any, **kwargs: Any) -> LLMResult:
+        """Answer chats; what changes in a large knowledge base is read in a thread, and not by the event loop."""
+        await run_in_executor(None, self._read_ahead, kwargs.get("kb_id"))
+        return await super().agenerate(messages, *args, **kwargs)
+
+    async def astream(
+        self, input: LanguageModelInput, config: RunnableConfig | None = None, **kwargs: Any
+    ) -> AsyncIterator[AIMessageChunk]:
+        """Stream an answer; what changes in a large knowledge base is read in a thread, and not by the event loop."""
+        await run_in_executor(None, self._read_ahead, kwargs.get("kb_id"))
+        async with aclosing(cast(AsyncGenerator[AIMessageChunk], super().astream(input, config, **kwargs))) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
     def batch(
         self,
         inputs: list[LanguageModelInput],
@@ -269,6 +284,10 @@ class ChatKBLaM(AnsweringFields, BaseChatModel):
             "ChatKBLaM writes no structured output: read the triples of an answer from "
             'message.additional_kwargs["attended_triples"]'
         )
+
+    def _read_ahead(self, kb_id: str | None) -> None:
+        """Read the knowledge base as it is now: LangChain asks for its identity on the event loop."""
+        kb_identity(self.knowledge_base(kb_id))
 
     async def _aload_engine(self, model: str | None) -> KBLaM:
         """Return the engine; loading it takes seconds, and is done in a thread."""

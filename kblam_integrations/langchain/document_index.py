@@ -14,11 +14,10 @@ from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.knowledge_base import KnowledgeBase
+from kblam_engine.sources.loaded import NAME_FIELDS, fields_of
 from kblam_engine.triples import Provenance, Triple
 from kblam_integrations._documents import DocumentStore, SourceDocument, provenance_of
 from kblam_integrations._shared import as_knowledge_base
-
-_NAME_FIELDS = ("name", "title", "id", "key")
 
 
 def triples_from_document(document: Document) -> list[Triple]:
@@ -38,20 +37,15 @@ def triples_from_document(document: Document) -> list[Triple]:
     if "name" in metadata and "property" in metadata:
         value = str(metadata.get("value") or document.page_content)
         return [Triple(str(metadata["name"]), str(metadata["property"]), value, provenance=origin_of(document))]
-    fields, n_others, start = list[tuple[str, str, tuple[int, int]]](), 0, 0
-    for line in document.page_content.splitlines(keepends=True):
-        field, colon, value = line.partition(":")
-        if colon and field.strip():
-            fields.append((field.strip(), value.strip(), (start, start + len(line.rstrip()))))
-        n_others += bool(line.strip() and not (colon and field.strip()))
-        start += len(line)
+    fields = fields_of(document.page_content) or []
     named = {field.lower(): (field, value) for field, value, _ in reversed(fields)}
-    name_field, name = next((named[key] for key in _NAME_FIELDS if key in named), (None, ""))
+    name_field, name = next((named[key] for key in NAME_FIELDS if key in named), (None, ""))
     name = name or str(metadata.get("name") or metadata.get("title") or "")
-    if n_others or not fields or not name:
+    if not fields or not name:
         raise ConfigurationError(
             f"document {document.id or document.page_content[:40]!r}: expected metadata name and property, or lines "
-            "`field: value` with a name; give KBLaMDocumentIndex(extract=...) a function from a document to its triples"
+            "`field: value` with a name; for other documents give KBLaMDocumentIndex(extract=LoadedDocumentExtractor()) of "
+            "kblam_engine.sources.loaded, or another function from a document to its triples"
         )
     return [
         Triple(name, field, value, provenance=origin_of(document, span))

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from kblam_integrations.llama_index.query_engine import KBLaMQueryEngine
     from kblam_integrations.llama_index.retriever import KBLaMRetriever
     from kblam_integrations.llama_index.sink import KBLaMTripleSink
-    from kblam_integrations.llama_index.workflow import KBLaMWorkflow
+    from kblam_integrations.llama_index.workflow import KBLaMWorkflow, PieceEvent, RefusedEvent, SourcesEvent
 
 __all__ = [
     "KBLaMAttentionEvent",
@@ -29,6 +29,9 @@ __all__ = [
     "KBLaMTripleSink",
     "KBLaMWorkflow",
     "KBRegistry",
+    "PieceEvent",
+    "RefusedEvent",
+    "SourcesEvent",
     "triples_from_node",
     "triples_from_property_graph",
 ]
@@ -42,6 +45,9 @@ _HOMES = {
     "KBLaMTripleSink": "kblam_integrations.llama_index.sink",
     "KBLaMWorkflow": "kblam_integrations.llama_index.workflow",
     "KBRegistry": "kblam_integrations._shared",
+    "PieceEvent": "kblam_integrations.llama_index.workflow",
+    "RefusedEvent": "kblam_integrations.llama_index.workflow",
+    "SourcesEvent": "kblam_integrations.llama_index.workflow",
     "triples_from_node": "kblam_integrations.llama_index.graph",
     "triples_from_property_graph": "kblam_integrations.llama_index.graph",
 }

@@ -14,7 +14,26 @@ from kblam_integrations.llama_index.query_engine import KBLaMQueryEngine
 
 
 class PieceEvent(Event):
-    """A piece of the answer, as it is written."""
+    """A piece of the answer, as it is written.
+
+    Example:
+        .. code-block:: python
+
+            import asyncio
+            from kblam_integrations.llama_index import KBLaMWorkflow, PieceEvent
+
+            async def main():
+                run = KBLaMWorkflow([("Orca 2", "battery life", "11 hours")], streaming=True).run(query="Orca 2: battery life?")
+                async for event in run.stream_events():
+                    if isinstance(event, PieceEvent):
+                        print(event.delta, end="", flush=True)
+                await run
+
+            asyncio.run(main())
+
+    Attributes:
+        delta: the characters that are new, seldom more than a token's; with a fallback the whole answer.
+    """
 
     delta: str
 
@@ -22,14 +41,54 @@ class PieceEvent(Event):
 class SourcesEvent(Event):
     """What the answer will rest on, before its first piece, from a query engine that streams.
 
-    `nodes` are triples with the probability that they answer as score; a refusal has none.
+    Example:
+        .. code-block:: python
+
+            import asyncio
+            from kblam_integrations.llama_index import KBLaMWorkflow, SourcesEvent
+
+            async def main():
+                run = KBLaMWorkflow([("Orca 2", "battery life", "11 hours")], streaming=True).run(query="Orca 2: battery life?")
+                async for event in run.stream_events():
+                    if isinstance(event, SourcesEvent):
+                        print([(node.text, node.score) for node in event.nodes])
+                await run
+
+            asyncio.run(main())
+
+    Attributes:
+        nodes: a node for each triple that the answer may attend, with the probability, 0 to 1, that it answers as score;
+            a refusal has none.
     """
 
     nodes: list[NodeWithScore]
 
 
 class RefusedEvent(Event):
-    """The knowledge base does not hold the answer; `response` is the refusal."""
+    """The knowledge base does not hold the answer. It starts the step ``fall_back``, which a subclass may replace.
+
+    Example:
+        .. code-block:: python
+
+            import asyncio
+            from llama_index.core.workflow import Context, StopEvent, step
+            from kblam_integrations.llama_index import KBLaMQueryEngine, KBLaMWorkflow, RefusedEvent
+
+            class Passing(KBLaMWorkflow):
+                @step
+                async def fall_back(self, ctx: Context, ev: RefusedEvent) -> StopEvent:
+                    return StopEvent(result=f"Nobody knows: {ev.query} ({ev.response.metadata['confidence']:.2f})")
+
+            async def main():
+                kb = [("Orca 2", "battery life", "11 hours")]
+                print(await Passing(kb, fallback=KBLaMQueryEngine(kb)).run(query="Who is the mayor of Varnholm?"))
+
+            asyncio.run(main())
+
+    Attributes:
+        query: the question.
+        response: the refusal.
+    """
 
     query: str
     response: Any

@@ -1,7 +1,7 @@
-"""PDF files by pypdf: the text of the pages, without what stands at the top or bottom of most of them.
+"""PDF files by pypdf: the text of the pages, without headers and footers.
 
 A PDF has places of letters and no structure; paragraphs, headings and tables are read from gaps, as in plain
-text. Scanned pages have no text: they need character recognition first.
+text. A sentence that goes on on the next page is one. Scanned pages have no text: they need character recognition first.
 """
 
 from __future__ import annotations
@@ -9,18 +9,21 @@ from __future__ import annotations
 import io
 import logging
 import re
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from kblam_engine.errors import ImportFileError
 from kblam_engine.sources.documents.document import Block, Document, document_id, one_line
-from kblam_engine.sources.documents.text import text_blocks
+from kblam_engine.sources.documents.running_lines import without_running_lines
+from kblam_engine.sources.documents.text import is_pair, text_blocks
 from kblam_engine.sources.source import missing
 
 _HYPHEN = re.compile(r"(?<=[a-z])-\n(?=[a-z])")
-_DIGITS = re.compile(r"\d+")
+_CUT_WORD = re.compile(r"[a-z]-\Z")
+_GOES_ON = re.compile(
+    r"(?:,|\b(?:an?|and|are|as|at|by|for|from|has|have|in|into|is|its|of|on|or|that|the|their|to|was|were|which|with))\Z"
+)
 _SENTENCE_END = (".", "!", "?", ":", ";")
 MAX_PAGES = 5000
 
@@ -51,10 +54,10 @@ def pdf_document(data: bytes, uri: str, path: Path, *, password: str | None = No
     # A damaged file can make pypdf stumble in any of these ways.
     except (PyPdfError, ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OSError) as error:
         raise ImportFileError(path, 0, f"not a sound PDF file: {error}") from None
-    pages = without_running_lines(pages)
-    if not any(page.strip() for page in pages):
+    without = without_running_lines(pages)
+    if not any(page.strip() for page in without.texts):
         raise ImportFileError(path, 0, "has no text; scanned pages need character recognition (OCR) first")
-    return _document(pages, uri, document_id(data), title)
+    return _document(without.texts, uri, document_id(data), title or without.title)
 
 
 def page_text(page: Any) -> str:
@@ -65,42 +68,37 @@ def page_text(page: Any) -> str:
     return _HYPHEN.sub("", "\n".join(line[margin:] for line in lines)).strip("\n")
 
 
-def without_running_lines(pages: list[str]) -> list[str]:
-    """Take the first and last lines off that stand on most pages, numbers aside; and lone page numbers."""
-    ends: Counter[tuple[bool, str]] = Counter()
-    split = [[line for line in page.split("\n")] for page in pages]
-    for lines in split:
-        shown = [line for line in lines if line.strip()]
-        if shown:
-            ends.update({(True, _shape(shown[0])), (False, _shape(shown[-1]))})
-    often = {end for end, count in ends.items() if count >= max(3, len(pages) // 2)}
-    kept = []
-    for lines in split:
-        while lines and (not lines[0].strip() or (True, _shape(lines[0])) in often):
-            lines = lines[1:]
-        while lines and (not lines[-1].strip() or (False, _shape(lines[-1])) in often or lines[-1].strip().isdigit()):
-            lines = lines[:-1]
-        kept.append("\n".join(lines))
-    return kept
-
-
-def _shape(line: str) -> str:
-    return _DIGITS.sub("0", one_line(line))
-
-
 def _document(pages: list[str], uri: str, id: str, title: str) -> Document:
-    text, blocks, first_heading = "", [], ""
+    text, first_heading = "", ""
+    blocks = list[Block]()
     for number, page in enumerate(pages, start=1):
         page = _with_gaps(page)
         if not page.strip():
             continue
-        start = len(text) + 2 * bool(text)
-        text += ("\n\n" if text else "") + page
-        for block in text_blocks(page):
-            blocks.append(_moved(block, start, number))
-            if block.kind == "heading" and not first_heading and len(blocks) == 1:
-                first_heading = page[block.start : block.end]
+        own = list(text_blocks(page))
+        if not blocks and own and own[0].kind == "heading":
+            first_heading = page[own[0].start : own[0].end]
+        goes_on = bool(blocks and own) and _goes_on(blocks[-1], text, own[0], page)
+        if goes_on and _CUT_WORD.search(text):
+            text, between = text[:-1], ""
+        else:
+            between = "\n" if goes_on else "\n\n" if text else ""
+        start = len(text) + len(between)
+        text += between + page
+        if goes_on:
+            blocks[-1] = replace(blocks[-1], end=start + own[0].end)
+        blocks += [_moved(block, start, number) for block in own[goes_on:]]
     return Document(id, uri, text, tuple(blocks), first_heading or title)
+
+
+def _goes_on(last: Block, text: str, first: Block, page: str) -> bool:
+    """Say whether a page begins in the middle of the sentence that the text before it ends with."""
+    if last.kind not in ("paragraph", "item") or first.kind != "paragraph" or last.end != len(text) or first.start:
+        return False
+    if is_pair(text[last.start : last.end].rpartition("\n")[2]) or is_pair(page.partition("\n")[0]):
+        return False
+    begun = text.endswith(_SENTENCE_END)
+    return not begun and (page[:1].islower() or _GOES_ON.search(text) is not None)
 
 
 def _with_gaps(page: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -50,13 +51,7 @@ class DocumentSource(FileSource):
         max_mb: float = MAX_MB,
     ) -> None:
         super().__init__(path, uri=uri, max_mb=max_mb)
-        if not 0 <= min_confidence <= 1:
-            raise ConfigurationError(f"min_confidence: expected 0 to 1, got {min_confidence}")
-        if isinstance(extractors, str):
-            extractors = [extractors]
-        self.extractors = [_extractor(which, topic) for which in extractors]
-        if not self.extractors:
-            raise ConfigurationError(f"extractors: expected at least one of {', '.join(EXTRACTORS)}, got none")
+        self.extractors = the_extractors(extractors, min_confidence, topic)
         self.min_confidence = min_confidence
         self.document_id = document_id
         self.password = password
@@ -77,17 +72,44 @@ class DocumentSource(FileSource):
         )
 
     def _read(self) -> Iterator[Triple]:
-        triples = list(unique(self._found(self.read()), self.skipped))
-        sure = [triple for triple in triples if confidence_of(triple) >= self.min_confidence]
-        if len(sure) < len(triples):
-            self.skipped[f"confidence below {self.min_confidence:g}"] += len(triples) - len(sure)
-        yield from sorted(sure, key=confidence_of)
+        yield from sure_triples(self.read(), self.extractors, self.min_confidence, self.skipped)
 
-    def _found(self, document: Document) -> Iterator[Triple]:
-        for extractor in self.extractors:
-            yield from extractor(document)
-            for reason, count in extractor.rejected.items():
-                self.skipped[f"{extractor.name}: {reason}"] += count
+
+def the_extractors(
+    extractors: Sequence[str | Extractor], min_confidence: float, topic: str | None
+) -> list[Extractor]:
+    """Return extractors, made where they are told by name.
+
+    Raises:
+        ConfigurationError: one is not known, there is none, or the confidence is not 0 to 1.
+        MissingDependencyError: one needs a package that is not installed.
+    """
+    if not 0 <= min_confidence <= 1:
+        raise ConfigurationError(f"min_confidence: expected 0 to 1, got {min_confidence}")
+    if isinstance(extractors, str):
+        extractors = [extractors]
+    found = [_extractor(which, topic) for which in extractors]
+    if not found:
+        raise ConfigurationError(f"extractors: expected at least one of {', '.join(EXTRACTORS)}, got none")
+    return found
+
+
+def sure_triples(
+    document: Document, extractors: Sequence[Extractor], min_confidence: float, skipped: Counter[str]
+) -> list[Triple]:
+    """Return what extractors find in a document, the surest last; what is left out is counted in `skipped`."""
+    triples = list(unique(_found(document, extractors, skipped), skipped))
+    sure = [triple for triple in triples if confidence_of(triple) >= min_confidence]
+    if len(sure) < len(triples):
+        skipped[f"confidence below {min_confidence:g}"] += len(triples) - len(sure)
+    return sorted(sure, key=confidence_of)
+
+
+def _found(document: Document, extractors: Sequence[Extractor], skipped: Counter[str]) -> Iterator[Triple]:
+    for extractor in extractors:
+        yield from extractor(document)
+        for reason, count in extractor.rejected.items():
+            skipped[f"{extractor.name}: {reason}"] += count
 
 
 def _extractor(which: str | Extractor, topic: str | None) -> Extractor:

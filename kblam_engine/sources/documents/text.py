@@ -35,6 +35,11 @@ def text_document(text: str, uri: str, *, id: str | None = None) -> Document:
     return Document(id or document_id(text.encode()), uri, text, blocks, title.strip())
 
 
+def is_pair(line: str) -> bool:
+    """Say whether a line is a key and a value."""
+    return _PAIR.match(line.strip()) is not None
+
+
 def text_blocks(text: str) -> Iterator[Block]:
     """Yield the blocks of a plain text."""
     groups = [(match.start(), match.end()) for match in _BLOCK.finditer(text)]

@@ -1,0 +1,118 @@
+"""What was measured, with the file that holds it, and the rules of the code that sizes follow from.
+
+A test compares every number here with its file. Times are of one thread of a processor without 16-bit arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from kblam_engine.capacity.terms import Known, Term, term
+
+SEARCH = "docs/results/search"
+LARGEST = 1_000_000
+"""Keys of the largest knowledge base that was measured; what is told beyond it is extrapolated."""
+KEPT_KEYS = 100_000
+"""Up to here keys are kept in memory and every one is scored (`kblam_engine/retrieval.py`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """One measured quantity of searching, by the number of keys.
+
+    Attributes:
+        kind: "exact", "tree" or "ann".
+        field: in the files, of each result of that kind.
+        points: (keys, value), the smallest first.
+    """
+
+    kind: str
+    field: str
+    points: tuple[tuple[int, float], ...]
+
+    @property
+    def exponent(self) -> float:
+        """Fit value = a * keys ** b by least squares of the logarithms; return b, rounded to two digits."""
+        xs, ys = ([math.log(point[i]) for point in self.points] for i in (0, 1))
+        mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
+        covariance = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True))
+        return round(covariance / sum((x - mean_x) ** 2 for x in xs), 2)
+
+    def known(self, symbol: str, unit: str) -> tuple[Known, Known]:
+        """Return the value at the largest size and the exponent, as `<symbol>` and `b_<symbol>`."""
+        n, value = self.points[-1]
+        return (
+            Known(symbol, value, unit, f"{self.kind} at {n:,} keys, {self.field} in {SEARCH}/million.json"),
+            Known(
+                f"b_{symbol}",
+                self.exponent,
+                "",
+                f"fitted to {self.field} at {self.points[0][0]:,} to {n:,} keys in {SEARCH}/real.json and million.json",
+            ),
+        )
+
+
+QUERY_MS = {
+    kind: Growth(kind, "query_cpu_ms", points)
+    for kind, points in {
+        "exact": ((10_000, 3.7905), (100_000, 23.2867), (237_568, 60.324), (1_000_000, 189.3078)),
+        "tree": ((10_000, 2.2342), (100_000, 6.5902), (237_568, 11.5344), (1_000_000, 27.6085)),
+        "ann": ((10_000, 3.3421), (100_000, 7.5655), (237_568, 18.1554), (1_000_000, 31.2886)),
+    }.items()
+}
+BUILD_S = {
+    kind: Growth(kind, "build_cpu_s", points)
+    for kind, points in {
+        "tree": ((10_000, 2.1089), (100_000, 19.3579), (237_568, 43.2439), (1_000_000, 218.6139)),
+        "ann": ((10_000, 0.5621), (100_000, 8.7827), (237_568, 22.5983), (1_000_000, 105.3601)),
+    }.items()
+}
+TREE_BEAM = Growth(
+    "tree", "options.beam.inters", ((10_000, 181), (100_000, 724), (237_568, 1024), (1_000_000, 2048))
+)
+MOST_SLOTS = 2**31 - 1
+"""Positions and ids of names are 32-bit numbers: no knowledge base is larger."""
+
+SPLIT = Known(
+    "split",
+    1.05,
+    "",
+    f"inter centres of the tree over 4 n^(2/3), options.inters at 1,000,000 keys in {SEARCH}/million.json",
+)
+WIDEST_BEAM = (1024, 4096)
+"""Roots and inter centres of the widest beam that a build tries (`kblam_engine/search/recall.py` BEAMS)."""
+PROBES = Known(
+    "probes", 1024, "", f"lists looked into, the most that a build tries, and the choice at 1,000,000 in {SEARCH}/million.json"
+)
+FINENESS = Known("fine", 4, "", "rule: inter centres in multiples of n^(2/3), kblam_engine/search/tree_growth.py")
+SAMPLE = Known("sample", 12, "", "rule: keys a cluster that centres are found from, kblam_engine/search/tree_growth.py")
+LISTS = Known("fine_a", 4, "", "rule: lists of faiss in multiples of n^(1/2), kblam_engine/search/faiss_index.py")
+
+DIM = Known("dim", 384, "", "embed_dim of the default sentence encoder, docs/results/search/encoding.json")
+PER_LIST = Known("per_list", 40, "", "rule: keys a list that its centre is found from, kblam_engine/search/faiss_index.py")
+SCAN_BYTES = Known("scan", 2_300_000, "B", "rule: 2 MB and 0.3 MB a query, kblam_engine/search/exact.py")
+
+TEXTS_PER_S = Known("texts", 194.697, "texts/s", f"results[0].texts_per_cpu_s in {SEARCH}/encoding.json")
+QUESTION_MS = Known("question", 16.225, "ms", f"results[0].question_cpu_ms in {SEARCH}/encoding.json")
+STORE_BYTES = Known("stored", 1755.517, "B", f"size_mb at 1,000,000 triples in {SEARCH}/store.json, a triple")
+STORE_MEMORY = Known("held", 74.984 * 1024**2 / 1e6, "B", f"memory_mb (MiB) at 1,000,000 triples in {SEARCH}/store.json, a triple")
+IMPORT_S = Known("imported", 40.868 / 1e6, "s", f"import_cpu_s at 1,000,000 triples in {SEARCH}/store.json, a triple")
+SNAPSHOT_S = Known(
+    "shown", 10.310886 / 1e6, "s", f"snapshot_ms at 1,000,000 triples in {SEARCH}/store.json, a triple; clock of a busy machine"
+)
+
+_ADAPTER = "kblam_engine/adapters/smollm2-135m/adapter_config.json"
+KB_LAYERS = Known("native_layers", 4, "", f"native.layers in {_ADAPTER}; as many are assumed for other models")
+KEY_DIM = Known("key", 64, "", f"native.key_dim in {_ADAPTER}; the same is assumed for other models")
+SELECTED = Known("selected", 6, "triples", f"n_select in {_ADAPTER}")
+ROLES = Known("roles", 14, "", "rule: roles of a token, kblam_engine/statements.py")
+STATEMENT_TOKENS = Known("tokens", 64, "tokens", "assumed: of a statement, a long one")
+
+
+def process_bytes() -> Term:
+    """Return what a process holds beside the weights of its model, measured with the default one at 10,000 triples."""
+    at = "docs/results/bench-10000-1-thread.json"
+    peak = Known("peak", 1074.0, "MiB", f"results[0].peak_rss_mb in {at}, with 10,000 triples")
+    weights = Known("weights_135m", 134_515_008, "", f"parameters of smollm2-135m, float32 in {at}")
+    return term(peak) * 1024 ** 2 - term(weights) * 4

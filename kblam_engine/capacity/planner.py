@@ -1,0 +1,276 @@
+"""What a knowledge base of a given size takes: disk, memory, GPU memory, hours to build, time to search.
+
+Every number is a formula over measured constants and rules of the code; both are part of the result.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, get_args
+
+from kblam_engine.capacity import measured
+from kblam_engine.capacity.estimates import Estimate, total
+from kblam_engine.capacity.published import claim_note, published
+from kblam_engine.capacity.searching import TreeSize, outgrows_beams, query_estimates
+from kblam_engine.capacity.shapes import ModelShape, shape_of_model
+from kblam_engine.capacity.terms import Known, Term, named, term
+from kblam_engine.errors import ConfigurationError
+
+FORMAT = "kblam-plan/1"
+Index = Literal["exact", "tree", "ann"]
+"""How keys are searched beyond `measured.KEPT_KEYS`."""
+INDEXES: tuple[str, ...] = get_args(Index)
+_BUILDING = "building a node"
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """What to plan for.
+
+    Attributes:
+        triples: in all.
+        model: a name of `SHAPES`, or a folder with a config.json.
+        nodes: machines that the triples are spread over evenly.
+        index: how keys are searched.
+        cores: processors of each machine that build.
+        context: tokens of a conversation that the KV cache holds.
+    """
+
+    triples: int
+    model: str = "smollm2-135m"
+    nodes: int = 1
+    index: Index = "tree"
+    cores: int = 1
+    context: int = 2048
+
+    def __post_init__(self) -> None:
+        """Check the numbers."""
+        for name in ("triples", "nodes", "cores", "context"):
+            number = getattr(self, name)
+            if not isinstance(number, int) or isinstance(number, bool) or number < 1:
+                raise ConfigurationError(f"{name}: expected a whole number of at least 1, got {number!r}")
+        if self.triples > 10**15:
+            raise ConfigurationError(f"triples: expected at most 1e15, got {self.triples:g}")
+        if self.index not in INDEXES:
+            raise ConfigurationError(f"index: expected one of {', '.join(INDEXES)}, got {self.index!r}")
+
+    @property
+    def per_node(self) -> int:
+        """Triples of the fullest node."""
+        return math.ceil(self.triples / self.nodes)
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether a node holds so few that their keys are kept in memory and no index is used."""
+        return self.per_node <= measured.KEPT_KEYS
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Estimates with their formulas, and what they leave open."""
+
+    request: PlanRequest
+    shape: ModelShape
+    estimates: tuple[Estimate, ...]
+    notes: tuple[str, ...]
+
+    def value(self, section: str, name: str) -> float:
+        """Return one number; KeyError where there is none of that name."""
+        for estimate in self.estimates:
+            if (estimate.section, estimate.name) == (section, name):
+                return estimate.value
+        raise KeyError(f"{section}: {name}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return a JSON object."""
+        return {
+            "format": FORMAT,
+            "request": asdict(self.request),
+            "triples_per_node": self.request.per_node,
+            "model": {**asdict(self.shape), "n_parameters": self.shape.n_parameters},
+            "largest_measured": measured.LARGEST,
+            "estimates": [asdict(estimate) for estimate in self.estimates],
+            "notes": list(self.notes),
+        }
+
+
+def plan(request: PlanRequest) -> Plan:
+    """Estimate what `request` takes.
+
+    Raises:
+        ModelNotFoundError: the shape of the model is not known.
+    """
+    shape = shape_of_model(request.model)
+    source = "asked for" if request.nodes == 1 else f"{request.triples:,} triples / {request.nodes:,} nodes, rounded up"
+    n = term(Known("n", request.per_node, "triples", source))
+    beyond = request.per_node > measured.LARGEST
+    estimates = [
+        *_disk(request, n, beyond),
+        *_memory(request, n, shape, beyond),
+        *_gpu(request, shape),
+        *_building(request, n, beyond),
+        *query_estimates("exact" if request.is_kept else request.index, n, beyond),
+        *published(request.triples, shape),
+    ]
+    notes = [*_notes(request, beyond), claim_note(estimates, request.triples, shape)]
+    return Plan(request, shape, tuple(estimates), tuple(notes))
+
+
+def _disk(request: PlanRequest, n: Term, beyond: bool) -> list[Estimate]:
+    dim = term(measured.DIM)
+    parts = [
+        Estimate.of("disk of a node", "sentence embeddings, key and value, 16 bits", 2 * dim * 2 * n, "B"),
+        Estimate.of(
+            "disk of a node", "texts, words, ids (SQLite)", n * (term(measured.STORE_BYTES) - 2 * dim * 2), "B", beyond
+        ),
+    ]
+    if not request.is_kept and request.index == "tree":
+        tree = TreeSize.of(n)
+        keys = n * (2 * dim + 8) + named("inters", tree.inters) * (2 * dim + 20) + named("roots", tree.roots) * (2 * dim + 12)
+        parts += [
+            Estimate.of("disk of a node", "inters: inter centres of the tree", tree.inters, ""),
+            Estimate.of("disk of a node", "roots: of the tree", tree.roots, ""),
+            Estimate.of("disk of a node", "tree: keys again by cluster, their slots, centres", keys, "B", beyond),
+        ]
+    elif not request.is_kept and request.index == "ann":
+        lists = term(measured.LISTS) * n ** 0.5
+        parts.append(
+            Estimate.of("disk of a node", "faiss: 8-bit keys, ids, centres", n * (dim + 8) + lists * (4 * dim + 8), "B", beyond)
+        )
+    return [*parts, total("disk of a node", "disk", parts)]
+
+
+def _memory(request: PlanRequest, n: Term, shape: ModelShape, beyond: bool) -> list[Estimate]:
+    section = "memory of a node"
+    dim = term(measured.DIM)
+    parts = [Estimate.of(section, "ids, names and properties of triples", n * measured.STORE_MEMORY, "B", beyond)]
+    if request.is_kept:
+        parts.append(Estimate.of(section, "keys in memory, 32 bits", n * dim * 4, "B"))
+    elif request.index == "exact":
+        parts.append(Estimate.of(section, "blocks of a scan", term(measured.SCAN_BYTES), "B"))
+    else:
+        slots = n * (term(4) + 1)
+        if request.index == "tree":
+            tree = TreeSize.of(n)
+            roots, inters = named("roots", tree.roots), named("inters", tree.inters)
+            centres = (roots + inters) * (2 * dim + 12) + 24 * inters
+        else:
+            centres = term(measured.LISTS) * n ** 0.5 * dim * 4
+        parts += [
+            Estimate.of(section, "centres of the index", centres, "B", beyond),
+            Estimate.of(section, "place of each slot, and whether it is alive", slots, "B"),
+        ]
+    parts_of_model = [
+        Estimate.of(section, "base model, 32 bits", term(_parameters(shape)) * 4, "B"),
+        Estimate.of(section, "libraries, encoder, one answer", measured.process_bytes(), "B"),
+    ]
+    kb = total(section, "memory of the KB, beyond mapped files", parts)
+    return [*parts, kb, *parts_of_model, total(section, "memory", [kb, *parts_of_model])]
+
+
+def _gpu(request: PlanRequest, shape: ModelShape) -> list[Estimate]:
+    """Return what is on a GPU if the model is: the KB's part does not grow with the KB."""
+    section = "GPU memory, if the model is on one"
+    heads, width, hidden = (
+        term(Known(symbol, value, "", shape.source))
+        for symbol, value in (("heads", shape.n_heads), ("head", shape.head_dim), ("hidden", shape.hidden_size))
+    )
+    layers, key, roles = term(measured.KB_LAYERS), term(measured.KEY_DIM), term(measured.ROLES)
+    cache = Known("cache", shape.cache_width, "", f"2 * layers * KV heads * head width, {shape.source}")
+    context = Known("context", request.context, "tokens", "asked for")
+    model_part = [
+        Estimate.of(section, "base model, 16 bits", term(_parameters(shape)) * 2, "B"),
+        Estimate.of(section, "KV cache of a conversation, 16 bits", term(context) * cache * 2, "B"),
+    ]
+    tokens = term(measured.SELECTED) * measured.STATEMENT_TOKENS
+    kb_part = [
+        Estimate.of(
+            section,
+            "maps of the adapter, 32 bits",
+            (layers * hidden * (heads * roles + heads * width + 2 * key) + hidden * hidden) * 4,
+            "B",
+        ),
+        Estimate.of(section, "native tokens of an answer, 32 bits", tokens * layers * (heads * width + key) * 4, "B"),
+    ]
+    model, kb = total(section, "model part", model_part), total(section, "KB part, whatever the KB's size", kb_part)
+    return [*model_part, model, *kb_part, kb, total(section, "GPU memory", [model, kb])]
+
+
+def _building(request: PlanRequest, n: Term, beyond: bool) -> list[Estimate]:
+    section = _BUILDING
+    cores = Known("cores", request.cores, "", "asked for; that time is divided by it is assumed")
+    hour = 3600.0
+    parts = [
+        Estimate.of(section, "encoding keys and values", 2 * n / (term(measured.TEXTS_PER_S) * cores) / hour, "h"),
+        Estimate.of(section, "import, one writer", n * measured.IMPORT_S / hour, "h", beyond),
+    ]
+    extra: list[Estimate] = []
+    if not request.is_kept and request.index != "exact":
+        seconds, exponent = measured.BUILD_S[request.index].known("s", "s")
+        share = n / measured.LARGEST
+        work = term(seconds) * share ** exponent / (term(cores) * hour)
+        parts.append(Estimate.of(section, "index, by the measured growth", work, "h", beyond))
+        extra = _building_memory(request, n)
+        if beyond and request.index == "tree":
+            most = term(seconds) * share ** (term(4.0) / 3) / (term(cores) * hour)
+            extra.append(Estimate.of(section, "index, if a key is compared with all roots (n^(1/3) of them)", most, "h", True))
+    extra.append(Estimate.of(section, "first snapshot of a process", n * measured.SNAPSHOT_S / hour, "h", beyond))
+    return [*parts, total(section, "build", parts), *extra]
+
+
+def _building_memory(request: PlanRequest, n: Term) -> list[Estimate]:
+    dim = term(measured.DIM)
+    if request.index == "ann":
+        needed = n * (dim + 8) + term(measured.LISTS) * n ** 0.5 * measured.PER_LIST * dim * 4
+        name = "memory while building: faiss holds the index until it is written, and its training keys"
+    else:
+        inters = named("inters", TreeSize.of(n).inters)
+        needed = inters * (term(measured.SAMPLE) * dim * 2 + dim * 4) + 16 * n
+        name = "memory while building: a sample of keys, sums of clusters, labels and order of all keys"
+    return [Estimate.of(_BUILDING, name, needed, "B", n.value > measured.LARGEST)]
+
+
+def _parameters(shape: ModelShape) -> Known:
+    return Known("weights", shape.n_parameters, "", f"counted from the shape of {shape.name}, {shape.source}")
+
+
+def _notes(request: PlanRequest, beyond: bool) -> list[str]:
+    n, largest = request.per_node, measured.LARGEST
+    notes = []
+    if n > measured.MOST_SLOTS:
+        notes.append(
+            f"{n:,} triples do not fit one knowledge base, whose positions are 32-bit numbers: use "
+            f"{math.ceil(request.triples / measured.MOST_SLOTS):,} nodes or more."
+        )
+    if beyond:
+        notes.append(
+            f"{n:,} triples a node are {n / largest:,.0f} times the largest size measured, {largest:,}: what is marked "
+            "with * is extrapolated by the growth measured up to there, and recall beyond it is not known."
+        )
+    if request.is_kept:
+        notes.append(
+            f"Up to {measured.KEPT_KEYS:,} triples keys are kept in memory and every one is scored: no index is used. "
+            "The time shown is that of scoring mapped keys."
+        )
+    elif request.index == "tree" and outgrows_beams(n):
+        notes.append(
+            "A build tries beams up to {:,} roots and {:,} inter centres and takes the widest where none finds enough: "
+            "beyond that recall falls, or the beam has to be set wider.".format(*measured.WIDEST_BEAM)
+        )
+    elif request.index == "ann" and beyond:
+        notes.append(
+            "A build tries up to 1,024 lists, which are a smaller share of all lists the more keys there are: recall falls."
+        )
+    if request.index == "exact" and not request.is_kept:
+        notes.append("Every search reads every key: below that much free memory it reads them from the disk each time.")
+    notes.append(
+        "Times are of one thread of a processor without 16-bit arithmetic, files in the page cache. Not measured, and not "
+        "in any number: a cold disk, a network, a GPU."
+    )
+    if request.nodes > 1:
+        notes.append(
+            f"{request.nodes:,} nodes: even shards, built and searched side by side, each with its own copy of the model. "
+            "That is assumed: sharding, merging and the network were not measured."
+        )
+    return notes
