@@ -38,8 +38,8 @@ def kb_of(*triples, encoder=None, multi=False):
 
 @cache
 def ships():
-    """Six triples that nobody changes."""
-    return kb_of(
+    """Six triples that nobody can change: all tests of a process share them."""
+    kb = kb_of(
         ("Acme Robotics", "founder", "Lena Hoffmann"),
         ("Acme Robotics", "founding date", "12 March 2009"),
         ("Orca 2", "battery life", "7.5 hours"),
@@ -47,3 +47,5 @@ def ships():
         ("Port of Varnholm", "annual traffic", "1,240 ships"),
         ("Port of Varnholm", "harbour master", "Ingrid Solberg"),
     )
+    kb._store.read_only = True  # what opens a KB to read only needs a file
+    return kb

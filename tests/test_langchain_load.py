@@ -121,7 +121,7 @@ async def test_the_event_loop_does_not_read_the_knowledge_base(monkeypatch):
         readers.append(threading.current_thread())
         return read(kb, revision)
 
-    kb = ships()
+    kb = kb_of(("Orca 2", "battery life", "7.5 hours"))
     llm = ChatKBLaM(engine=tiny_engine(), kb=kb, max_tokens=2)
     monkeypatch.setattr(KnowledgeBase, "_read_snapshot", watched_read)
     for n in range(2):
