@@ -18,21 +18,6 @@ if TYPE_CHECKING:
     from kblam_engine.triples import Triple
 
 KBOption = Annotated[Path, typer.Option("--kb", help="Directory of the knowledge base.", show_default=False)]
-ModelOption = Annotated[
-    str,
-    typer.Option("--model", help="Base model: a name out of `kblam models`, a folder, a Hugging Face id."),
-]
-AdapterOption = Annotated[
-    str | None,
-    typer.Option("--adapter", help="Adapter folder; default: the one shipped.", show_default=False),
-]
-DtypeOption = Annotated[
-    str | None,
-    typer.Option("--dtype", help="float32 or bfloat16; default: what suits the device.", show_default=False),
-]
-DeviceOption = Annotated[
-    str | None, typer.Option("--device", help="cpu, cuda or cuda:N.", show_default=False)
-]
 MaxNewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")]
 TemperatureOption = Annotated[
     float, typer.Option("--temperature", min=0.0, help="0 for the likeliest words, higher for variety.")

@@ -29,6 +29,23 @@ def load_model(
     return KBLaM.from_pretrained(model, adapter=adapter, encoder=encoder, dtype=dtype, device=device)
 
 
+def labels_of(loaded: KBLaM, model: str, adapter: str | None) -> dict[str, Any]:
+    """Return what a result says of the model it is about.
+
+    Args:
+        loaded: the model.
+        model: what `--model` named.
+        adapter: what `--adapter` named; None: the one shipped.
+    """
+    return {
+        "model": model,
+        "adapter": adapter,
+        "encoder": loaded.encoder.fingerprint,
+        "dtype": str(loaded.lm.dtype).removeprefix("torch."),
+        "device": str(loaded.lm.device),
+    }
+
+
 def check_target(target: Path | None) -> None:
     """Refuse a place for the result that cannot be written, before the work and not after it."""
     if target is None or target == STDOUT:

@@ -9,14 +9,10 @@ import typer
 
 from kblam_engine.cli._answering import (
     FROM_BASE,
-    AdapterOption,
-    DeviceOption,
-    DtypeOption,
     HopsOption,
     IndexOption,
     KBOption,
     MaxNewTokensOption,
-    ModelOption,
     SeedOption,
     TemperatureOption,
     ThresholdOption,
@@ -25,6 +21,7 @@ from kblam_engine.cli._answering import (
     model_and_kb,
     show_attended,
 )
+from kblam_engine.cli._options import DEFAULT_MODEL, AdapterOption, DeviceOption, DtypeOption, ModelOption
 
 
 def register(app: typer.Typer) -> None:
@@ -39,7 +36,7 @@ def ask(
     explain: Annotated[
         bool, typer.Option("--explain", help="Show the attended triples, the confidence and the time.")
     ] = False,
-    model: ModelOption = "smollm2-135m",
+    model: ModelOption = DEFAULT_MODEL,
     adapter: AdapterOption = None,
     dtype: DtypeOption = None,
     device: DeviceOption = None,

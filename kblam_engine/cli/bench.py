@@ -8,15 +8,19 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from kblam_engine.cli import encoding_bench, kb_bench, published_bench, search_bench
-from kblam_engine.cli._measuring import STDOUT, check_target, load_model, progress_bar, write_json
+from kblam_engine.cli._measuring import STDOUT, check_target, labels_of, load_model, progress_bar, write_json
+from kblam_engine.cli._options import (
+    DEFAULT_MODEL,
+    AdapterOption,
+    DeviceOption,
+    DtypeOption,
+    JSONFileOption,
+    ModelOption,
+)
 
 if TYPE_CHECKING:
     from kblam_engine.evaluation.latency import LatencyResult
 
-_MODEL = typer.Option("smollm2-135m", "--model", help="Base model: a name, a folder, a Hugging Face id.")
-_ADAPTER = typer.Option(None, "--adapter", help="Adapter folder; default: the one shipped.")
-_DTYPE = typer.Option(None, "--dtype", help="float32 or bfloat16; default: what suits the device.")
-_DEVICE = typer.Option(None, "--device", help="cpu, cuda or cuda:N.")
 _PAIRS = typer.Option(20, "--pairs", min=1, help="Questions asked of both, with and without the KB.")
 _TOKENS = typer.Option(32, "--max-new-tokens", min=2, help="Longest answer.")
 _SEED = typer.Option(0, "--seed", help="Seed of the invented triples and questions.")
@@ -26,7 +30,6 @@ _REAL = typer.Option(
     min=1,
     help="Triples the sentence encoder embeds; the rest get random unit vectors.",
 )
-_JSON = typer.Option(None, "--json", help="Write everything to this file; - for stdout.")
 
 
 def register(app: typer.Typer) -> None:
@@ -43,15 +46,15 @@ def register(app: typer.Typer) -> None:
 
 def latency(
     triples: int = typer.Option(10_000, "--triples", min=1, help="Size of the KB."),
-    model: str = _MODEL,
-    adapter: str | None = _ADAPTER,
-    dtype: str | None = _DTYPE,
-    device: str | None = _DEVICE,
+    model: ModelOption = DEFAULT_MODEL,
+    adapter: AdapterOption = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
     pairs: int = _PAIRS,
     max_new_tokens: int = _TOKENS,
     seed: int = _SEED,
     real_embeddings: int = _REAL,
-    as_json: Path | None = _JSON,
+    as_json: JSONFileOption = None,
 ) -> None:
     """Measure time to first token and per token at one KB size."""
     options = {
@@ -65,15 +68,15 @@ def latency(
 
 def scale(
     triples: list[int] = typer.Option(..., "--triples", min=1, help="Size of a KB; repeat for several."),
-    model: str = _MODEL,
-    adapter: str | None = _ADAPTER,
-    dtype: str | None = _DTYPE,
-    device: str | None = _DEVICE,
+    model: ModelOption = DEFAULT_MODEL,
+    adapter: AdapterOption = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
     pairs: int = _PAIRS,
     max_new_tokens: int = _TOKENS,
     seed: int = _SEED,
     real_embeddings: int = _REAL,
-    as_json: Path | None = _JSON,
+    as_json: JSONFileOption = None,
 ) -> None:
     """Measure several KB sizes, one after the other."""
     options = {
@@ -105,10 +108,7 @@ def _run(
     found: dict[str, Any] = {
         "format": FORMAT,
         "method": METHOD,
-        "model": model,
-        "adapter": adapter,
-        "dtype": str(loaded.lm.dtype).removeprefix("torch."),
-        "device": str(loaded.lm.device),
+        **labels_of(loaded, model, adapter),
         **describe(checked.seed),
         "results": [result.to_dict() for result in results],
     }

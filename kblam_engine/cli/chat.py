@@ -13,14 +13,10 @@ import typer
 
 from kblam_engine.cli._answering import (
     FROM_BASE,
-    AdapterOption,
-    DeviceOption,
-    DtypeOption,
     HopsOption,
     IndexOption,
     KBOption,
     MaxNewTokensOption,
-    ModelOption,
     SeedOption,
     TemperatureOption,
     ThresholdOption,
@@ -29,6 +25,7 @@ from kblam_engine.cli._answering import (
     model_and_kb,
     show_attended,
 )
+from kblam_engine.cli._options import DEFAULT_MODEL, AdapterOption, DeviceOption, DtypeOption, ModelOption
 from kblam_engine.errors import ConfigurationError, KBLaMError
 
 if TYPE_CHECKING:
@@ -54,7 +51,7 @@ def register(app: typer.Typer) -> None:
 
 def chat(
     kb: KBOption,
-    model: ModelOption = "smollm2-135m",
+    model: ModelOption = DEFAULT_MODEL,
     adapter: AdapterOption = None,
     dtype: DtypeOption = None,
     device: DeviceOption = None,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import typer
 
 from kblam_engine.cli._measuring import STDOUT, check_target, progress_bar, write_json
+from kblam_engine.cli._options import JSONFileOption
 
 
 def register(group: typer.Typer) -> None:
@@ -18,7 +17,7 @@ def encoding(
     triples: int = typer.Option(2_000, "--triples", min=1, help="Triples whose keys and values are encoded."),
     encoder: str | None = typer.Option(None, "--encoder", help="Sentence encoder; default: the embedded one."),
     seed: int = typer.Option(0, "--seed", help="Seed of the invented triples."),
-    as_json: Path | None = typer.Option(None, "--json", help="Write everything to this file; - for stdout."),
+    as_json: JSONFileOption = None,
 ) -> None:
     """Measure texts a second and the time of one question."""
     check_target(as_json)

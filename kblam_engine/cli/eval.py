@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from kblam_engine.cli._grid import adapter_digest, cells_folder, show_grid, sizes_of
-from kblam_engine.cli._measuring import STDOUT, check_target, load_model, progress_bar, write_json
+from kblam_engine.cli._measuring import STDOUT, check_target, labels_of, load_model, progress_bar, write_json
+from kblam_engine.cli._options import (
+    DEFAULT_MODEL,
+    AdapterOption,
+    DeviceOption,
+    DtypeOption,
+    EncoderOption,
+    JSONFileOption,
+    ModelOption,
+)
 
 if TYPE_CHECKING:
     from kblam_engine.evaluation import EvaluationResult, Metrics
@@ -63,15 +72,11 @@ def evaluate(
         metavar="SEED",
         help="Exchange the values inside each property first, and ask for those: what the model knows by heart is wrong.",
     ),
-    model: str = typer.Option(
-        "smollm2-135m", "--model", help="Base model: a name, a folder, a Hugging Face id."
-    ),
-    adapter: str | None = typer.Option(None, "--adapter", help="Adapter folder; default: the one shipped."),
-    encoder: str | None = typer.Option(None, "--encoder", help="Sentence encoder; default: the adapter's."),
-    dtype: str | None = typer.Option(
-        None, "--dtype", help="float32 or bfloat16; default: what suits the device."
-    ),
-    device: str | None = typer.Option(None, "--device", help="cpu, cuda or cuda:N."),
+    model: ModelOption = DEFAULT_MODEL,
+    adapter: AdapterOption = None,
+    encoder: EncoderOption = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
     seed: int = typer.Option(0, "--seed", help="Chooses distractors, and the questions under --limit."),
     sizes: str | None = typer.Option(
         None, "--sizes", help="Several sizes of the KB in one run, for example 10,100,1000."
@@ -98,7 +103,7 @@ def evaluate(
         None, "--refusal-threshold", help="Confidence below which the system refuses; default: the adapter's."
     ),
     cache: bool = typer.Option(True, "--cache/--no-cache", help="Keep sentence embeddings for the next run."),
-    as_json: Path | None = typer.Option(None, "--json", help="Write everything to this file; - for stdout."),
+    as_json: JSONFileOption = None,
 ) -> None:
     """Ask your own questions beside baselines, and score the answers.
 
@@ -130,11 +135,7 @@ def evaluate(
         check_sizes(grid, triples, asked, fillers)
     loaded = load_model(model, adapter, encoder, dtype, device)
     labels: dict[str, Any] = {
-        "model": model,
-        "adapter": adapter,
-        "encoder": loaded.encoder.fingerprint,
-        "dtype": str(loaded.lm.dtype).removeprefix("torch."),
-        "device": str(loaded.lm.device),
+        **labels_of(loaded, model, adapter),
         "kb": str(kb),
         "questions": str(questions),
         "distractors": str(distractors) if distractors else None,

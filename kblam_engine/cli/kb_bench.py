@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from kblam_engine.cli._measuring import STDOUT, check_target, progress_bar, write_json
+from kblam_engine.cli._options import JSONFileOption
 
 
 def register(group: typer.Typer) -> None:
@@ -18,7 +19,7 @@ def store(
     triples: list[int] = typer.Option([100_000], "--triples", min=1, help="Size of a KB; repeat for several."),
     folder: Path | None = typer.Option(None, "--folder", help="Where to put it; default: the temporary folder."),
     seed: int = typer.Option(0, "--seed", help="Seed of the invented triples."),
-    as_json: Path | None = typer.Option(None, "--json", help="Write everything to this file; - for stdout."),
+    as_json: JSONFileOption = None,
 ) -> None:
     """Measure import, opening, look-ups, changes and memory."""
     check_target(as_json)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from kblam_engine.cli._measuring import STDOUT, check_target, write_json
+from kblam_engine.cli._options import JSONFileOption
 
 if TYPE_CHECKING:
     from kblam_engine.capacity import Estimate, Plan
@@ -29,7 +29,7 @@ def plan(
     index: str = typer.Option("tree", "--index", help="How keys are searched: exact, tree or ann."),
     cores: str = typer.Option("1", "--cores", help="Processors of each machine that build."),
     context: str = typer.Option("2048", "--context", help="Tokens of a conversation on the GPU."),
-    as_json: Path | None = typer.Option(None, "--json", help="Write everything to this file; - for stdout."),
+    as_json: JSONFileOption = None,
 ) -> None:
     """Estimate what a KB of any size takes, and show how."""
     from kblam_engine.capacity import PlanRequest

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 
 from kblam_engine.cli._measuring import STDOUT, check_target, load_model, progress_bar, write_json
+from kblam_engine.cli._options import DEFAULT_MODEL, AdapterOption, JSONFileOption, ModelOption
 
 if TYPE_CHECKING:
     from kblam_engine.evaluation.published_bench import SystemResult
@@ -22,8 +22,8 @@ def register(group: typer.Typer) -> None:
 
 def published(
     triples: list[int] = typer.Option([10_000], "--triples", min=1, help="Size of a KB; repeat for several."),
-    model: str = typer.Option("smollm2-135m", "--model", help="Base model: a name, a folder, a Hugging Face id."),
-    adapter: str | None = typer.Option(None, "--adapter", help="Adapter folder; default: the one shipped."),
+    model: ModelOption = DEFAULT_MODEL,
+    adapter: AdapterOption = None,
     system: list[str] = typer.Option(["kblam", "hikvp"], "--system", help="What to measure beside; repeatable."),
     questions: int = typer.Option(20, "--questions", min=1, help="Questions put to every system."),
     max_new_tokens: int = typer.Option(32, "--max-new-tokens", min=2, help="Longest answer."),
@@ -31,7 +31,7 @@ def published(
     real_embeddings: int = typer.Option(
         2_000, "--real-embeddings", min=1, help="Triples the sentence encoder embeds; the rest get random unit vectors."
     ),
-    as_json: Path | None = typer.Option(None, "--json", help="Write everything to this file; - for stdout."),
+    as_json: JSONFileOption = None,
 ) -> None:
     """Measure time and memory against KBLaM and HiKVP as published, in float32, with random maps."""
     check_target(as_json)

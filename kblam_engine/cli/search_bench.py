@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from kblam_engine.cli._measuring import STDOUT, check_target, progress_bar, write_json
+from kblam_engine.cli._options import JSONFileOption
 
 if TYPE_CHECKING:
     from kblam_engine.evaluation.search_bench import SearchResult
@@ -29,7 +30,7 @@ def search(
     folder: Path | None = typer.Option(None, "--folder", help="Where to build; default: the temporary folder."),
     seed: int = typer.Option(0, "--seed", help="Seed of every draw."),
     plot: Path | None = typer.Option(None, "--plot", help="Draw times and recall into this PNG."),
-    as_json: Path | None = typer.Option(None, "--json", help="Write everything to this file; - for stdout."),
+    as_json: JSONFileOption = None,
 ) -> None:
     """Measure scoring every key, a tree of clusters and faiss on keys of real data."""
     from kblam_engine.errors import ConfigurationError

@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from kblam_engine.cli._measuring import STDOUT, check_target, load_model, progress_bar, write_json
+from kblam_engine.cli._measuring import STDOUT, check_target, labels_of, load_model, progress_bar, write_json
+from kblam_engine.cli._options import (
+    DEFAULT_MODEL,
+    AdapterOption,
+    DeviceOption,
+    DtypeOption,
+    EncoderOption,
+    JSONFileOption,
+    ModelOption,
+)
 
 if TYPE_CHECKING:
     from kblam_engine.evaluation.untouched import ComparedAnswer, UntouchedResult
@@ -25,15 +34,11 @@ def register(app: typer.Typer) -> None:
 
 def untouched(
     kb: Path = typer.Option(..., "--kb", help="A knowledge base, or a file of triples (.jsonl or .csv)."),
-    model: str = typer.Option(
-        "smollm2-135m", "--model", help="Base model: a name, a folder, a Hugging Face id."
-    ),
-    adapter: str | None = typer.Option(None, "--adapter", help="Adapter folder; default: the one shipped."),
-    encoder: str | None = typer.Option(None, "--encoder", help="Sentence encoder; default: the adapter's."),
-    dtype: str | None = typer.Option(
-        None, "--dtype", help="float32 or bfloat16; default: what suits the device."
-    ),
-    device: str | None = typer.Option(None, "--device", help="cpu, cuda or cuda:N."),
+    model: ModelOption = DEFAULT_MODEL,
+    adapter: AdapterOption = None,
+    encoder: EncoderOption = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
     refusal_threshold: float | None = typer.Option(
         None,
         "--refusal-threshold",
@@ -49,7 +54,7 @@ def untouched(
     after_question: bool = typer.Option(
         False, "--after-question", help="Each follows a question about the KB and its answer."
     ),
-    as_json: Path | None = typer.Option(None, "--json", help="Write everything to this file; - for stdout."),
+    as_json: JSONFileOption = None,
 ) -> None:
     """See whether a KB leaves unrelated chat as it is.
 
@@ -69,11 +74,7 @@ def untouched(
         result = measure_untouched(loaded, base, options, progress=progress)
     found: dict[str, Any] = {
         "format": FORMAT,
-        "model": model,
-        "adapter": adapter,
-        "encoder": loaded.encoder.fingerprint,
-        "dtype": str(loaded.lm.dtype).removeprefix("torch."),
-        "device": str(loaded.lm.device),
+        **labels_of(loaded, model, adapter),
         "kb": str(kb),
         **describe(seed),
         **result.to_dict(),
