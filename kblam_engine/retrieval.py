@@ -12,7 +12,7 @@ import re
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -94,8 +94,12 @@ class KeyTable(Protocol):
         """Number of triples."""
 
 
+@runtime_checkable
 class KeySearch(Protocol):
-    """What retrieval asks of the keys of a large KB; ``SnapshotSearch`` is one."""
+    """What retrieval asks of the keys of a large KB; ``SnapshotSearch`` is one.
+
+    A table that is one itself is searched whatever its size: its keys lie elsewhere.
+    """
 
     def search(self, queries: Floats, k: int) -> Found:
         """Return the positions of the k best keys for each of the queries [n_queries, embed_dim]."""
@@ -201,7 +205,9 @@ class Retriever:
         mentioned = names_mentioned(table, texts.conversation, self.examiner.rarity)
         encoded = self._encode_ahead(texts, table, mentioned)
         queries = np.stack([encoded[texts.turn], encoded[texts.conversation]])
-        if len(table) <= KEPT_KEYS:
+        if isinstance(table, KeySearch):
+            positions, scores = searched(table, table, queries, hidden_query, mentioned)
+        elif len(table) <= KEPT_KEYS:
             positions, scores = nearest(table, self._score(table, queries, hidden_query), mentioned)
         else:
             positions, scores = searched(table, self._searcher(table), queries, hidden_query, mentioned)

@@ -1,0 +1,23 @@
+"""Knowledge bases in shards: built side by side, on one machine or on many, and asked as one.
+
+A shard is a knowledge base of its own in a folder beside the others; `shards.json` names them. Everything here works in
+one process; `ray_cluster` alone knows Ray, which spreads it over processes and machines.
+"""
+
+from kblam_engine.cluster.build import BuildReport, BuildRequest, build_shards
+from kblam_engine.cluster.manifest import Manifest, ShardRecord, is_sharded, read_manifest
+from kblam_engine.cluster.opening import open_shards, verify_shards
+from kblam_engine.cluster.sharded_kb import ShardedKB
+
+__all__ = [
+    "BuildReport",
+    "BuildRequest",
+    "Manifest",
+    "ShardRecord",
+    "ShardedKB",
+    "build_shards",
+    "is_sharded",
+    "open_shards",
+    "read_manifest",
+    "verify_shards",
+]
