@@ -8,7 +8,7 @@ SUM := $(shell cat $(INPUTS) | cksum | cut -d' ' -f1)
 STAMP := $(VENV)/.ready-$(SUM)
 DEV_STAMP := $(VENV)/.ready-dev-$(SUM)
 
-.PHONY: demo test lint typecheck models install install-dev clean
+.PHONY: demo test test-cluster lint typecheck models install install-dev clean
 .DEFAULT_GOAL := test
 
 demo: models
@@ -16,6 +16,11 @@ demo: models
 
 test: lint typecheck install-dev models
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# Ray on two cores of this machine; 245 MB more to install, so it is on its own.
+test-cluster: install-dev models
+	$(BIN)/python -m pip install -c constraints.txt -e ".[cluster]"
+	$(BIN)/python -m pytest tests/test_cluster.py tests/test_cluster_ray.py tests/test_cluster_docs.py
 
 lint: install-dev
 	$(BIN)/ruff check .
