@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ class KBLaM:
             SeamError: the base model's attention does not take knowledge bases.
         """
         self.lm, self.tokenizer, self.name = loaded.model, loaded.tokenizer, loaded.name
+        self.state_type: Callable[..., KnowledgeState] = KnowledgeState  # an evaluation puts ablated ones here
         self.loaded, self.encoder = loaded, encoder
         self.adapter = adapter.to(loaded.device).eval()
         self.adapter.evidence.cpu()
@@ -279,7 +280,7 @@ class KBLaM:
             raise ConfigurationError(f"max_hops: expected an integer above 0, got {max_hops!r}")
         if unknown not in UNKNOWN:
             raise ConfigurationError(f'unknown: expected "refuse" or "base", got {unknown!r}')
-        return KnowledgeState(
+        return self.state_type(
             self.adapter,
             self.retriever,
             _Statements(self),

@@ -56,7 +56,7 @@ def test_a_run_asks_ablations_beside_baselines(engine, memory_kb):
     triples = list(memory_kb)
     pairs = ((triples[0].name, triples[0].property),)
     asked = [question("What about it?", pairs), question("And the moon?", ())]
-    names = ["dense", *ABLATIONS]
+    names = ["dense", "encoder-gates", "oracle-gates"]
     found = ask_systems(engine, triples, asked, names, prompts=PromptOptions(max_new_tokens=4))
     assert list(found.answers) == ["kblam", *names]
     assert found.info["oracle-gates"] == {"what": ABLATIONS["oracle-gates"]}
@@ -66,5 +66,5 @@ def test_a_run_asks_ablations_beside_baselines(engine, memory_kb):
 
 
 def test_unknown_names_are_told_what_there_is(engine, memory_kb):
-    with pytest.raises(ConfigurationError, match="oracle-gates, got 'perfect'"):
+    with pytest.raises(ConfigurationError, match="oracle-gates, .*, got 'perfect'"):
         ask_systems(engine, list(memory_kb), [question("?", ())], ["perfect"], prompts=PromptOptions())

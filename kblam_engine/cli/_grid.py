@@ -11,7 +11,10 @@ import typer
 from kblam_engine.cli._measuring import STDOUT
 
 if TYPE_CHECKING:
-    from kblam_engine.evaluation.grid import GridResult, Spread
+    from rich.console import Console
+    from rich.table import Table
+
+    from kblam_engine.evaluation.grid import GridResult, SizeResult, Spread
 
 # Heading and digits of each table; a measure that nothing was measured of has none.
 _TABLES = {
@@ -69,7 +72,6 @@ def adapter_digest(adapter: str | None, model: str) -> str:
 def show_grid(result: GridResult, *, to_stderr: bool = False) -> None:
     """Print a table for each measure: a row for each system, a column for each size."""
     from rich.console import Console
-    from rich.table import Table
 
     console = Console(stderr=to_stderr)
     names = list(dict.fromkeys(name for at in result.sizes for name in at.systems))
@@ -79,13 +81,11 @@ def show_grid(result: GridResult, *, to_stderr: bool = False) -> None:
         }
         if not any(found is not None for line in rows.values() for found in line):
             continue
-        table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
-        table.add_column("", no_wrap=True)
-        for at in result.sizes:
-            table.add_column(f"{at.size:,}", justify="right", no_wrap=True)
+        table = _new_table(title, result)
         for name, line in rows.items():
             table.add_row(name, *(_cell(found, digits) for found in line))
         console.print(table)
+    _show_layers(result, console)
     seeds = result.settings["seeds"]
     console.print(
         f"{result.sizes[0].systems['kblam'].overall.n:,} answers a size, seeds {seeds[0]} to {seeds[-1]}"
@@ -94,6 +94,39 @@ def show_grid(result: GridResult, *, to_stderr: bool = False) -> None:
     )
     for warning in result.warnings:
         typer.echo(f"warning: {warning}", err=True)
+
+
+def _show_layers(result: GridResult, console: Console) -> None:
+    """Print retrieval by system and KB layer against the size, where it was measured."""
+    from kblam_engine.evaluation.results import BY_LAYER
+
+    for measure in BY_LAYER:
+        rows = [
+            (name, layer, [_layer(at, name, layer, measure) for at in result.sizes])
+            for name, found in result.sizes[0].systems.items()
+            for layer in found.layers
+        ]
+        if rows:
+            table = _new_table(f"{_TABLES[measure][0]} by KB layer", result)
+            for name, layer, line in rows:
+                table.add_row(f"{name}, {layer}", *(_cell(found, 3) for found in line))
+            console.print(table)
+
+
+def _layer(at: SizeResult, name: str, layer: str, measure: str) -> Spread | None:
+    found = at.systems[name].layers.get(layer)
+    return found.measures.get(measure) if found else None
+
+
+def _new_table(title: str, result: GridResult) -> Table:
+    """Return a table with a column for each size."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("", no_wrap=True)
+    for at in result.sizes:
+        table.add_column(f"{at.size:,}", justify="right", no_wrap=True)
+    return table
 
 
 def _cell(found: Spread | None, digits: int) -> str:

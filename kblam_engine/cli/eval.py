@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,8 @@ from kblam_engine.cli._options import (
 )
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from kblam_engine.evaluation import EvaluationResult, Metrics
     from kblam_engine.evaluation.questions import Question
     from kblam_engine.triples import Triple
@@ -38,6 +40,7 @@ _COLUMNS = (
     ("ms/tok", "ms_per_token_p50", 1),
     ("MB", "peak_rss_mb", 0),
 )
+_LAYER_COLUMNS = (("n", "n", 0), ("top-1", "retrieval_top1", 3), ("top-5", "retrieval_top5", 3))
 _TEXT_COLUMNS = (("F1", "token_f1", 3), ("ROUGE-L", "rouge_l", 3), ("BERTScore", "bertscore", 3))
 
 
@@ -61,7 +64,8 @@ def evaluate(
         None,
         "--baseline",
         help="zero-shot, in-context, bm25, dense, oracle, or all; with their own number of triples: bm25-1, bm25-5, "
-        "bm25-10, dense-1, dense-5, dense-10; ablations: encoder-gates, oracle-gates.",
+        "bm25-10, dense-1, dense-5, dense-10; ablations: encoder-gates, oracle-gates, native-tokens, native-tokens-all, "
+        "sentence-tokens, sentence-tokens-all.",
     ),
     text_metrics: list[str] | None = typer.Option(
         None, "--metrics", help="rouge-l, bertscore: score the answers' texts by these, too."
@@ -101,6 +105,9 @@ def evaluate(
     ),
     refusal_threshold: float | None = typer.Option(
         None, "--refusal-threshold", help="Confidence below which the system refuses; default: the adapter's."
+    ),
+    by_layer: bool = typer.Option(
+        False, "--by-layer", help="Score retrieval in every KB layer, too, by the attention there."
     ),
     cache: bool = typer.Option(True, "--cache/--no-cache", help="Keep sentence embeddings for the next run."),
     as_json: JSONFileOption = None,
@@ -149,6 +156,7 @@ def evaluate(
         "answer_options": {} if refusal_threshold is None else {"refusal_threshold": refusal_threshold},
         "embedding_cache": cache_dir() / "embeddings" if cache else None,
         "labels": labels,
+        "by_layer": by_layer,
     }
     if grid:
         labels["adapter_digest"] = adapter_digest(adapter, model)
@@ -191,6 +199,9 @@ def show(result: EvaluationResult, *, to_stderr: bool = False) -> None:
     console.print(_table("all questions", overall))
     if any(found.rouge_l is not None or found.bertscore is not None for found in overall.values()):
         console.print(_table("their texts", overall, _TEXT_COLUMNS))
+    show_layers(
+        {(name, at): one for name, found in systems.items() for at, one in found.layers.items()}, console
+    )
     settings = result.settings
     console.print(
         f"{settings['n_triples']:,} triples ({settings['n_from_kb']:,} of the KB, "
@@ -205,6 +216,13 @@ def show(result: EvaluationResult, *, to_stderr: bool = False) -> None:
             )
     for warning in result.warnings:
         typer.echo(f"warning: {warning}", err=True)
+
+
+def show_layers(found: Mapping[tuple[str, str], Metrics], console: Console) -> None:
+    """Print a table of retrieval by system and KB layer; none without any."""
+    if found:
+        rows = {f"{name}, {layer}": metrics for (name, layer), metrics in found.items()}
+        console.print(_table("retrieval by KB layer", rows, _LAYER_COLUMNS))
 
 
 def _table(title: str, rows: dict[str, Metrics], columns: Sequence[tuple[str, str, int]] = _COLUMNS) -> Any:

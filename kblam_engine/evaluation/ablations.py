@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from kblam_engine.errors import ConfigurationError
+from kblam_engine.evaluation.ablated_states import NativeOnlyState, SentenceOnlyState, Watch
+from kblam_engine.evaluation.baselines import ABLATIONS, WITHOUT_RETRIEVAL
 from kblam_engine.evaluation.metrics import key_of
 from kblam_engine.evaluation.questions import Question
 from kblam_engine.products import Floats
@@ -15,6 +20,8 @@ from kblam_engine.retrieval import KeyTable, Message, Retrieved, Retriever, near
 
 _SURE = 12.0
 """Log-odds of a gate that is open at any threshold."""
+MOST_NATIVE = 2_000
+"""Triples whose native tokens a layer can attend to all at once: about 20 tokens each, in every layer and head."""
 
 
 class EncoderGates(Retriever):
@@ -58,6 +65,48 @@ class OracleGates(Retriever):
         return Retrieved(positions, tuple(triple for _, _, triple in found), log_odds)
 
 
+class EveryTriple(Retriever):
+    """Opens all there is: no retrieval layer."""
+
+    def retrieve(
+        self, messages: Sequence[Message], table: KeyTable, hidden_query: Floats | None = None
+    ) -> Retrieved:
+        """Return every triple in the order of the KB, all alike."""
+        del messages, hidden_query
+        n = len(table)
+        return Retrieved(np.arange(n), tuple(table.triples(range(n))), np.full(n, _SURE, np.float32))
+
+
+def check_ablations(model: Any, names: Iterable[str], n_triples: int) -> None:
+    """Check that the model has what the ablations take out, and that they can be done at this size.
+
+    Args:
+        model: a `KBLaM`.
+        names: of systems; those out of `baselines.ABLATIONS` count.
+        n_triples: size of the largest KB.
+
+    Raises:
+        ConfigurationError: an ablation wants sentence tokens and the adapter has none, or too many native tokens.
+    """
+    for name in names:
+        if name not in ABLATIONS:
+            continue
+        if name.startswith("sentence-tokens") and model.adapter.sentence is None:
+            raise ConfigurationError(
+                f"{name}: expected an adapter with sentence tokens, got one without: train one with "
+                "`kblam train --sentence-steps N` and give it with --adapter"
+            )
+        if name == "native-tokens" and model.adapter.sentence is None:
+            raise ConfigurationError(
+                f"{name}: expected an adapter with sentence tokens, got one without: the system is native tokens alone, leave it out"
+            )
+        if name == "native-tokens-all" and n_triples > MOST_NATIVE:
+            raise ConfigurationError(
+                f"{name}: expected a KB of at most {MOST_NATIVE:,} triples, got {n_triples:,}: every token of every statement "
+                "would be attended to; run it by itself with smaller sizes"
+            )
+
+
 def ablated(model: Any, name: str, question: Question) -> Any:
     """Return a model that shares everything with `model` but the part that an ablation replaces.
 
@@ -66,10 +115,23 @@ def ablated(model: Any, name: str, question: Question) -> Any:
         name: out of `baselines.ABLATIONS`.
         question: what it will be asked.
     """
-    other = copy.copy(model)
-    usual = model.retriever
+    other, usual = copy.copy(model), model.retriever
+    parts = usual.encoder, usual.examiner, usual.head
     if name == "oracle-gates":
         other.retriever = OracleGates(usual, question.supports)
+    elif name == "encoder-gates":
+        other.retriever = EncoderGates(*parts)
     else:
-        other.retriever = EncoderGates(usual.encoder, usual.examiner, usual.head)
+        other.state_type = SentenceOnlyState if name.startswith("sentence") else NativeOnlyState
+    if name in WITHOUT_RETRIEVAL:
+        other.retriever = EveryTriple(*parts)
+        other.adapter = copy.copy(model.adapter)
+        other.adapter.config = replace(model.adapter.config, n_select=sys.maxsize, retrieval_layer=None)
     return other
+
+
+def watched(model: Any) -> tuple[Any, Watch]:
+    """Return a model that shares everything with `model`, and what tells the attention in each KB layer of its last answer."""
+    other, watch = copy.copy(model), Watch(model.state_type)
+    other.state_type = watch
+    return other, watch

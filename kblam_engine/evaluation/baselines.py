@@ -26,8 +26,14 @@ SIZED = tuple(f"{name}-{k}" for name in ("bm25", "dense") for k in (1, 5, 10))
 ABLATIONS = {
     "encoder-gates": "native tokens of the triple whose key is nearest to the question: no evidence, no refusal",
     "oracle-gates": "native tokens of the supports, the null triple's without any: perfect retrieval and refusal",
+    "native-tokens": "no sentence tokens, where the adapter has them",
+    "native-tokens-all": "native tokens of every triple, all gates alike: no retrieval layer, no refusal",
+    "sentence-tokens": "no native tokens but those of a refusal; triples as the retrieval layer opens them",
+    "sentence-tokens-all": "sentence tokens of every triple, as in KBLaM: no retrieval layer, no native tokens",
 }
 """The system itself with a part taken out or made perfect (see `ablations`), by name."""
+WITHOUT_RETRIEVAL = ("native-tokens-all", "sentence-tokens-all")
+"""Those of them that open every triple: what they attended to most comes first, and a refusal is what reads like one."""
 INSTRUCTION = "Answer the question using these facts."
 REFUSAL_INSTRUCTION = "If the facts do not contain the answer, say that you cannot find it."
 _MARGIN = 16  # tokens kept free: joining texts can cost a few more than their parts

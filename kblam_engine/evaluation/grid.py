@@ -72,11 +72,16 @@ class SystemSummary:
     overall: Summary
     kinds: dict[str, Summary]
     info: dict[str, Any] = field(default_factory=dict)
+    layers: dict[str, Summary] = field(default_factory=dict)
+    """Retrieval by the attention in each KB layer, where it was asked for."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
         kinds = {kind: found.to_dict() for kind, found in self.kinds.items()}
-        return {"overall": self.overall.to_dict(), "kinds": kinds, "info": self.info}
+        told = {"overall": self.overall.to_dict(), "kinds": kinds, "info": self.info}
+        if self.layers:
+            told["layers"] = {layer: found.to_dict() for layer, found in self.layers.items()}
+        return told
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,12 +166,17 @@ def spread(
 
 def summarise_seeds(found: Sequence[SystemResult]) -> SystemSummary:
     """Return one system's results with several seeds as one; a kind that a seed's sample lacks has fewer."""
-    kinds = dict.fromkeys(kind for one in found for kind in one.kinds)
     return SystemSummary(
         over_seeds([one.overall for one in found]),
-        {kind: over_seeds([one.kinds[kind] for one in found if kind in one.kinds]) for kind in kinds},
+        _each_over_seeds([one.kinds for one in found]),
         merged_info([one.info for one in found]),
+        _each_over_seeds([one.layers for one in found]),
     )
+
+
+def _each_over_seeds(found: Sequence[Mapping[str, Metrics]]) -> dict[str, Summary]:
+    names = dict.fromkeys(name for one in found for name in one)
+    return {name: over_seeds([one[name] for one in found if name in one]) for name in names}
 
 
 def merged_info(found: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from kblam_engine.evaluation.runner import (
     Progress,
     add_text_metrics,
     ask_systems,
+    require_ablations,
     result_of,
     sample_questions,
     settings_of,
@@ -65,6 +66,7 @@ class Plan:
     prompts: PromptOptions
     answer_options: dict[str, Any]
     labels: dict[str, Any]
+    by_layer: bool = False
 
     @property
     def fingerprint(self) -> str:
@@ -77,6 +79,7 @@ class Plan:
             "prompts": {**asdict(self.prompts), "seed": None},
             "labels": self.labels,
             "version": version("kblam-engine"),
+            **({"by_layer": True} if self.by_layer else {}),
         }
         text = json.dumps(told, sort_keys=True, default=str)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
@@ -115,6 +118,7 @@ def run_grid(
     labels: dict[str, Any] | None = None,
     folder: Path | None = None,
     progress: Progress | None = None,
+    by_layer: bool = False,
 ) -> GridResult:
     """Evaluate a model at several sizes of the knowledge base with several seeds.
 
@@ -139,19 +143,21 @@ def run_grid(
         labels: further settings to write into the result.
         folder: where to keep finished cells; one that is there from an equal plan is not run again.
         progress: called after each answer, with the size, answers given and answers in all.
+        by_layer: score retrieval in every KB layer besides, for the system and its ablations.
 
     Raises:
-        ConfigurationError: no questions or seeds, a size that cannot be, an unknown baseline or text metric.
+        ConfigurationError: no questions or seeds, a size or ablation that cannot be, an unknown baseline or text metric.
         MissingDependencyError: a baseline or text metric needs a package that is not installed.
     """
     plan = Plan(
         list(kb_triples), list(questions), list(distractors), tuple(dict.fromkeys(baselines)), limit,
-        prompts or PromptOptions(), answer_options or {}, labels or {},
+        prompts or PromptOptions(), answer_options or {}, labels or {}, by_layer,
     )  # fmt: skip
     if not plan.questions or not seeds:
         raise ConfigurationError(f"expected questions and seeds, got {len(questions)} and {len(seeds)}")
     check_text_metrics(text_metrics)
     ascending = check_sizes(sizes, plan.kb_triples, plan.questions, plan.distractors)
+    require_ablations(model, plan.baselines, ascending[-1])
     fingerprint = plan.fingerprint
     cells: list[Cell] = []
     with ExitStack() as until_the_end:
@@ -205,6 +211,7 @@ def _run(model: EvaluatedModel, encoder: CachedEncoder, plan: Plan, size: int, s
             answer_options=plan.answer_options,
             encoder=encoder,
             progress=lambda name, done, total: told(int(done > 0)),
+            by_layer=plan.by_layer,
         )
         for name, found in answered.answers.items():
             answers.setdefault(name, {}).update(zip(part.places, found, strict=True))

@@ -17,6 +17,7 @@ from kblam_engine.evaluation.comparisons import (
     refusals_by_kind,
 )
 from kblam_engine.evaluation.grid import Summary
+from kblam_engine.evaluation.layers import layer_tables
 from kblam_engine.evaluation.markdown import NOTHING, escaped, header, number, row, with_interval
 from kblam_engine.evaluation.results import Metrics
 from kblam_engine.evaluation.runner import SYSTEM
@@ -101,6 +102,7 @@ def build_report(
     if benches:
         lines += ["", "## Time and memory against the size of the KB", "", *_scale(benches)]
         lines += pictures.get("cost", [])
+    lines += _section("Retrieval by KB layer", layer_tables(evaluations, grids))
     lines += _section("Counterfactual copies", counterfactuals(evaluations, grids))
     lines += _section("Attention", pictures.get("attention", [])[1:])
     runs: list[EvaluationRun | BenchRun | GridRun] = [*grids, *evaluations, *benches]

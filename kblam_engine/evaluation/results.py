@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -13,6 +13,8 @@ from kblam_engine.evaluation.questions import Question
 from kblam_engine.triples import Triple
 
 FORMAT = "kblam-eval/1"
+BY_LAYER = ("retrieval_top1", "retrieval_top5")
+"""What is measured in each KB layer."""
 DEFINITIONS = {
     "exact": "share of answerable questions whose answer holds one accepted string of every group; "
     "case, spacing and punctuation folded, numbers compared whole",
@@ -23,6 +25,8 @@ DEFINITIONS = {
     "answerable questions, where asked for",
     "retrieval_top1": "share of answerable questions with supports whose first attended triple is a support",
     "retrieval_top5": "share of answerable questions whose supports are all among the first five attended",
+    "layers": "with --by-layer: the same two where each KB layer ranks the triples by its attention, mean over heads; sentence "
+    "tokens: summed over the prompt; native tokens: over the answer, among the triples that were opened, so a refusal finds none",
     "refusal_precision": "share of refusals that were of unanswerable questions",
     "refusal_recall": "share of unanswerable questions that were refused",
     "refusal_f1": "harmonic mean of refusal precision and recall; 0 where no refusal was right",
@@ -33,6 +37,9 @@ DEFINITIONS = {
     "ci95": "Wilson intervals of the proportions",
     "null": "nothing to measure, for example exact where every question is unanswerable",
 }
+
+
+_ON_REQUEST = ("layers",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +64,13 @@ class ScoredAnswer:
     """The conversation a baseline was really given; None for the system."""
     rouge_l: float | None = None
     bertscore: float | None = None
+    layers: dict[str, list[bool]] | None = None
+    """Where it was asked for, for each KB layer ("native 20") the two retrieval scores by the attention there."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        """Return the fields as plain JSON values; of what nobody asked for nothing is said."""
+        told = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in told.items() if value is not None or name not in _ON_REQUEST}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,14 +110,19 @@ class SystemResult:
     kinds: dict[str, Metrics]
     info: dict[str, Any] = field(default_factory=dict)
     """What the system was given, for example how many triples fit in its context."""
+    layers: dict[str, Metrics] = field(default_factory=dict)
+    """Retrieval by the attention in each KB layer, under "native 20" or "sentence 3", where it was asked for."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values."""
-        return {
+        told = {
             "overall": self.overall.to_dict(),
             "kinds": {kind: found.to_dict() for kind, found in self.kinds.items()},
             "info": self.info,
         }
+        if self.layers:
+            told["layers"] = {layer: found.to_dict() for layer, found in self.layers.items()}
+        return told
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +161,21 @@ def score(
     ttft_ms: float,
     peak_rss_mb: float | None,
     prompt: list[Message] | None = None,
+    ranked: Mapping[str, Sequence[Triple]] | None = None,
 ) -> ScoredAnswer:
-    """Score one answer. `attended` is None for a system that does not rank triples: no retrieval score."""
+    """Score one answer.
+
+    Args:
+        question: what was asked.
+        answer: what came back.
+        attended: triples with their weights, best first; None for a system that does not rank them: no retrieval score.
+        refused: whether it is a refusal.
+        confidence: that the KB holds the answer, where the system knows.
+        ttft_ms: milliseconds to the first token, everything before it included.
+        peak_rss_mb: peak memory.
+        prompt: the conversation that a baseline was given.
+        ranked: for each KB layer the triples by the attention there, where it was asked for.
+    """
     hits = None
     if attended is not None and question.answerable:
         hits = metrics.retrieval_hits([(t.name, t.property) for t, _ in attended], question.supports)
@@ -171,7 +199,20 @@ def score(
         ms_per_token=answer.ms_per_token if answer.usage.completion_tokens > 1 else None,
         peak_rss_mb=peak_rss_mb,
         prompt=prompt,
+        layers=None if ranked is None or not question.answerable else layer_hits(ranked, question.supports),
     )
+
+
+def layer_hits(
+    ranked: Mapping[str, Sequence[Triple]], supports: Sequence[tuple[str, str]]
+) -> dict[str, list[bool]] | None:
+    """Return for each KB layer whether the first triple is a support, and whether all supports are in the first five."""
+    found = {}
+    for layer, triples in ranked.items():
+        hits = metrics.retrieval_hits([(t.name, t.property) for t in triples], supports)
+        if hits is not None:
+            found[layer] = list(hits)
+    return found or None
 
 
 def summarise(
@@ -183,8 +224,27 @@ def summarise(
     for question, answer in scored:
         kinds.setdefault(question.kind, []).append((question, answer))
     return SystemResult(
-        aggregate(scored), {kind: aggregate(part) for kind, part in kinds.items()}, info or {}
+        aggregate(scored),
+        {kind: aggregate(part) for kind, part in kinds.items()},
+        info or {},
+        aggregate_layers(answer for _, answer in scored),
     )
+
+
+def aggregate_layers(answers: Iterable[ScoredAnswer]) -> dict[str, Metrics]:
+    """Return the retrieval scores of each KB layer over the answers that have them."""
+    hits: dict[str, list[list[bool]]] = {}
+    for answer in answers:
+        for layer, found in (answer.layers or {}).items():
+            hits.setdefault(layer, []).append(found)
+    told = {}
+    for layer, found_there in hits.items():
+        n = len(found_there)
+        counts = {name: sum(one[i] for one in found_there) for i, name in enumerate(BY_LAYER)}
+        intervals = {name: metrics.wilson(count, n) for name, count in counts.items()}
+        shares = {name: count / n for name, count in counts.items()}
+        told[layer] = Metrics(n, ci95={k: v for k, v in intervals.items() if v is not None}, **shares)
+    return told
 
 
 def aggregate(pairs: Sequence[tuple[Question, ScoredAnswer]]) -> Metrics:

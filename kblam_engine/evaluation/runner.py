@@ -16,6 +16,7 @@ from kblam_engine.evaluation import environment, metrics
 from kblam_engine.evaluation.assembly import Assembly, assemble
 from kblam_engine.evaluation.baselines import (
     ABLATIONS,
+    WITHOUT_RETRIEVAL,
     Baseline,
     Corpus,
     PromptOptions,
@@ -30,6 +31,7 @@ from kblam_engine.evaluation.text_metrics import check_text_metrics, reference_t
 from kblam_engine.triples import Triple
 
 SYSTEM = "kblam"
+_MOST_ATTENDED = 10  # triples told of an answer that attended to every one
 _WARM_UP: Message = {"role": "user", "content": "Say hello."}
 
 Progress = Callable[[str, int, int], None]
@@ -60,6 +62,7 @@ def run_evaluation(
     embedding_cache: Path | None = None,
     labels: dict[str, Any] | None = None,
     progress: Progress | None = None,
+    by_layer: bool = False,
 ) -> EvaluationResult:
     """Evaluate a model on questions about a knowledge base, beside baselines on its base model.
 
@@ -81,9 +84,10 @@ def run_evaluation(
         embedding_cache: folder to keep sentence embeddings in; None encodes every time.
         labels: further settings to write into the result, for example the model's name.
         progress: called after each answer.
+        by_layer: score retrieval in every KB layer besides, for the system and its ablations.
 
     Raises:
-        ConfigurationError: no questions, or a baseline or text metric nobody knows.
+        ConfigurationError: no questions, a baseline or text metric nobody knows, or an ablation that cannot be.
         MissingDependencyError: a baseline or text metric needs a package that is not installed.
     """
     if not questions:
@@ -103,6 +107,7 @@ def run_evaluation(
         encoder=CachedEncoder(model.encoder, embedding_cache) if embedding_cache else None,
         show_encoding=progress is not None,
         progress=progress,
+        by_layer=by_layer,
     )
     # Loaded after the last answer: what a scorer takes is no memory of the systems.
     add_text_metrics(text_metrics, asked, assembly.triples, answered.answers.values())
@@ -121,6 +126,7 @@ def ask_systems(
     encoder: Any = None,
     show_encoding: bool = False,
     progress: Progress | None = None,
+    by_layer: bool = False,
 ) -> Answered:
     """Ask the system and then each baseline all questions over one knowledge base.
 
@@ -136,14 +142,19 @@ def ask_systems(
         encoder: embeds the triples; None for the model's own.
         show_encoding: whether the sentence encoder shows a progress bar.
         progress: called after each answer.
+        by_layer: score retrieval in every KB layer besides.
+
+    Raises:
+        ConfigurationError: there is no such baseline, or the model does not have what an ablation takes out.
     """
     from kblam_engine.knowledge_base import KnowledgeBase
 
+    names = list(dict.fromkeys(baselines))
+    require_ablations(model, names, len(triples))
     with KnowledgeBase.open(":memory:", encoder=encoder or model.encoder, multi=True) as kb:
         kb.add(triples, progress=show_encoding)
         snapshot = kb.snapshot()
         corpus = Corpus(snapshot.triples(range(len(snapshot))), snapshot.key_embeddings, model.encoder)
-        names = list(dict.fromkeys(baselines))
         in_prompt = {n: build_baseline(n, model, corpus, questions, prompts) for n in names if n not in ABLATIONS}
         # What loads on first use must not count as the first answer's time.
         model.generate_text([_WARM_UP], 2)
@@ -151,16 +162,24 @@ def ask_systems(
         model.answer([_WARM_UP], snapshot, **{**options, "max_new_tokens": 2})
         told = progress or (lambda name, done, total: None)
         answers = {
-            SYSTEM: _ask_all(SYSTEM, questions, told, lambda q: _ask_system(model, snapshot, q, options))
+            SYSTEM: _ask_all(SYSTEM, questions, told, lambda q: _ask_system(model, snapshot, q, options, by_layer))
         }
         info: dict[str, dict[str, Any]] = {SYSTEM: {"n_triples": len(triples)}}
         for name in names:
             if name in ABLATIONS:
-                ask, info[name] = partial(_ask_ablated, model, name, snapshot, options), {"what": ABLATIONS[name]}
+                ask, info[name] = partial(_ask_ablated, model, name, snapshot, options, by_layer), {"what": ABLATIONS[name]}
             else:
                 ask, info[name] = partial(_ask_baseline, model, corpus, in_prompt[name], prompts), in_prompt[name].info
             answers[name] = _ask_all(name, questions, told, ask)
     return Answered(answers, info)
+
+
+def require_ablations(model: EvaluatedModel, names: Sequence[str], n_triples: int) -> None:
+    """Check that the ablations among the names can be done; raises what `check_ablations` raises."""
+    if any(name in ABLATIONS for name in names):
+        from kblam_engine.evaluation.ablations import check_ablations  # which loads torch
+
+        check_ablations(model, names, n_triples)
 
 
 def result_of(
@@ -206,26 +225,47 @@ def _ask_all(
 
 
 def _ask_system(
-    model: EvaluatedModel, snapshot: Any, question: Question, options: dict[str, Any]
+    model: EvaluatedModel,
+    snapshot: Any,
+    question: Question,
+    options: dict[str, Any],
+    by_layer: bool = False,
+    retrieves: bool = True,
 ) -> ScoredAnswer:
+    """Ask the system or an ablation; one that does not retrieve has opened every triple, and says of no answer that it refuses."""
+    watch = None
+    if by_layer:
+        from kblam_engine.evaluation.ablations import watched  # which loads torch
+
+        model, watch = watched(model)
     answer = model.answer([dict(message) for message in question.messages], snapshot, **options)
+    attended = [(attended.triple, round(attended.weight, 6)) for attended in answer.attended]
+    if not retrieves:
+        attended = sorted(attended, key=lambda each: -each[1])[:_MOST_ATTENDED]
     return score(
         question,
         answer,
-        [(attended.triple, round(attended.weight, 6)) for attended in answer.attended],
-        refused=answer.refused,
-        confidence=answer.confidence,
+        attended,
+        refused=answer.refused if retrieves else metrics.is_refusal(answer.text),
+        confidence=answer.confidence if retrieves else None,
         ttft_ms=answer.ttft_ms,
         peak_rss_mb=environment.peak_rss_mb(),
+        ranked=watch.ranked() if watch else None,
     )
 
 
 def _ask_ablated(
-    model: EvaluatedModel, name: str, snapshot: Any, options: dict[str, Any], question: Question
+    model: EvaluatedModel,
+    name: str,
+    snapshot: Any,
+    options: dict[str, Any],
+    by_layer: bool,
+    question: Question,
 ) -> ScoredAnswer:
     from kblam_engine.evaluation.ablations import ablated  # which loads torch
 
-    return _ask_system(ablated(model, name, question), snapshot, question, options)
+    other = ablated(model, name, question)
+    return _ask_system(other, snapshot, question, options, by_layer, retrieves=name not in WITHOUT_RETRIEVAL)
 
 
 def _ask_baseline(

@@ -246,6 +246,7 @@ def _system(data: dict[str, Any]) -> SystemResult:
         _metrics(_object(data, "overall")),
         {kind: _metrics(_object(kinds, kind)) for kind in kinds},
         _object(data, "info"),
+        {layer: _metrics(_object(data["layers"], layer)) for layer in _optional(data, "layers")},
     )
 
 
@@ -301,7 +302,10 @@ def _system_summary(data: dict[str, Any]) -> SystemSummary:
     kinds = _object(data, "kinds")
     overall = _summary(_object(data, "overall"))
     return SystemSummary(
-        overall, {kind: _summary(_object(kinds, kind)) for kind in kinds}, _object(data, "info")
+        overall,
+        {kind: _summary(_object(kinds, kind)) for kind in kinds},
+        _object(data, "info"),
+        {layer: _summary(_object(data["layers"], layer)) for layer in _optional(data, "layers")},
     )
 
 
@@ -330,6 +334,10 @@ def _object(data: dict[str, Any], key: str) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise _unexpected(key, "an object", found)
     return found
+
+
+def _optional(data: dict[str, Any], key: str) -> dict[str, Any]:
+    return _object(data, key) if data.get(key) is not None else {}
 
 
 def _objects(data: dict[str, Any], key: str) -> list[dict[str, Any]]:
