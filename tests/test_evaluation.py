@@ -34,7 +34,7 @@ from kblam_engine.triples import Triple
 
 CONTRACT = {
     "n", "exact", "token_f1", "retrieval_top1", "retrieval_top5", "refusal_precision", "refusal_recall", "refusal_f1",
-    "over_refusal", "ttft_ms_p50", "ms_per_token_p50", "peak_rss_mb", "rouge_l", "bertscore",
+    "over_refusal", "ttft_ms_p50", "ms_per_token_p50", "peak_rss_mb", "rouge_l", "bertscore", "judge_score",
 }  # fmt: skip
 
 

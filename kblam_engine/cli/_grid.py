@@ -22,6 +22,7 @@ _TABLES = {
     "token_f1": ("token F1", 3),
     "rouge_l": ("ROUGE-L", 3),
     "bertscore": ("BERTScore", 3),
+    "judge_score": ("judge, 0 to 5", 2),
     "retrieval_top1": ("retrieval top-1", 3),
     "retrieval_top5": ("retrieval top-5", 3),
     "refusal_precision": ("refusal precision", 3),
@@ -81,7 +82,7 @@ def show_grid(result: GridResult, *, to_stderr: bool = False) -> None:
         }
         if not any(found is not None for line in rows.values() for found in line):
             continue
-        table = _new_table(title, result)
+        table = _new_table(title, result, console)
         for name, line in rows.items():
             table.add_row(name, *(_cell(found, digits) for found in line))
         console.print(table)
@@ -107,7 +108,7 @@ def _show_layers(result: GridResult, console: Console) -> None:
             for layer in found.layers
         ]
         if rows:
-            table = _new_table(f"{_TABLES[measure][0]} by KB layer", result)
+            table = _new_table(f"{_TABLES[measure][0]} by KB layer", result, console)
             for name, layer, line in rows:
                 table.add_row(f"{name}, {layer}", *(_cell(found, 3) for found in line))
             console.print(table)
@@ -118,11 +119,13 @@ def _layer(at: SizeResult, name: str, layer: str, measure: str) -> Spread | None
     return found.measures.get(measure) if found else None
 
 
-def _new_table(title: str, result: GridResult) -> Table:
-    """Return a table with a column for each size."""
+def _new_table(title: str, result: GridResult, console: Console) -> Table:
+    """Print a title, and return a table with a column for each size."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    # A narrow table would break a title of its own into several lines.
+    console.print(title, style="italic", highlight=False)
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
     for at in result.sizes:
         table.add_column(f"{at.size:,}", justify="right", no_wrap=True)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from kblam_engine.evaluation import EvaluationResult, Metrics
+    from kblam_engine.evaluation.judging import Judge
     from kblam_engine.evaluation.questions import Question
     from kblam_engine.triples import Triple
 
@@ -40,6 +41,7 @@ _COLUMNS = (
     ("ms/tok", "ms_per_token_p50", 1),
     ("MB", "peak_rss_mb", 0),
 )
+_JUDGE_COLUMNS = (("n", "n", 0), ("judge", "judge_score", 2))
 _LAYER_COLUMNS = (("n", "n", 0), ("top-1", "retrieval_top1", 3), ("top-5", "retrieval_top5", 3))
 _TEXT_COLUMNS = (("F1", "token_f1", 3), ("ROUGE-L", "rouge_l", 3), ("BERTScore", "bertscore", 3))
 
@@ -69,6 +71,13 @@ def evaluate(
     ),
     text_metrics: list[str] | None = typer.Option(
         None, "--metrics", help="rouge-l, bertscore: score the answers' texts by these, too."
+    ),
+    judge: str | None = typer.Option(
+        None,
+        "--judge",
+        metavar="MODEL",
+        help="Chat model that scores the answers to questions of kind open_ended from 0 to 5: a name, a folder, a "
+        "Hugging Face id, or module:function of your own.",
     ),
     copy_seed: int | None = typer.Option(
         None,
@@ -135,6 +144,7 @@ def evaluate(
         triples, asked = _counterfactual(copy_seed, triples, asked)
     fillers = list(read_triples(distractors)) if distractors else []
     prompts = PromptOptions(top_k, refusal_instruction, context_tokens, max_new_tokens, seed)
+    judging = None if judge is None else _judge(judge, device, asked)
     if any(name.startswith("bm25") for name in names):
         require_bm25()
     check_text_metrics(metrics)
@@ -157,6 +167,7 @@ def evaluate(
         "embedding_cache": cache_dir() / "embeddings" if cache else None,
         "labels": labels,
         "by_layer": by_layer,
+        "judge": judging,
     }
     if grid:
         labels["adapter_digest"] = adapter_digest(adapter, model)
@@ -186,9 +197,19 @@ def _counterfactual(
     return list(found.triples), list(found.questions)
 
 
+def _judge(name: str, device: str | None, questions: list[Question]) -> Judge:
+    from kblam_engine.evaluation.judge_model import load_judge
+    from kblam_engine.evaluation.judging import check_judged
+
+    check_judged(questions)
+    return load_judge(name, device)
+
+
 def show(result: EvaluationResult, *, to_stderr: bool = False) -> None:
     """Print one table per kind and one overall, the system's row above those of the baselines."""
     from rich.console import Console
+
+    from kblam_engine.evaluation.questions import OPEN_ENDED
 
     console = Console(stderr=to_stderr)
     systems = {"kblam": result.system, **result.baselines}
@@ -199,6 +220,9 @@ def show(result: EvaluationResult, *, to_stderr: bool = False) -> None:
     console.print(_table("all questions", overall))
     if any(found.rouge_l is not None or found.bertscore is not None for found in overall.values()):
         console.print(_table("their texts", overall, _TEXT_COLUMNS))
+    if any(found.judge_score is not None for found in overall.values()):
+        judged = {name: found.kinds[OPEN_ENDED] for name, found in systems.items()}
+        _print_narrow("open-ended answers, scored 0 to 5", judged, _JUDGE_COLUMNS, console)
     show_layers(
         {(name, at): one for name, found in systems.items() for at, one in found.layers.items()}, console
     )
@@ -222,10 +246,18 @@ def show_layers(found: Mapping[tuple[str, str], Metrics], console: Console) -> N
     """Print a table of retrieval by system and KB layer; none without any."""
     if found:
         rows = {f"{name}, {layer}": metrics for (name, layer), metrics in found.items()}
-        console.print(_table("retrieval by KB layer", rows, _LAYER_COLUMNS))
+        _print_narrow("retrieval by KB layer", rows, _LAYER_COLUMNS, console)
 
 
-def _table(title: str, rows: dict[str, Metrics], columns: Sequence[tuple[str, str, int]] = _COLUMNS) -> Any:
+def _print_narrow(
+    title: str, rows: dict[str, Metrics], columns: Sequence[tuple[str, str, int]], console: Console
+) -> None:
+    """Print a table that is narrower than its title, which rich would break into several lines."""
+    console.print(title, style="italic", highlight=False)
+    console.print(_table(None, rows, columns))
+
+
+def _table(title: str | None, rows: dict[str, Metrics], columns: Sequence[tuple[str, str, int]] = _COLUMNS) -> Any:
     from rich.table import Table
 
     # Narrow enough for 80 columns, the width of a pipe: a number cut short says nothing.

@@ -60,6 +60,14 @@ def assemble(
     return Assembly([*chosen, *extra], len(chosen), len(extra), skipped, warnings)
 
 
+def statements_by_key(triples: Iterable[Triple]) -> dict[tuple[str, str], list[str]]:
+    """Return the statements of triples by the compared form of their name and property."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for triple in triples:
+        found.setdefault(key_of(triple.name, triple.property), []).append(triple.statement)
+    return found
+
+
 def _distinct(triples: Iterable[Triple]) -> list[Triple]:
     """Drop repeated triples; several values of one (name, property) stay."""
     return list({(t.name, t.property, t.value): t for t in triples}.values())

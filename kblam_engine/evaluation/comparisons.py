@@ -16,7 +16,7 @@ from kblam_engine.evaluation.results import Metrics
 from kblam_engine.evaluation.runner import SYSTEM
 from kblam_engine.evaluation.runs import SAME, Estimate, EvaluationRun, GridRun
 
-_MEASURES = {"exact": "exact", "token_f1": "token F1", "rouge_l": "ROUGE-L", "bertscore": "BERTScore"}
+_MEASURES = {"exact": "exact", "token_f1": "token F1", "rouge_l": "ROUGE-L", "bertscore": "BERTScore", "judge_score": "judge"}
 COUNTERFACTUAL = "counterfactual"
 """In the settings of a run: the seed of the copy that it was asked over."""
 

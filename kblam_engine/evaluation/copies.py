@@ -61,7 +61,8 @@ def counterfactual_set(seed: int, triples: Iterable[Triple], questions: Sequence
         elif not keys or not all(key in now and key not in stayed for key in keys):
             left_out += 1
         else:
-            groups = tuple(_strings(value, key[1], accepted) for key in keys for value in now[key])
+            # An open-ended question may have no accepted strings: its evidence changes with the copy.
+            groups = question.answers and tuple(_strings(value, key[1], accepted) for key in keys for value in now[key])
             asked.append(replace(question, answers=groups))
     if not any(question.answerable for question in asked):
         raise ConfigurationError("counterfactual: expected questions whose supports are in the KB, got none")

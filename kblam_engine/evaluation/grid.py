@@ -14,7 +14,7 @@ from kblam_engine.errors import ConfigurationError
 from kblam_engine.evaluation.assembly import Assembly, assemble
 from kblam_engine.evaluation.metrics import key_of, mean_interval
 from kblam_engine.evaluation.questions import UNANSWERABLE, Question
-from kblam_engine.evaluation.results import DEFINITIONS, Metrics, SystemResult, finite
+from kblam_engine.evaluation.results import DEFINITIONS, LARGEST, Metrics, SystemResult, finite
 from kblam_engine.triples import Triple
 
 FORMAT = "kblam-eval-grid/1"
@@ -143,7 +143,7 @@ def over_seeds(found: Sequence[Metrics]) -> Summary:
         values = [value for one in found if (value := getattr(one, name)) is not None]
         if values:
             alone = found[0].ci95.get(name) if len(found) == 1 else None
-            measures[name] = spread(values, alone, largest=None if name in _UNBOUNDED else 1.0)
+            measures[name] = spread(values, alone, largest=None if name in _UNBOUNDED else LARGEST.get(name, 1.0))
     return Summary(sum(one.n for one in found), measures)
 
 

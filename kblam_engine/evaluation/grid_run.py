@@ -29,7 +29,8 @@ from kblam_engine.evaluation.grid import (
     summarise_seeds,
 )
 from kblam_engine.evaluation.interface import EvaluatedModel
-from kblam_engine.evaluation.questions import Question
+from kblam_engine.evaluation.judging import FILE, Judge, Judgements, check_judged, judge_answers
+from kblam_engine.evaluation.questions import OPEN_ENDED, Question
 from kblam_engine.evaluation.results import EvaluationResult, ScoredAnswer, summarise
 from kblam_engine.evaluation.runner import (
     SYSTEM,
@@ -119,6 +120,7 @@ def run_grid(
     folder: Path | None = None,
     progress: Progress | None = None,
     by_layer: bool = False,
+    judge: Judge | None = None,
 ) -> GridResult:
     """Evaluate a model at several sizes of the knowledge base with several seeds.
 
@@ -144,6 +146,8 @@ def run_grid(
         folder: where to keep finished cells; one that is there from an equal plan is not run again.
         progress: called after each answer, with the size, answers given and answers in all.
         by_layer: score retrieval in every KB layer besides, for the system and its ablations.
+        judge: a chat model that scores the answers to open-ended questions when all is answered; what it says is kept
+            in `folder`, too.
 
     Raises:
         ConfigurationError: no questions or seeds, a size or ablation that cannot be, an unknown baseline or text metric.
@@ -156,6 +160,8 @@ def run_grid(
     if not plan.questions or not seeds:
         raise ConfigurationError(f"expected questions and seeds, got {len(questions)} and {len(seeds)}")
     check_text_metrics(text_metrics)
+    if judge is not None:
+        check_judged(plan.questions)
     ascending = check_sizes(sizes, plan.kb_triples, plan.questions, plan.distractors)
     require_ablations(model, plan.baselines, ascending[-1])
     fingerprint = plan.fingerprint
@@ -174,7 +180,27 @@ def run_grid(
                 cells.append(cell)
     # Loaded after the last answer: what a scorer takes is no memory of the systems.
     _add_text_metrics(text_metrics, cells, plan.kb_triples)
-    return _grid_result(cells, plan)
+    warnings = _judge(judge, cells, plan, folder, progress) if judge is not None else []
+    return _grid_result(cells, plan, warnings, {} if judge is None else {"judge": judge.name})
+
+
+def _judge(
+    judge: Judge, cells: Sequence[Cell], plan: Plan, folder: Path | None, progress: Progress | None
+) -> list[str]:
+    """Have the open-ended answers of all cells judged; return what could not be."""
+    judgements = Judgements(judge, None if folder is None else folder / FILE)
+    of_each = [
+        len(cell.answered.answers) * sum(question.kind == OPEN_ENDED for question in cell.asked) for cell in cells
+    ]
+    for place, cell in enumerate(cells):
+        before = sum(of_each[:place])
+
+        def told(done: int, before: int = before) -> None:
+            if progress:
+                progress("judge", before + done, sum(of_each))
+
+        judge_answers(judgements, cell.asked, plan.kb_triples, cell.answered.answers.values(), told)
+    return judgements.warnings()
 
 
 Told = Callable[..., None]
@@ -292,11 +318,13 @@ def _kept(folder: Path | None, plan: Plan, fingerprint: str, size: int, seed: in
 # --- from cells to the result -------------------------------------------------------------------------------------
 
 
-def _grid_result(cells: Sequence[Cell], plan: Plan) -> GridResult:
+def _grid_result(
+    cells: Sequence[Cell], plan: Plan, more_warnings: Sequence[str], more_settings: Mapping[str, Any]
+) -> GridResult:
     by_size: dict[int, list[Cell]] = {}
     for cell in cells:
         by_size.setdefault(cell.size, []).append(cell)
-    warnings = list(dict.fromkeys(text for cell in cells for text in cell.warnings))
+    warnings = [*dict.fromkeys(text for cell in cells for text in cell.warnings), *more_warnings]
     for what in ("commit", "hardware", "versions"):
         found = {json.dumps(cell.settings.get(what), sort_keys=True) for cell in cells}
         if len(found) > 1:
@@ -307,6 +335,7 @@ def _grid_result(cells: Sequence[Cell], plan: Plan) -> GridResult:
         [_size_result(size, found) for size, found in by_size.items()],
         {
             **last,
+            **more_settings,
             # Of this command, which may have found all its cells finished.
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "command": [Path(sys.argv[0]).name, *sys.argv[1:]],

@@ -152,14 +152,19 @@ def judge(question: str, evidence: str, answer: str, chat: ChatModel, *, tries: 
         JudgeError: no reply holds one integer from 0 to 5.
         ConfigurationError: `tries` is below 1.
     """
+    messages = grading_messages(question, evidence, answer)
+    wanted = f"a score from 0 to {MAX_SCORE} of the judge"
+    return _ask(chat, messages, read_judgement, wanted, _SCORE_AGAIN, tries)
+
+
+def grading_messages(question: str, evidence: str, answer: str) -> list[Message]:
+    """Return what a judge is asked: the scheme, the five examples, and the case."""
     examples = [
         f"Example {number}\n{_case(*case[:3])}\nScore: {case[3]}\nReason: {case[4]}"
         for number, case in enumerate(_EXAMPLES, 1)
     ]
     text = "\n\n".join([_SCHEME, *examples, f"Grade this one\n{_case(evidence, question, answer)}"])
-    messages = [{"role": "system", "content": _JUDGE}, {"role": "user", "content": text}]
-    wanted = f"a score from 0 to {MAX_SCORE} of the judge"
-    return _ask(chat, messages, read_judgement, wanted, _SCORE_AGAIN, tries)
+    return [{"role": "system", "content": _JUDGE}, {"role": "user", "content": text}]
 
 
 def open_ended(question: str, statement: str, chat: ChatModel, *, tries: int = 3) -> OpenEnded:

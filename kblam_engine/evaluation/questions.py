@@ -3,7 +3,8 @@
     {"question": str | "messages": [{"role", "content"}, ...], "kind": str,
      "answers": [[accepted strings], ...], "supports": [[name, property], ...]}
 
-Kind "unanswerable" has no answers and wants a refusal; its supports, if any, must be absent.
+Kind "unanswerable" has no answers and wants a refusal; its supports, if any, must be absent. Kind "open_ended" is
+for a judge: its supports are the evidence, and answers are not needed.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 from kblam_engine.errors import ImportFileError
 
 UNANSWERABLE = "unanswerable"
+OPEN_ENDED = "open_ended"
 _ROLES = ("system", "user", "assistant")
 _FIELDS = ("question", "messages", "kind", "answers", "supports")
 
@@ -28,7 +30,7 @@ class Question:
     messages: tuple[dict[str, str], ...]
     """The conversation; a plain question is one user message."""
     kind: str = "question"
-    """Any label; metrics are kept per kind. "unanswerable" wants a refusal."""
+    """Any label; metrics are kept per kind. "unanswerable" wants a refusal, "open_ended" a judge."""
     answers: tuple[tuple[str, ...], ...] = ()
     """Groups of accepted strings: the answer needs one of each group."""
     supports: tuple[tuple[str, str], ...] = ()
@@ -100,11 +102,14 @@ def question_from_dict(data: Any, *, line: int = 0) -> Question:
     kind = kind.strip()
     if kind == UNANSWERABLE and answers:
         raise _Refused('answers: kind "unanswerable" takes none; give the question another kind or drop them')
-    if kind != UNANSWERABLE and not answers:
+    supports = _supports(data.get("supports"))
+    if kind == OPEN_ENDED and not supports:
+        raise _Refused(f'supports: kind "{kind}" needs the triples that a judge takes for evidence, got none')
+    if kind not in (UNANSWERABLE, OPEN_ENDED) and not answers:
         raise _Refused(f'answers: kind "{kind}" needs at least one group of accepted strings, got none; '
                        'a question without an answer has kind "unanswerable"')  # fmt: skip
     extra = {key: value for key, value in data.items() if key not in _FIELDS}
-    return Question(messages, kind, answers, _supports(data.get("supports")), line, extra)
+    return Question(messages, kind, answers, supports, line, extra)
 
 
 def _messages(data: dict[str, Any]) -> tuple[dict[str, str], ...]:

@@ -37,6 +37,7 @@ _SHARES = {
     "token_f1": "token F1",
     "rouge_l": "ROUGE-L",
     "bertscore": "BERTScore",
+    "judge_score": "judge, 0 to 5",
     "retrieval_top1": "top-1",
     "retrieval_top5": "top-5",
     "refusal_precision": "refusal precision",
@@ -44,7 +45,7 @@ _SHARES = {
     "refusal_f1": "refusal F1",
     "over_refusal": "over-refusal",
 }
-_ANSWERS = ("exact", "token_f1", "rouge_l", "bertscore", "retrieval_top1", "retrieval_top5")
+_ANSWERS = ("exact", "token_f1", "rouge_l", "bertscore", "judge_score", "retrieval_top1", "retrieval_top5")
 _REFUSALS = ("refusal_precision", "refusal_recall", "over_refusal", "refusal_f1")
 _BY_KIND = ("retrieval_top1", "retrieval_top5", "refusal_recall", "over_refusal")
 # Top-level parts of a file that have their own place in the report, or none.
@@ -166,7 +167,7 @@ def repeated(runs: Sequence[EvaluationRun]) -> list[str]:
 
 def _shares(runs: Sequence[EvaluationRun], measures: Sequence[str]) -> list[str]:
     every = [found.overall for run in runs for found in run.systems.values()]
-    told = ("rouge_l", "bertscore")  # where nobody asked for them, they have no column
+    told = ("rouge_l", "bertscore", "judge_score")  # where nobody asked for them, they have no column
     measures = [key for key in measures if key not in told or any(getattr(one, key) is not None for one in every)]
     lines = header("run", "triples", "system", "n", *(_SHARES[key] for key in measures))
     for run in runs:

@@ -9,10 +9,13 @@ from typing import Any
 
 from kblam_engine.evaluation import metrics
 from kblam_engine.evaluation.interface import AnswerLike, Message
+from kblam_engine.evaluation.judge import MAX_SCORE
 from kblam_engine.evaluation.questions import Question
 from kblam_engine.triples import Triple
 
 FORMAT = "kblam-eval/1"
+LARGEST = {"judge_score": float(MAX_SCORE)}
+"""The largest value of measures that are means and no shares; shares end at 1."""
 BY_LAYER = ("retrieval_top1", "retrieval_top5")
 """What is measured in each KB layer."""
 DEFINITIONS = {
@@ -23,6 +26,7 @@ DEFINITIONS = {
     "answerable questions, where asked for",
     "bertscore": "BERTScore F1 against the same references with token embeddings of all-MiniLM-L6-v2, no idf, not rescaled; "
     "answerable questions, where asked for",
+    "judge_score": "mean of a judge's scores of the answers to open-ended questions, 0 to 5, where asked for",
     "retrieval_top1": "share of answerable questions with supports whose first attended triple is a support",
     "retrieval_top5": "share of answerable questions whose supports are all among the first five attended",
     "layers": "with --by-layer: the same two where each KB layer ranks the triples by its attention, mean over heads; sentence "
@@ -34,12 +38,12 @@ DEFINITIONS = {
     "ttft_ms_p50": "median milliseconds to the first token, retrieval included",
     "ms_per_token_p50": "median over answers of milliseconds per token after the first",
     "peak_rss_mb": "peak resident memory while answering, MiB; the KB stays loaded for baselines",
-    "ci95": "Wilson intervals of the proportions",
+    "ci95": "Wilson intervals of the proportions; of judge_score Student's t",
     "null": "nothing to measure, for example exact where every question is unanswerable",
 }
 
 
-_ON_REQUEST = ("layers",)
+_ON_REQUEST = ("judge_score", "judge_reason", "layers")
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,9 @@ class ScoredAnswer:
     """The conversation a baseline was really given; None for the system."""
     rouge_l: float | None = None
     bertscore: float | None = None
+    judge_score: int | None = None
+    """0 to 5, of an open-ended question where a judge was given."""
+    judge_reason: str | None = None
     layers: dict[str, list[bool]] | None = None
     """Where it was asked for, for each KB layer ("native 20") the two retrieval scores by the attention there."""
 
@@ -82,6 +89,7 @@ class Metrics:
     token_f1: float | None = None
     rouge_l: float | None = None
     bertscore: float | None = None
+    judge_score: float | None = None
     retrieval_top1: float | None = None
     retrieval_top5: float | None = None
     refusal_precision: float | None = None
@@ -187,8 +195,8 @@ def score(
             {"name": t.name, "property": t.property, "value": t.value, "weight": weight}
             for t, weight in attended or ()
         ],
-        exact=metrics.exact(answer.text, question.answers) if question.answerable else None,
-        token_f1=metrics.token_f1(answer.text, question.answers) if question.answerable else None,
+        exact=metrics.exact(answer.text, question.answers) if question.answers else None,
+        token_f1=metrics.token_f1(answer.text, question.answers) if question.answers else None,
         retrieval_top1=hits and hits[0],
         retrieval_top5=hits and hits[1],
         finish_reason=answer.finish_reason,
@@ -231,6 +239,17 @@ def summarise(
     )
 
 
+def _intervals(
+    counts: Mapping[str, tuple[int, int]], answers: Sequence[ScoredAnswer]
+) -> dict[str, tuple[float, float] | None]:
+    """Return the intervals of shares (Wilson) and of the judge's score (Student's t)."""
+    scores = [float(a.judge_score) for a in answers if a.judge_score is not None]
+    of_scores = metrics.mean_interval(scores)
+    if of_scores is not None:
+        of_scores = max(0.0, of_scores[0]), min(LARGEST["judge_score"], of_scores[1])
+    return {**{name: metrics.wilson(*count) for name, count in counts.items()}, "judge_score": of_scores}
+
+
 def aggregate_layers(answers: Iterable[ScoredAnswer]) -> dict[str, Metrics]:
     """Return the retrieval scores of each KB layer over the answers that have them."""
     hits: dict[str, list[list[bool]]] = {}
@@ -265,16 +284,13 @@ def aggregate(pairs: Sequence[tuple[Question, ScoredAnswer]]) -> Metrics:
         token_f1=_mean(a.token_f1 for a in answers),
         rouge_l=_mean(a.rouge_l for a in answers),
         bertscore=_mean(a.bertscore for a in answers),
+        judge_score=_mean(a.judge_score for a in answers),
         ttft_ms_p50=metrics.percentile((a.ttft_ms for a in answers), 50),
         ms_per_token_p50=metrics.percentile(
             (a.ms_per_token for a in answers if a.ms_per_token is not None), 50
         ),
         peak_rss_mb=max(peaks, default=None),
-        ci95={
-            name: interval
-            for name, count in counts.items()
-            if (interval := metrics.wilson(*count)) is not None
-        },
+        ci95={name: interval for name, interval in _intervals(counts, answers).items() if interval is not None},
         refusal_f1=metrics.f1_of(shares["refusal_precision"], shares["refusal_recall"]),
         **shares,
     )
@@ -297,7 +313,7 @@ def _count(outcomes: Iterable[bool | None]) -> tuple[int, int]:
     return sum(known), len(known)
 
 
-def _mean(values: Iterable[float | None]) -> float | None:
+def _mean(values: Iterable[float | int | None]) -> float | None:
     known = [value for value in values if value is not None]
     return sum(known) / len(known) if known else None
 

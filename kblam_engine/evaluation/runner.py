@@ -13,7 +13,7 @@ from typing import Any
 
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.evaluation import environment, metrics
-from kblam_engine.evaluation.assembly import Assembly, assemble
+from kblam_engine.evaluation.assembly import Assembly, assemble, statements_by_key
 from kblam_engine.evaluation.baselines import (
     ABLATIONS,
     WITHOUT_RETRIEVAL,
@@ -25,7 +25,8 @@ from kblam_engine.evaluation.baselines import (
 )
 from kblam_engine.evaluation.embedding_cache import CachedEncoder
 from kblam_engine.evaluation.interface import EvaluatedModel, Message
-from kblam_engine.evaluation.questions import Question
+from kblam_engine.evaluation.judging import Judge, Judgements, check_judged, judge_answers
+from kblam_engine.evaluation.questions import OPEN_ENDED, Question
 from kblam_engine.evaluation.results import EvaluationResult, ScoredAnswer, score, summarise
 from kblam_engine.evaluation.text_metrics import check_text_metrics, reference_texts, text_scorer
 from kblam_engine.triples import Triple
@@ -63,6 +64,7 @@ def run_evaluation(
     labels: dict[str, Any] | None = None,
     progress: Progress | None = None,
     by_layer: bool = False,
+    judge: Judge | None = None,
 ) -> EvaluationResult:
     """Evaluate a model on questions about a knowledge base, beside baselines on its base model.
 
@@ -85,14 +87,17 @@ def run_evaluation(
         labels: further settings to write into the result, for example the model's name.
         progress: called after each answer.
         by_layer: score retrieval in every KB layer besides, for the system and its ablations.
+        judge: a chat model that scores the answers to open-ended questions.
 
     Raises:
-        ConfigurationError: no questions, a baseline or text metric nobody knows, or an ablation that cannot be.
+        ConfigurationError: no questions, none that is open-ended for a judge, a baseline or text metric nobody knows, or an ablation that cannot be.
         MissingDependencyError: a baseline or text metric needs a package that is not installed.
     """
     if not questions:
         raise ConfigurationError("questions: expected at least one, got none")
     check_text_metrics(text_metrics)
+    if judge is not None:
+        check_judged(questions)
     prompts = prompts or PromptOptions(seed=seed)
     # The KB is filled for all questions, so that a limited run meets the same KB as a full one.
     assembly = assemble(kb_triples, questions, distractors, n_triples, seed)
@@ -112,7 +117,15 @@ def run_evaluation(
     # Loaded after the last answer: what a scorer takes is no memory of the systems.
     add_text_metrics(text_metrics, asked, assembly.triples, answered.answers.values())
     settings = settings_of(seed, assembly, prompts, answer_options or {}, labels or {})
-    return result_of(asked, answered, settings, assembly.warnings)
+    warnings = list(assembly.warnings)
+    if judge is not None:
+        settings["judge"] = judge.name
+        judgements = Judgements(judge)
+        systems, told = list(answered.answers.values()), progress or (lambda name, done, total: None)
+        n = len(systems) * sum(question.kind == OPEN_ENDED for question in asked)
+        judge_answers(judgements, asked, assembly.triples, systems, lambda done: told("judge", done, n))
+        warnings += judgements.warnings()
+    return result_of(asked, answered, settings, warnings)
 
 
 def ask_systems(
@@ -305,10 +318,8 @@ def add_text_metrics(
         triples: their supports among them, for the statements that an answer may look like.
         systems: one list of answers each, in the order of the questions.
     """
-    statements: dict[tuple[str, str], list[str]] = {}
-    for triple in triples:
-        statements.setdefault(metrics.key_of(triple.name, triple.property), []).append(triple.statement)
-    places = [place for place, question in enumerate(questions) if question.answerable]
+    statements = statements_by_key(triples)
+    places = [place for place, question in enumerate(questions) if question.answers]
     references = []
     for question in (questions[place] for place in places):
         said = [text for pair in question.supports for text in statements.get(metrics.key_of(*pair), ())]

@@ -16,7 +16,7 @@ from kblam_engine.evaluation.metrics import mean_interval
 from kblam_engine.evaluation.results import Metrics, SystemResult
 from kblam_engine.evaluation.runner import SYSTEM
 
-SAME = ("kb", "questions", "model", "adapter", "encoder", "dtype", "device", "counterfactual")
+SAME = ("kb", "questions", "model", "adapter", "encoder", "dtype", "device", "counterfactual", "judge")
 """What must agree for two runs to differ in nothing but the size of the KB, the seed and the commit."""
 _LARGEST = 1e15  # a number beyond this is no measurement, and may be too large for a float
 
@@ -158,7 +158,8 @@ def estimate(found: Sequence[Metrics], measure: str) -> Estimate | None:
         return Estimate(values[0], *found[0].ci95.get(measure, (None, None)))
     mean = sum(values) / len(values)
     interval = mean_interval(values)
-    return Estimate(mean, max(0.0, interval[0]), min(1.0, interval[1])) if interval else Estimate(mean)
+    largest = results.LARGEST.get(measure, 1.0)
+    return Estimate(mean, max(0.0, interval[0]), min(largest, interval[1])) if interval else Estimate(mean)
 
 
 def with_quartiles(value: float | None, ends: tuple[float | None, float | None]) -> Estimate | None:

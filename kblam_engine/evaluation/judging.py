@@ -1,0 +1,133 @@
+"""Open-ended answers in an evaluation: a chat model scores each one, and what it has said once it is not asked again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from kblam_engine.chat_model import ChatModel
+from kblam_engine.errors import ConfigurationError
+from kblam_engine.evaluation.assembly import statements_by_key
+from kblam_engine.evaluation.judge import JudgeError, Judgement, grading_messages, judge
+from kblam_engine.evaluation.metrics import key_of
+from kblam_engine.evaluation.questions import OPEN_ENDED, Question
+from kblam_engine.evaluation.results import ScoredAnswer
+from kblam_engine.triples import Triple
+
+logger = logging.getLogger(__name__)
+FILE = "judgements.jsonl"
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """A chat model that scores answers.
+
+    Attributes:
+        name: what the result calls it.
+        chat: messages in, text out.
+    """
+
+    name: str
+    chat: ChatModel
+
+
+class Judgements:
+    """What a judge says; each answer is judged once, also by the next run where a file keeps it."""
+
+    def __init__(self, judge: Judge, kept: Path | None = None) -> None:
+        """Take a judge, and the file to keep judgements in; None keeps them until the end."""
+        self._judge, self._kept = judge, kept
+        self._known = {} if kept is None else _read(kept)
+        self.unreadable: list[str] = []
+
+    def of(self, question: str, evidence: str, answer: str) -> Judgement | None:
+        """Return the judgement; None where the judge gives no readable score, which is noted in ``unreadable``."""
+        asked = json.dumps([self._judge.name, grading_messages(question, evidence, answer)])
+        key = hashlib.sha256(asked.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        if key not in self._known:
+            try:
+                self._known[key] = judge(question, evidence, answer, self._judge.chat)
+            except JudgeError as error:
+                self.unreadable.append(str(error))
+                return None
+            self._keep(key)
+        return self._known[key]
+
+    def _keep(self, key: str) -> None:
+        if self._kept is None:
+            return
+        self._kept.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps({"key": key, **asdict(self._known[key])}, ensure_ascii=True)
+        with open(self._kept, "a", encoding="utf-8") as lines:
+            lines.write(line + "\n")
+
+    def warnings(self) -> list[str]:
+        """Return what the result has to say of scores that could not be read."""
+        if not self.unreadable:
+            return []
+        return [
+            f"the judge {self._judge.name} gave no readable score for {len(self.unreadable)} answers, which have none; "
+            f"the first: {self.unreadable[0]}"
+        ]
+
+
+def check_judged(questions: Iterable[Question]) -> None:
+    """Check that there is something to judge.
+
+    Raises:
+        ConfigurationError: no question is open-ended.
+    """
+    if not any(question.kind == OPEN_ENDED for question in questions):
+        raise ConfigurationError(
+            f'judge: expected questions of kind "{OPEN_ENDED}", got none: give the open-ended ones that kind'
+        )
+
+
+def judge_answers(
+    judgements: Judgements,
+    questions: Sequence[Question],
+    triples: Iterable[Triple],
+    systems: Iterable[list[ScoredAnswer]],
+    told: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Write the judge's score and reason into the answers to open-ended questions.
+
+    The evidence is the statements of the question's supports, of the KB that was asked.
+
+    Args:
+        judgements: of the judge.
+        questions: what was asked.
+        triples: the KB.
+        systems: one list of answers each, in the order of the questions.
+        told: called after each answer with how many have been judged.
+    """
+    statements, done = statements_by_key(triples), 0
+    each = list(systems)
+    for place, question in enumerate(questions):
+        if question.kind != OPEN_ENDED:
+            continue
+        evidence = " ".join(text for pair in question.supports for text in statements.get(key_of(*pair), ()))
+        for answers in each:
+            found = judgements.of(question.text, evidence, answers[place].text) if evidence else None
+            if found is not None:
+                answers[place] = replace(answers[place], judge_score=found.score, judge_reason=found.reason)
+            done += 1
+            told(done)
+
+
+def _read(path: Path) -> dict[str, Judgement]:
+    """Return what a file keeps; a line that was cut off is judged again."""
+    known: dict[str, Judgement] = {}
+    if not path.is_file():
+        return known
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            told = json.loads(line)
+            known[str(told["key"])] = Judgement(int(told["score"]), str(told["reason"]))
+        except (KeyError, TypeError, ValueError) as error:
+            logger.warning("%s: a line cannot be used: %s", path, error)
+    return known
