@@ -37,7 +37,7 @@ def folder(ray, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def sharded(ray, folder):
-    with open_shards(folder, cluster="local") as kb:
+    with open_shards(folder, address="local") as kb:
         yield kb
 
 
@@ -104,7 +104,7 @@ def test_a_shard_that_is_gone_is_told(ray, tmp_path):
     (lost,) = read_manifest(folder).shards
     (folder / lost.folder).rename(folder / "elsewhere")
     with pytest.raises(KnowledgeBaseError, match=lost.folder):
-        open_shards(folder, cluster="local")
+        open_shards(folder, address="local")
 
 
 def test_a_task_that_dies_is_done_again(ray, tmp_path):

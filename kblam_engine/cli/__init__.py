@@ -17,7 +17,7 @@ from kblam_engine import __version__
 from kblam_engine.errors import KBLaMError
 
 # Order of the help text. Each module has `register(app)`.
-_MODULES = ("ask", "chat", "kb", "models", "train", "eval", "untouched", "report", "bench", "plan")
+_MODULES = ("ask", "chat", "kb", "models", "train", "eval", "untouched", "report", "bench", "plan", "cluster")
 
 
 def _show_version(value: bool) -> None:

@@ -9,15 +9,28 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from kblam_engine.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from kblam_engine.answers import Answer
+    from kblam_engine.cluster import ShardedKB
     from kblam_engine.engine import KBLaM
     from kblam_engine.knowledge_base import KnowledgeBase
     from kblam_engine.triples import Triple
 
-KBOption = Annotated[Path, typer.Option("--kb", help="Directory of the knowledge base.", show_default=False)]
+KBOption = Annotated[
+    Path, typer.Option("--kb", help="Directory of the knowledge base, or of its shards.", show_default=False)
+]
+AddressOption = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        help="Ray cluster whose machines hold the shards: auto, or host:port of its head; default: this process.",
+        show_default=False,
+    ),
+]
 MaxNewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")]
 TemperatureOption = Annotated[
     float, typer.Option("--temperature", min=0.0, help="0 for the likeliest words, higher for variety.")
@@ -56,13 +69,17 @@ _BAR_WIDTH = 20
 
 @contextmanager
 def model_and_kb(
-    kb: Path, model: str, adapter: str | None, dtype: str | None, device: str | None, index: str
-) -> Iterator[tuple[KBLaM, KnowledgeBase]]:
-    """Open an existing knowledge base, then load a model; tell on stderr what takes long."""
-    from kblam_engine.knowledge_base import KnowledgeBase
-
+    kb: Path,
+    model: str,
+    adapter: str | None,
+    dtype: str | None,
+    device: str | None,
+    index: str,
+    address: str | None = None,
+) -> Iterator[tuple[KBLaM, KnowledgeBase | ShardedKB]]:
+    """Open an existing knowledge base, or shards of one, then load a model; tell on stderr what takes long."""
     # A wrong path is told at once, not after the seconds that loading takes.
-    with KnowledgeBase.open(kb, create=False) as base:
+    with opened(kb, index, address) as base:
         from rich.console import Console
 
         with Console(stderr=True).status(f"loading {model}"):
@@ -72,6 +89,31 @@ def model_and_kb(
         if not len(base):
             typer.echo(f"{kb} holds no triples yet: add some with kblam kb add or import", err=True)
         yield loaded, base
+
+
+def opened(kb: Path, index: str, address: str | None) -> KnowledgeBase | ShardedKB:
+    """Open what lies in a folder: a knowledge base, or shards.
+
+    Raises:
+        ConfigurationError: a cluster is given for what is no shards.
+        KnowledgeBaseError: there is neither.
+    """
+    from kblam_engine.knowledge_base import KnowledgeBase
+    from kblam_engine.knowledge_base.store import DATABASE
+
+    if kb.is_dir() and not (kb / DATABASE).exists():
+        from kblam_engine.cluster import is_sharded, open_shards
+
+        if is_sharded(kb):
+            return open_shards(kb, address=address, index=index)
+    base = KnowledgeBase.open(kb, create=False)
+    if address is not None:
+        base.close()
+        raise ConfigurationError(
+            f"--address: expected a folder of shards, got {kb}, which is one knowledge base; make shards of its triples: "
+            "kblam cluster build"
+        )
+    return base
 
 
 def show_attended(console: Console, answer: Answer) -> None:

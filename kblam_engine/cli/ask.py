@@ -9,6 +9,7 @@ import typer
 
 from kblam_engine.cli._answering import (
     FROM_BASE,
+    AddressOption,
     HopsOption,
     IndexOption,
     KBOption,
@@ -47,11 +48,12 @@ def ask(
     max_hops: HopsOption = 1,
     unknown: UnknownOption = "refuse",
     index: IndexOption = "auto",
+    address: AddressOption = None,
 ) -> None:
     """Answer a question from a knowledge base, or refuse."""
     if not question.strip():
         raise typer.BadParameter("expected a question, got nothing", param_hint="QUESTION")
-    with model_and_kb(kb, model, adapter, dtype, device, index) as (loaded, base):
+    with model_and_kb(kb, model, adapter, dtype, device, index, address) as (loaded, base):
         loaded.indexes.background = False  # a build would end with this process, unfinished; that is for kblam kb index
         answer = loaded.answer(
             question,

@@ -13,6 +13,7 @@ import typer
 
 from kblam_engine.cli._answering import (
     FROM_BASE,
+    AddressOption,
     HopsOption,
     IndexOption,
     KBOption,
@@ -26,10 +27,11 @@ from kblam_engine.cli._answering import (
     show_attended,
 )
 from kblam_engine.cli._options import DEFAULT_MODEL, AdapterOption, DeviceOption, DtypeOption, ModelOption
-from kblam_engine.errors import ConfigurationError, KBLaMError
+from kblam_engine.errors import ConfigurationError, KBLaMError, ReadOnlyError
 
 if TYPE_CHECKING:
     from kblam_engine.answers import Answer
+    from kblam_engine.cluster import ShardedKB
     from kblam_engine.engine import KBLaM
     from kblam_engine.knowledge_base import KnowledgeBase
 
@@ -62,6 +64,7 @@ def chat(
     max_hops: HopsOption = 1,
     unknown: UnknownOption = "refuse",
     index: IndexOption = "auto",
+    address: AddressOption = None,
 ) -> None:
     """Talk with a knowledge base, and change it on the way.
 
@@ -75,7 +78,7 @@ def chat(
         "max_hops": max_hops,
         "unknown": unknown,
     }
-    with model_and_kb(kb, model, adapter, dtype, device, index) as (loaded, base):
+    with model_and_kb(kb, model, adapter, dtype, device, index, address) as (loaded, base):
         conversation = Conversation(loaded, base, options)
         if sys.stdin.isatty():
             typer.echo(f"{len(base):,} triples; /help for help, Ctrl-D to leave", err=True)
@@ -91,7 +94,7 @@ def chat(
 class Conversation:
     """The messages so far, the last answer, and the commands that a line can hold."""
 
-    def __init__(self, model: KBLaM, kb: KnowledgeBase, options: dict[str, Any]) -> None:
+    def __init__(self, model: KBLaM, kb: KnowledgeBase | ShardedKB, options: dict[str, Any]) -> None:
         self.messages: list[dict[str, str]] = []
         self.last: Answer | None = None
         self._model = model
@@ -144,7 +147,7 @@ class Conversation:
 
         name, prop, value = _parts(rest, 3, 3)
         triple = Triple(name, prop, value)
-        result = self._kb.add([triple])
+        result = self._to_change().add([triple])
         done = "added" if result.added else "replaced" if result.replaced else "unchanged"
         typer.echo(f"{done}: {triple.statement}")
 
@@ -153,13 +156,14 @@ class Conversation:
 
         name, prop, value = _parts(rest, 3, 3)
         triple = Triple(name, prop, value)
-        before = [known.value for known in self._kb.get_all(triple.name, triple.property)]
-        self._kb.set(triple.name, triple.property, triple.value)
+        kb = self._to_change()
+        before = [known.value for known in kb.get_all(triple.name, triple.property)]
+        kb.set(triple.name, triple.property, triple.value)
         typer.echo(f"{' | '.join(before) or 'nothing'} -> {triple.value}")
 
     def _remove(self, rest: str) -> None:
         parts = _parts(rest, 1, 3)
-        count = self._kb.remove(*parts)
+        count = self._to_change().remove(*parts)
         if not count:
             raise ConfigurationError(f"no triple matches ({', '.join(parts)})")
         typer.echo(f"removed {count}")
@@ -171,7 +175,27 @@ class Conversation:
 
         show_attended(Console(highlight=False), self.last)
 
+    def _to_change(self) -> KnowledgeBase:
+        """Return the knowledge base.
+
+        Raises:
+            ReadOnlyError: it lies in shards.
+        """
+        from kblam_engine.knowledge_base import KnowledgeBase
+
+        if not isinstance(self._kb, KnowledgeBase):
+            raise ReadOnlyError(
+                f"{self._kb.path}: shards are for reading; change the files of triples and run kblam cluster build again"
+            )
+        return self._kb
+
     def _describe_kb(self, rest: str) -> None:
+        from kblam_engine.knowledge_base import KnowledgeBase
+
+        if not isinstance(self._kb, KnowledgeBase):
+            n_shards, n_properties = len(self._kb.manifest.shards), len(self._kb.properties)
+            typer.echo(f"{self._kb.path}: {len(self._kb):,} triples, {n_properties:,} properties, {n_shards:,} shards")
+            return
         info = self._kb.info()
         typer.echo(
             f"{info.path}: {info.n_triples:,} triples, {info.n_names:,} names, "

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kblam_engine.errors import KnowledgeBaseError
+
 if TYPE_CHECKING:
     from kblam_engine.knowledge_base import AddResult, KnowledgeBase
     from kblam_engine.triples import Provenance, Triple
@@ -65,10 +67,24 @@ def counted(triples: Iterable[Triple], what: str) -> Iterator[Triple]:
 def open_kb(
     path: Path, *, create: bool = False, encoder: str | None = None, multi: bool = False
 ) -> KnowledgeBase:
-    """Open a knowledge base."""
+    """Open a knowledge base.
+
+    Raises:
+        KnowledgeBaseError: there is none, or there are shards.
+    """
     from kblam_engine.knowledge_base import KnowledgeBase
 
-    return KnowledgeBase.open(path, encoder=encoder, create=create, multi=multi)
+    try:
+        return KnowledgeBase.open(path, encoder=encoder, create=create, multi=multi)
+    except KnowledgeBaseError:
+        from kblam_engine.cluster import is_sharded
+
+        if not is_sharded(path):
+            raise
+        raise KnowledgeBaseError(
+            f"{path}: expected one knowledge base, got a folder of shards; kblam ask and chat take it, kblam cluster info "
+            "describes it, and each folder in it is a knowledge base"
+        ) from None
 
 
 def metadata_of(pairs: list[str] | None) -> dict[str, str]:

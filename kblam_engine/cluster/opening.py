@@ -13,31 +13,32 @@ from kblam_engine.cluster.workers import Here, Workers
 
 
 def open_shards(
-    folder: str | os.PathLike[str], *, cluster: str | None = None, index: str = "auto"
+    folder: str | os.PathLike[str], *, address: str | None = None, index: str = "auto"
 ) -> ShardedKB:
     """Open a folder of shards as one knowledge base, for reading.
 
     Args:
         folder: where `build_shards` put them.
-        cluster: None maps every shard in this process. Else a Ray actor holds each: "local" starts them on this
-            machine, "auto" or "host:port" on a cluster that is running; all of its machines have to see the folder.
+        address: None maps every shard in this process. Else each shard gets a process of its own on a Ray cluster:
+            "local" starts one on this machine, "auto" finds a running one, "host:port" is that of its head. All machines
+            have to see the folder under this path.
         index: "auto" uses the indexes that were built; "exact" scores every key.
 
     Raises:
         KnowledgeBaseNotFoundError: there are no shards.
         KnowledgeBaseError: a shard is damaged or has been changed.
-        MissingDependencyError: `cluster` is given, and Ray is not installed.
+        MissingDependencyError: `address` is given, and Ray is not installed.
     """
     place = Path(folder).absolute()
     manifest = read_manifest(place)
     records = [record for record in manifest.shards if record.n_triples]
     shards: Shards
-    if cluster is None:
+    if address is None:
         shards = ShardsHere([Shard(str(place), record, index) for record in records])
     else:
         from kblam_engine.cluster.ray_cluster import RayShards, connect
 
-        shards = RayShards(connect(cluster), str(place), records, index)
+        shards = RayShards(connect(address), str(place), records, index)
     try:
         return ShardedKB(place, manifest, shards)
     except BaseException:

@@ -7,7 +7,9 @@ network of your own, with Ray's token. Files are never pickles.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import Any
 
@@ -53,6 +55,19 @@ def connect(address: str = LOCAL, n_cpus: int | None = None) -> Any:
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise KnowledgeBaseError(f"{address}: expected a Ray cluster, got {_first_line(error)}") from error
     return ray
+
+
+@contextmanager
+def connected(address: str = LOCAL, n_cpus: int | None = None) -> Iterator[Any]:
+    """Provide Ray for a while, as `connect`; afterwards this process lets go of a cluster that it was not connected to before."""
+    before = sys.modules.get("ray")
+    was_connected = before is not None and before.is_initialized()
+    ray = connect(address, n_cpus)
+    try:
+        yield ray
+    finally:
+        if not was_connected:
+            ray.shutdown()
 
 
 class RayWorkers:

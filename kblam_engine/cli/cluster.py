@@ -1,0 +1,119 @@
+"""`kblam cluster`: a knowledge base in shards, built side by side on one machine or on many."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from kblam_engine.cli._measuring import progress_bar
+from kblam_engine.cli.kb_common import JSONOption, MultiOption, print_json, print_table
+
+if TYPE_CHECKING:
+    from kblam_engine.cluster.workers import Workers
+
+cluster_app = typer.Typer(help="Knowledge bases in shards, for more than one machine.")
+_Folder = Annotated[Path, typer.Argument(help="Folder of the shards.", show_default=False)]
+
+
+def register(app: typer.Typer) -> None:
+    """Add `kblam cluster` to the command line."""
+    app.add_typer(cluster_app, name="cluster")
+
+
+@cluster_app.command("build")
+def build(
+    triples: Annotated[
+        list[str], typer.Argument(help="Files of triples: JSONL, Parquet, CSV.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option("--output", help="Folder of the shards.", show_default=False)],
+    shards: Annotated[int, typer.Option("--shards", min=1, help="How many shards.", show_default=False)],
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address",
+            help="Ray cluster that does the work: auto, or host:port of its head; default: this machine.",
+            show_default=False,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            "--workers", min=1, help="Processes at a time; 1 on this machine needs no Ray.  [default: all cores]"
+        ),
+    ] = None,
+    encoder: Annotated[str, typer.Option("--encoder", help="Sentence encoder.")] = "all-minilm-l6-v2",
+    multi: MultiOption = False,
+    index: Annotated[
+        Literal["exact", "tree", "ann"],
+        typer.Option("--index", help="Index that each shard gets; exact: every key is scored."),
+    ] = "exact",
+    as_json: JSONOption = False,
+) -> None:
+    """Build a knowledge base in shards, or what of it is missing.
+
+    A shard that is complete is not made again. On several machines all of them have to see the files and the folder.
+    """
+    from kblam_engine.cluster import BuildRequest, build_shards
+
+    request = BuildRequest(tuple(triples), output, shards, encoder, multi, index)
+    quiet = as_json or not sys.stderr.isatty()
+    with _workers(address, workers) as working, nullcontext(lambda *_: None) if quiet else progress_bar() as progress:
+        report = build_shards(request, working, progress)
+    if as_json:
+        print_json(report.to_dict())
+        return
+    if report.skipped:
+        typer.echo(f"left out - {', '.join(f'{why}: {n}' for why, n in report.skipped.items())}", err=True)
+    typer.echo(
+        f"{report.manifest.n_triples:,} triples in {shards:,} shards, {len(report.made):,} of them made now; "
+        f"ask them: kblam ask --kb {output} QUESTION"
+    )
+
+
+@cluster_app.command("info")
+def info(
+    folder: _Folder,
+    verify: Annotated[bool, typer.Option("--verify", help="Compare all checksums, which reads every file.")] = False,
+    as_json: JSONOption = False,
+) -> None:
+    """Show the shards in a folder, and whether their files are sound."""
+    from kblam_engine.cluster import read_manifest, verify_shards
+
+    manifest = read_manifest(folder)
+    wrong = verify_shards(folder) if verify else []
+    size = sum(shard.size_bytes for shard in manifest.shards)
+    if as_json:
+        shards = [{"folder": s.folder, "n_triples": s.n_triples, "size_bytes": s.size_bytes} for s in manifest.shards]
+        facts = {"n_triples": manifest.n_triples, "size_bytes": size, "encoder": manifest.encoder, "index": manifest.index}
+        print_json({**facts, "shards": shards, **({"problems": wrong} if verify else {})})
+    else:
+        rows = [[s.folder, f"{s.n_triples:,}", f"{s.size_bytes / 1e6:,.1f} MB"] for s in manifest.shards]
+        print_table(["shard", "triples", "size"], rows)
+        typer.echo(
+            f"{manifest.n_triples:,} triples, {size / 1e6:,.1f} MB, encoder {manifest.encoder}, index {manifest.index}"
+        )
+        for line in wrong:
+            typer.echo(line, err=True)
+        if verify and not wrong:
+            typer.echo("all files are as they were written")
+    if wrong:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _workers(address: str | None, n: int | None) -> Iterator[Workers]:
+    """Provide those who do the work; a cluster that is started here ends with the build."""
+    from kblam_engine.cluster.workers import Here
+
+    if address is None and n == 1:
+        yield Here()
+        return
+    from kblam_engine.cluster.ray_cluster import LOCAL, RayWorkers, connected
+
+    with connected(address or LOCAL, n if address is None else None) as ray:
+        yield RayWorkers(ray, n)
