@@ -100,6 +100,37 @@ def test_the_plots_of_a_grid(grid_file):
             figure.draw_without_rendering()
 
 
+def test_ablations_have_a_plot_of_their_own_and_families_a_colour(encoder, write):
+    from kblam_engine.evaluation.baselines import ABLATIONS, BASELINES, SIZED
+    from kblam_engine.evaluation.drawing import look_of, short_size, style_of
+    from kblam_engine.evaluation.plots import figures
+
+    told = grid(StubModel(encoder), baselines=["dense-1", "dense-10"]).to_dict()
+    for at in told["results"]:
+        for name in ("oracle-gates", "sentence-tokens-all"):
+            at["systems"][name] = at["systems"]["dense-1"]
+    found = figures(*read_runs([write("g.json", told)]))
+    shown = {name: found[name].axes[0].get_legend_handles_labels()[1] for name in ("grid", "grid-ablations", "grid-cost")}
+    assert shown == {
+        "grid": ["kblam", "dense-1", "dense-10"],
+        "grid-ablations": ["kblam", "oracle-gates", "sentence-tokens-all"],
+        "grid-cost": ["kblam", "dense-1", "dense-10"],
+    }
+    for together in ((*BASELINES, *SIZED, "kblam"), ("kblam", *ABLATIONS)):
+        looks = {(*look_of(name), style_of(name)) for name in together}
+        assert len(looks) == len(together), "no two lines of a figure look alike"
+    assert [short_size(n) for n in (10, 1_000, 10_000, 100_000, 2_000_000)] == ["10", "1,000", "10k", "100k", "2M"]
+
+
+def test_long_labels_of_a_heat_map_lose_their_middle():
+    from kblam_engine.evaluation.grid_plots import _short
+
+    text = "What is the depth at the deepest point of the lake that lies to the north of Riga?"
+    short = _short(text)
+    assert len(short) <= 56 and short.startswith("What is the depth") and short.endswith("of Riga?") and " … " in short
+    assert _short("x" * 80) == "x" * 26 + " … " + "x" * 26 and _short("short") == "short"
+
+
 def test_one_size_one_seed_and_runs_beside(encoder, write, report):
     lone = grid(StubModel(encoder), sizes=(40,), seeds=(0,), baselines=[])
     single = run_evaluation(StubModel(encoder), LAKES, ABOUT_LAKES, OTHERS, 40, ["dense"])

@@ -215,6 +215,10 @@ def test_legends_lie_outside_the_data(write):
         if figure is None:  # no grids
             continue
         figure.draw_without_rendering()
+        if name == "systems":  # each bar has its name
+            ticks = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+            assert ticks == ["kblam", "zero-shot", "in-context", "bm25", "dense", "oracle", "mine"] * 3
+            continue
         (legend,) = figure.legends
         box, page = legend.get_window_extent(), figure.bbox
         assert 0 <= box.x0 and box.x1 <= page.x1 and 0 <= box.y0, name

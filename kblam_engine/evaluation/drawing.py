@@ -29,6 +29,7 @@ except ImportError as error:
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
+    from matplotlib.typing import FillStyleType
 
 __all__ = ["Axes", "Figure"]
 
@@ -44,7 +45,15 @@ _SYSTEM_LOOKS = {
     "bm25": (_VERMILLION, "s"),
     "dense": (_ORANGE, "D"),
     "oracle": (_GREEN, "P"),
+    # Ablations: in figures of their own.
+    "encoder-gates": (_ORANGE, "D"),
+    "oracle-gates": (_GREEN, "P"),
+    "native-tokens": (_PURPLE, "v"),
+    "native-tokens-all": (_PURPLE, "^"),
+    "sentence-tokens": (_VERMILLION, "s"),
+    "sentence-tokens-all": (_VERMILLION, "X"),
 }
+_STYLES = {"-1": ":", "-5": "-.", "-10": "--", "-all": "--"}  # of one family, by the ends of their names
 _OTHERS = ((_YELLOW, "<"), (SKY, ">"), (BLACK, "h"))
 RUN_LOOKS = tuple(zip((BLUE, _VERMILLION, _GREEN, _PURPLE, _ORANGE, SKY, BLACK), "osD^vPX", strict=True))
 
@@ -105,6 +114,7 @@ def draw_band(
     label: str,
     colour: str,
     marker: str,
+    style: str,
     shift: float,
     above: int,
 ) -> None:
@@ -113,7 +123,7 @@ def draw_band(
     Of lines that lie on each other, the one with the largest `above` is seen.
     """
     if len(points) < 2:
-        draw_line(axes, points, label, colour, marker, "-", shift)
+        draw_line(axes, points, label, colour, marker, style, shift)
         return
     sizes, found = [size * shift for size, _ in points], [at for _, at in points]
     low = [at.value if at.low is None else at.low for at in found]
@@ -126,6 +136,7 @@ def draw_band(
         marker=marker,
         markersize=5,
         linewidth=1.5,
+        linestyle=style,
         label=plain(label),
         clip_on=False,
         zorder=2 + above,
@@ -141,7 +152,7 @@ def draw_heat(
     axes.set_xticks(range(len(columns)), [plain(text) for text in columns], fontsize=7, rotation=90)
     figure = axes.get_figure(root=True)
     if figure is not None:
-        figure.colorbar(image, ax=axes, fraction=0.025, pad=0.01).ax.tick_params(labelsize=7)
+        figure.colorbar(image, ax=axes, fraction=0.025, pad=0.01, aspect=40).ax.tick_params(labelsize=7)
 
 
 def frame(axes: Axes, line: int, column: int) -> None:
@@ -174,9 +185,17 @@ def sizes_on_x(axes: Axes, sizes: Sequence[int]) -> None:
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(FixedLocator(spread_out(sizes)))
     axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short_size(value)))
     axes.set_xlim(min(sizes) / 1.8, max(sizes) * 1.8)
     axes.tick_params(labelsize=8)
+
+
+def short_size(size: float) -> str:
+    """Return a number of triples as the label of an axis: 500, 1,000, 10k, 2M."""
+    for unit, letter in ((1e6, "M"), (1e3, "k")):
+        if size >= max(unit, 1e4):
+            return f"{size / unit:,.3g}{letter}"
+    return f"{size:,.0f}"
 
 
 def spread_out(sizes: Sequence[int]) -> list[int]:
@@ -220,7 +239,7 @@ def legend_below(figure: Figure, panels: Sequence[Axes]) -> None:
     for axes in panels:
         handles, labels = axes.get_legend_handles_labels()
         found.update(zip(labels, handles, strict=True))
-    widest = 0.65 + 0.065 * max(map(len, found))  # inches: the handle, and letters of 8 points
+    widest = 0.75 + 0.065 * max(map(len, found))  # inches: the handle, and letters of 8 points
     columns = max(1, min(len(found), int(figure.get_figwidth() / widest)))
     figure.legend(
         list(found.values()),
@@ -229,13 +248,26 @@ def legend_below(figure: Figure, panels: Sequence[Axes]) -> None:
         ncols=columns,
         fontsize=8,
         frameon=False,
+        handlelength=2.8,  # a dashed line is seen to be one on both sides of its marker
     )
 
 
 def look_of(name: str) -> tuple[str, str]:
     """Return colour and marker of a system; the same in every plot."""
-    known = _SYSTEM_LOOKS.get(name)
+    family, _, k = name.rpartition("-")
+    known = _SYSTEM_LOOKS.get(name) or (_SYSTEM_LOOKS.get(family) if k.isdigit() else None)
     return known or _OTHERS[sum(name.encode()) % len(_OTHERS)]
+
+
+def style_of(name: str) -> str:
+    """Return the style of a system's line, which tells those of one family apart: "dense-1", "dense-5", "dense-10"."""
+    return next((style for end, style in _STYLES.items() if name.endswith(end)), "-")
+
+
+def filling_of(name: str) -> FillStyleType:
+    """Return how a system's marker is filled, which tells the same where there is no line."""
+    fillings: dict[str, FillStyleType] = {":": "none", "-.": "bottom", "--": "left"}
+    return fillings.get(style_of(name), "full")
 
 
 def wrapped(text: str) -> str:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
-from kblam_engine.evaluation.baselines import BASELINES, SIZED
+from kblam_engine.evaluation.baselines import ABLATIONS, BASELINES, SIZED
 from kblam_engine.evaluation.drawing import (
     Axes,
     Figure,
@@ -21,6 +21,7 @@ from kblam_engine.evaluation.drawing import (
     shares_on,
     shift_of,
     sizes_on_x,
+    style_of,
     wrapped,
 )
 from kblam_engine.evaluation.grid import attention
@@ -41,16 +42,24 @@ _COSTS = {
 }
 _X = "triples in the knowledge base"
 _MUCH = 8  # times as large: a straight axis would show the smaller ones as nothing
-_LETTERS = 46
+_LETTERS = 56
+_OF_A_SHIFT = 0.3
 
 
 def grid_figures(grids: Sequence[GridRun], evaluations: Sequence[EvaluationRun]) -> dict[str, Figure | None]:
     """Return the plots by name; None where there is nothing to show."""
-    return {"grid": _answers(grids), "grid-cost": _costs(grids), "attention": _attention(grids, evaluations)}
+    return {
+        "grid": _answers(grids, lambda name: name not in ABLATIONS),
+        "grid-ablations": _answers(
+            [grid for grid in grids if set(grid.systems) & set(ABLATIONS)], lambda name: name in (SYSTEM, *ABLATIONS)
+        ),
+        "grid-cost": _costs(grids),
+        "attention": _attention(grids, evaluations),
+    }
 
 
-def _answers(grids: Sequence[GridRun]) -> Figure | None:
-    """A line of panels for each grid, a panel for each measure, a line for each system."""
+def _answers(grids: Sequence[GridRun], shows: Callable[[str], bool]) -> Figure | None:
+    """A line of panels for each grid, a panel for each measure, a line for each system that `shows` takes."""
     if not grids:
         return None
     figure, panels = new_panels(
@@ -59,7 +68,7 @@ def _answers(grids: Sequence[GridRun]) -> Figure | None:
     for place, grid in enumerate(grids):
         line = panels[place * len(_ANSWERS) : (place + 1) * len(_ANSWERS)]
         for axes, (measure, label) in zip(line, _ANSWERS.items(), strict=True):
-            _systems(axes, grid, measure)
+            _systems(axes, grid, measure, shows)
             shares_on(axes, "y")
             axes.set_title(label, fontsize=10)
         line[0].set_title(f"{wrapped(grid.title)}\n{_ANSWERS['exact']}", fontsize=10)
@@ -69,14 +78,14 @@ def _answers(grids: Sequence[GridRun]) -> Figure | None:
 
 
 def _costs(grids: Sequence[GridRun]) -> Figure | None:
-    """A line of panels for each grid: times and memory."""
+    """A line of panels for each grid: times and memory of the system and its baselines."""
     if not grids:
         return None
     figure, panels = new_panels(len(grids) * len(_COSTS), legend_rows=1)
     for place, grid in enumerate(grids):
         line = panels[place * len(_COSTS) : (place + 1) * len(_COSTS)]
         for axes, (measure, label) in zip(line, _COSTS.items(), strict=True):
-            values = _systems(axes, grid, measure)
+            values = _systems(axes, grid, measure, lambda name: name not in ABLATIONS)
             numbers_on_y(axes, logarithmic=bool(values) and max(values) > _MUCH * max(min(values), 1e-9))
             axes.grid(axis="y", color="#dddddd", linewidth=0.6)
             axes.set_title(label, fontsize=10)
@@ -86,10 +95,10 @@ def _costs(grids: Sequence[GridRun]) -> Figure | None:
     return figure
 
 
-def _systems(axes: Axes, grid: GridRun, measure: str) -> list[float]:
-    """Draw a measure of all systems against the size; return the values."""
+def _systems(axes: Axes, grid: GridRun, measure: str, shows: Callable[[str], bool]) -> list[float]:
+    """Draw a measure of systems against the size; return the values."""
     values, sizes = [], [at.size for at in grid.sizes]
-    names = sorted(grid.systems, key=[SYSTEM, *BASELINES, *SIZED, *grid.systems].index)
+    names = sorted(filter(shows, grid.systems), key=[SYSTEM, *BASELINES, *SIZED, *ABLATIONS, *grid.systems].index)
     for place, name in enumerate(names):
         points = []
         for at in grid.sizes:
@@ -97,9 +106,9 @@ def _systems(axes: Axes, grid: GridRun, measure: str) -> list[float]:
             if found is not None:
                 points.append((at.size, Estimate(found.mean, found.low, found.high)))
         if points:
-            draw_band(
-                axes, points, name, *look_of(name), shift_of(sizes, place, len(names)), len(names) - place
-            )
+            # Bands need less room between them than bars.
+            shift = shift_of(sizes, place, len(names)) ** (_OF_A_SHIFT if len(points) > 1 else 1)
+            draw_band(axes, points, name, *look_of(name), style_of(name), shift, len(names) - place)
             values += [point.value for _, point in points]
     sizes_on_x(axes, sizes)
     return values
@@ -119,7 +128,7 @@ def _attention(grids: Sequence[GridRun], evaluations: Sequence[EvaluationRun]) -
         shown = attention(answers)
         if shown is None:
             continue
-        size = (4.6 + 0.27 * len(shown.triples), 3.4 + 0.24 * len(shown.questions))
+        size = (5.1 + 0.27 * len(shown.triples), 3.4 + 0.24 * len(shown.questions))
         figure = Figure(figsize=size, layout="constrained", dpi=150)
         axes = figure.subplots()
         questions, triples = ([_short(text) for text in found] for found in (shown.questions, shown.triples))
@@ -134,4 +143,11 @@ def _attention(grids: Sequence[GridRun], evaluations: Sequence[EvaluationRun]) -
 
 
 def _short(text: str) -> str:
-    return text if len(text) <= _LETTERS else text[: _LETTERS - 1] + "…"
+    """Return a text with its middle left out: questions differ at their ends as often as at their beginnings."""
+    if len(text) <= _LETTERS:
+        return text
+    half = (_LETTERS - 3) // 2
+    start, end = text[:half], text[-half:]
+    # Whole words where there are any.
+    start, end = start.rpartition(" ")[0] or start, end.partition(" ")[2] or end
+    return f"{start} … {end}"

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from kblam_engine.evaluation.baselines import BASELINES, SIZED
+from kblam_engine.evaluation.baselines import ABLATIONS, BASELINES, SIZED
 from kblam_engine.evaluation.drawing import (
     BLACK,
     BLUE,
@@ -18,6 +18,7 @@ from kblam_engine.evaluation.drawing import (
     Figure,
     bars_of,
     draw_line,
+    filling_of,
     legend_below,
     look_of,
     new_panels,
@@ -28,6 +29,7 @@ from kblam_engine.evaluation.drawing import (
     shares_on,
     shift_of,
     sizes_on_x,
+    style_of,
     wrapped,
 )
 from kblam_engine.evaluation.grid_plots import grid_figures
@@ -95,8 +97,8 @@ def _accuracy(series: Sequence[Series]) -> Figure | None:
     for axes, one in zip(panels, shown, strict=True):
         sizes = list(one.by_size)
         lines = [(label, SYSTEM, *rest) for label, *rest in _MEASURES]
-        for name in _names(_all(one))[1:]:
-            lines.append((f"{name}: exact answers", name, "exact", *look_of(name), "--"))
+        for name in _in_prompt(_names(_all(one)))[1:]:
+            lines.append((f"{name}: exact answers", name, "exact", *look_of(name), style_of(name) if name in SIZED else "--"))
         for place, (label, system, measure, colour, marker, style) in enumerate(lines):
             points = _points(one, system, measure)
             draw_line(axes, points, label, colour, marker, style, shift_of(sizes, place, len(lines)))
@@ -110,7 +112,7 @@ def _accuracy(series: Sequence[Series]) -> Figure | None:
 
 def _refusal(series: Sequence[Series]) -> Figure | None:
     """Refusal recall against over-refusal, one panel a series; the larger the KB, the larger the marker."""
-    found = {id(one): {name: _trade_off(one, name) for name in _names(_all(one))} for one in series}
+    found = {id(one): {name: _trade_off(one, name) for name in _in_prompt(_names(_all(one)))} for one in series}
     shown = [one for one in series if any(found[id(one)].values())]
     if not shown:
         return None
@@ -144,11 +146,12 @@ def _trade_off_line(
             fmt="none", ecolor=colour, elinewidth=0.8, alpha=0.45,
         )  # fmt: skip
     axes.plot([x.value for x in xs], [y.value for y in ys], color=colour, linewidth=0.8, clip_on=False)
-    axes.plot([], [], marker, color=colour, markersize=7, label=plain(name))
+    axes.plot([], [], marker, color=colour, markersize=7, label=plain(name), fillstyle=filling_of(name))
     for size, x, y in reversed(found):  # the small ones last, so that none is covered
         axes.plot(
             x.value, y.value, marker, color=colour, markersize=_marker_size(size, sizes),
-            markeredgecolor="white", markeredgewidth=0.6 if name == SYSTEM else 0, clip_on=False, zorder=3,
+            markeredgecolor="white" if name == SYSTEM else colour, markeredgewidth=0.6, clip_on=False, zorder=3,
+            fillstyle=filling_of(name),
         )  # fmt: skip
 
 
@@ -159,31 +162,36 @@ def _marker_size(size: int, sizes: Sequence[int]) -> float:
 
 
 def _bars(runs: Sequence[EvaluationRun]) -> Figure | None:
-    """Exact answers and token F1 of the system beside its baselines, a group of bars for each run."""
+    """Exact answers and token F1 of the system beside its baselines, a group of bars for each run.
+
+    Every bar has its name: more systems than colours can stand here.
+    """
     shown = [run for run in runs if run.baselines and run.system.overall.token_f1 is not None]
     if not shown:
         return None
     n_bars = sum(len(run.systems) for run in shown)
-    height = 1.3 + 0.2 * n_bars + 0.16 * len(shown)
+    height = 0.9 + 0.2 * n_bars + 0.32 * len(shown)
     figure = Figure(figsize=(9, height), layout="constrained", dpi=DPI)
     panels = list(figure.subplots(1, 2, sharey=True))
     labels = {"exact": "exact answers, share of answerable questions", "token_f1": "token F1"}
     for axes, (measure, label) in zip(panels, labels.items(), strict=True):
-        place, ticks = 0.0, []
+        place, named = 0.0, {}
         for run in shown:
-            ticks.append(place + (len(run.systems) - 1) / 2)
+            if axes is panels[0]:
+                title = plain(f"{run.name}, {run.n_triples:,} triples")
+                axes.text(0.006, place - 0.95, title, va="center", fontsize=8, weight="bold")
             for name in _names([run]):
+                named[place] = plain(name)
                 at = estimate([run.systems[name].overall], measure)
                 if at is not None:
                     _bar(axes, place, at, name)
                 place += 1
-            place += 0.8
-        names = [plain(f"{run.name}\n{run.n_triples:,} triples") for run in shown]
-        axes.set_yticks(ticks, names, fontsize=8)
-        axes.set_ylim(place - 1.1, -0.7)
+            place += 1.4
+        axes.set_yticks(list(named), list(named.values()))
+        axes.set_ylim(place - 1.7, -1.5)
         shares_on(axes, "x", right=1.12)
+        axes.tick_params(axis="y", labelsize=7.5, length=0)
         axes.set_xlabel(label, fontsize=9)
-    legend_below(figure, panels)
     return figure
 
 
@@ -224,7 +232,7 @@ def _cost(benches: Sequence[BenchRun]) -> Figure | None:
 
 def _bar(axes: Axes, place: float, at: Estimate, name: str) -> None:
     colour, _ = look_of(name)
-    axes.barh(place, at.value, height=0.86, color=colour, label=plain(name))
+    axes.barh(place, at.value, height=0.86, color=colour)
     end = at.value
     if at.low is not None and at.high is not None:
         axes.errorbar(
@@ -252,8 +260,13 @@ def _points(one: Series, name: str, measure: str) -> list[tuple[int, Estimate]]:
 def _names(runs: Iterable[EvaluationRun]) -> list[str]:
     """Return the systems of some runs: the system first, the baselines in their usual order."""
     found = dict.fromkeys(name for run in runs for name in run.systems)
-    order = [SYSTEM, *BASELINES, *SIZED]
+    order = [SYSTEM, *BASELINES, *SIZED, *ABLATIONS]
     return sorted(found, key=lambda name: order.index(name) if name in order else len(order))
+
+
+def _in_prompt(names: Iterable[str]) -> list[str]:
+    """Return the names without ablations, which have the colours of baselines."""
+    return [name for name in names if name not in ABLATIONS]
 
 
 def _all(one: Series) -> list[EvaluationRun]:

@@ -59,6 +59,7 @@ _PLOTS = {
     "systems": "The system beside its baselines; bars are 95 % intervals.",
     "cost": "Times as multiples of the base model's, and peak memory, against the size of the KB; "
     "bars are quartiles.",
+    "grid-ablations": "The system and its ablations against the size of the KB: means over the seeds; bands are 95 % intervals.",
     "grid": "Each system against the size of the KB: means over the seeds; bands are 95 % intervals.",
     "grid-cost": "Times and peak memory against the size of the KB: means over the seeds; bands are 95 % intervals.",
     "attention": "Attention of answers to triples; framed is what holds the answer.",
@@ -90,7 +91,7 @@ def build_report(
     lines = ["# Report"]
     if grids:
         lines += ["", "## Sizes and seeds", *(line for grid in grids for line in _grid(grid))]
-        lines += [*pictures.get("grid", []), *pictures.get("grid-cost", [])]
+        lines += [line for name in ("grid", "grid-ablations", "grid-cost") for line in pictures.get(name, [])]
     if evaluations:
         lines += ["", "## Runs", "", *overview(evaluations), *pictures.get("accuracy", [])]
         lines += _section("Several runs with the same settings", repeated(evaluations))
