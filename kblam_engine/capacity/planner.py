@@ -270,7 +270,8 @@ def _notes(request: PlanRequest, beyond: bool) -> list[str]:
     )
     if request.nodes > 1:
         notes.append(
-            f"{request.nodes:,} nodes: even shards, built and searched side by side, each with its own copy of the model. "
-            "That is assumed: sharding, merging and the network were not measured."
+            f"{request.nodes:,} nodes: even shards (kblam cluster build), built and searched side by side. That their times "
+            "do not add up is assumed: merging and the network were not measured. The model is counted on every node; one that "
+            "holds shards alone needs none."
         )
     return notes
