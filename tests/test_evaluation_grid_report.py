@@ -122,6 +122,18 @@ def test_ablations_have_a_plot_of_their_own_and_families_a_colour(encoder, write
     assert [short_size(n) for n in (10, 1_000, 10_000, 100_000, 2_000_000)] == ["10", "1,000", "10k", "100k", "2M"]
 
 
+def test_what_no_question_measures_has_no_panel(encoder, write):
+    from kblam_engine.evaluation.plots import figures
+
+    told = grid(StubModel(encoder), baselines=[]).to_dict()
+    for at in told["results"]:
+        at["systems"]["kblam"]["overall"]["refusal_recall"] = None
+    titles = [axes.get_title() for axes in figures(*read_runs([write("g.json", told)]))["grid"].axes]
+    assert [title.splitlines()[-1] for title in titles] == [
+        "exact answers", "retrieval top-1", "retrieval top-5", "over-refusal (lower is better)"
+    ]  # fmt: skip
+
+
 def test_long_labels_of_a_heat_map_lose_their_middle():
     from kblam_engine.evaluation.grid_plots import _short
 

@@ -60,21 +60,26 @@ def grid_figures(grids: Sequence[GridRun], evaluations: Sequence[EvaluationRun])
 
 def _answers(grids: Sequence[GridRun], shows: Callable[[str], bool]) -> Figure | None:
     """A line of panels for each grid, a panel for each measure, a line for each system that `shows` takes."""
-    if not grids:
+    measures = {measure: label for measure, label in _ANSWERS.items() if any(_measured(grid, measure) for grid in grids)}
+    if not measures:
         return None
-    figure, panels = new_panels(
-        len(grids) * len(_ANSWERS), legend_rows=1, height=2.5, width=2.6, beside=len(_ANSWERS)
-    )
+    n = len(measures)
+    figure, panels = new_panels(len(grids) * n, legend_rows=1, height=2.5, width=2.6, beside=n)
     for place, grid in enumerate(grids):
-        line = panels[place * len(_ANSWERS) : (place + 1) * len(_ANSWERS)]
-        for axes, (measure, label) in zip(line, _ANSWERS.items(), strict=True):
+        line = panels[place * n : (place + 1) * n]
+        for axes, (measure, label) in zip(line, measures.items(), strict=True):
             _systems(axes, grid, measure, shows)
             shares_on(axes, "y")
             axes.set_title(label, fontsize=10)
-        line[0].set_title(f"{wrapped(grid.title)}\n{_ANSWERS['exact']}", fontsize=10)
-    outer_labels(panels, _X, "mean over seeds", len(_ANSWERS))
+        line[0].set_title(f"{wrapped(grid.title)}\n{next(iter(measures.values()))}", fontsize=10)
+    outer_labels(panels, _X, "mean over seeds", n)
     legend_below(figure, panels)
     return figure
+
+
+def _measured(grid: GridRun, measure: str) -> bool:
+    """Tell whether any system has the measure at any size: without unanswerable questions there is no refusal recall."""
+    return any(measure in found.overall.measures for at in grid.sizes for found in at.systems.values())
 
 
 def _costs(grids: Sequence[GridRun]) -> Figure | None:
@@ -135,9 +140,8 @@ def _attention(grids: Sequence[GridRun], evaluations: Sequence[EvaluationRun]) -
         draw_heat(axes, shown.weights, questions, triples)
         for line, column in shown.supports:
             frame(axes, line, column)
-        axes.set_title(
-            f"{plain(title)}\nattention of answers to triples; framed: what holds the answer", fontsize=9
-        )
+        told = f"{plain(title)}\nattention of answers to triples; framed: what holds the answer"
+        figure.suptitle(told, fontsize=9)  # above all: a narrow map has no room for it
         return figure
     return None
 
