@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -26,6 +28,21 @@ class EvidenceHead(nn.Module):
         self.question_map = nn.Parameter(torch.eye(embed_dim))
         self.property_map = nn.Parameter(torch.eye(embed_dim))
         self.value_map = nn.Parameter(torch.eye(embed_dim) * 0.5)
+
+    @classmethod
+    def mean_of(cls, members: Sequence[EvidenceHead]) -> EvidenceHead:
+        """Return the head whose log-odds are the mean of its members' (one input, one comparison): their units side by side."""
+        first = members[0]
+        head = cls(sum(member.inner.out_features for member in members), len(first.question_map))
+        with torch.no_grad():
+            for name in ("mean", "scale", "question_map", "property_map", "value_map"):
+                getattr(head, name).copy_(getattr(first, name))
+            head.inner.weight.copy_(torch.cat([member.inner.weight for member in members]))
+            head.inner.bias.copy_(torch.cat([member.inner.bias for member in members]))
+            head.outer.weight.copy_(torch.cat([member.outer.weight for member in members], 1) / len(members))
+            head.outer.bias.copy_(torch.stack([member.outer.bias for member in members]).mean(0))
+            head.direct.weight.copy_(torch.stack([member.direct.weight for member in members]).mean(0))
+        return head
 
     def comparison(self) -> Comparison:
         """Return the learned comparison as arrays."""

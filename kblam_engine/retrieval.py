@@ -43,7 +43,7 @@ LEAST_RARITY = 0.25
 """How telling a word has to be; numbers always are."""
 N_SIBLINGS = 24
 """Triples taken per such name at most."""
-N_MASKED = 2
+N_MASKED = 1
 """Names for which the turn is encoded again without the name."""
 CONVERSATION_TURNS = 3
 """User turns that make up the conversation's embedding."""

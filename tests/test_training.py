@@ -126,6 +126,26 @@ def test_head_is_reproducible_and_leaves_the_comparison_alone():
     assert first.mean.abs().sum() > 0
 
 
+def test_a_head_of_several_members_is_their_mean():
+    torch.manual_seed(0)
+    head = EvidenceHead(8, 64)
+    head.question_map.data.mul_(2.0)
+    train_head(head, toy_examined(0), members=2, epochs=3, lr=1e-2, seed=1)
+    members = [
+        train_head(EvidenceHead(4, 64), toy_examined(0), epochs=3, lr=1e-2, seed=seed) for seed in (1, 2)
+    ]
+    rows = torch.from_numpy(toy_examined(1)[0].features)
+    apart = torch.stack([member(rows) for member in members])
+    assert not torch.allclose(apart[0], apart[1])
+    assert torch.allclose(head(rows), apart.mean(0), atol=1e-5)
+    assert torch.equal(head.question_map, 2 * torch.eye(64))
+
+
+def test_units_that_members_cannot_share_are_refused():
+    with pytest.raises(ConfigurationError, match="expected a multiple of 3 units, .* got 8"):
+        train_head(EvidenceHead(8, 64), toy_examined(0), members=3)
+
+
 def test_examined_candidates_carry_the_supports(encoded, tiny_tokenizer):
     def token_ids(text):
         return tiny_tokenizer(text, add_special_tokens=False)["input_ids"]

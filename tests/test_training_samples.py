@@ -188,6 +188,21 @@ def test_tiny_pools_are_tiny_and_hold_what_is_asked_for(world):
         assert 1 <= len(pool) <= max(2, len(sample.supports))
 
 
+def test_tiny_pools_mostly_hold_what_an_unanswerable_question_is_closest_to(world):
+    """Over "the battery life of Orca 2", a question for that of the Kite must be refused."""
+    encoded = EncodedWorld(world, HashingEncoder())
+    random = Random(6)
+    held, alike = 0, 0
+    for _ in range(300):
+        sample = unanswerable(random, world)
+        pool = draw_pool(random, encoded, sample, 1)
+        assert len(pool) == 1 and not set(pool.members.tolist()) & set(sample.hidden)
+        if sample.alike:
+            alike += 1
+            held += pool.members.tolist() == list(sample.alike)
+    assert alike > 100 and 0.6 < held / alike < 0.9
+
+
 # --- what training must not see ---------------------------------------------------------------------------
 
 

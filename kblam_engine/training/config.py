@@ -64,6 +64,7 @@ class TrainConfig:
             invented worlds 22 together; 0: none.
         n_folds: parts of the lexicon; each part's questions are examined with a comparison trained on the others.
         pool_sizes: KB sizes that those questions are asked of.
+        n_members: evidence heads that are fitted to those questions and averaged into one.
         native_steps: optimiser steps of the native tokens.
         batch: examples that the base model reads at once, shared by all processes.
         accumulate: such batches per step; all of one step are of one world.
@@ -100,7 +101,8 @@ class TrainConfig:
     n_fold_worlds: int = 3
     written_weight: float = 14.0
     n_folds: int = 4
-    pool_sizes: tuple[int, ...] = (2, 2, 10, *(30, 100, 300, 1000) * 2)
+    pool_sizes: tuple[int, ...] = (1, 2, 3, 5, 10, *(30, 100, 300, 1000) * 2)
+    n_members: int = 8
     native_steps: int = 800
     batch: int = 8
     accumulate: int = 1
@@ -173,7 +175,7 @@ class TrainConfig:
 RECIPES: dict[str, TrainConfig] = {
     "smoke": TrainConfig(
         sources=(), n_worlds=1, n_entities=60, n_queries=20, question_steps=2, n_questions=60, n_fold_worlds=1, written_weight=0.0, n_folds=2,
-        pool_sizes=(30,), native_steps=4, batch=2, validate_every=2, n_validation=2, kb_sizes=(10, 100), n_large_entities=40,
+        pool_sizes=(30,), n_members=2, native_steps=4, batch=2, validate_every=2, n_validation=2, kb_sizes=(10, 100), n_large_entities=40,
     ),
     "fast": TrainConfig(
         n_questions=3000, n_fold_worlds=1, n_source_entities=150, native_steps=200, validate_every=50, n_validation=16,

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from kblam_engine.errors import ConfigurationError
 from kblam_engine.evidence import FEATURES
 from kblam_engine.evidence_head import EvidenceHead
 from kblam_engine.products import Floats
@@ -115,10 +116,45 @@ def make_examined(
 
 
 def train_head(
-    head: EvidenceHead, examined: Sequence[Examined], *, epochs: int = 50, lr: float = 3e-3, seed: int = 0
+    head: EvidenceHead,
+    examined: Sequence[Examined],
+    *,
+    members: int = 1,
+    epochs: int = 50,
+    lr: float = 3e-3,
+    seed: int = 0,
 ) -> EvidenceHead:
-    """Fit the head: per candidate, the probability that it is asked for. Its comparison stays as it is."""
-    torch.manual_seed(seed)
+    """Fit the head: per candidate, the probability that it is asked for. Its comparison stays as it is.
+
+    Args:
+        head: what is fitted, in place.
+        examined: questions with their candidates.
+        members: heads of one ``members``-th of its units that are fitted from different draws; the head is their mean. One
+            alone is right or wrong by chance where questions are unlike those of training.
+        epochs: how often each question is seen.
+        lr: the highest learning rate.
+        seed: of draws.
+
+    Raises:
+        ConfigurationError: the units cannot be shared evenly.
+    """
+    units, left_over = divmod(head.inner.out_features, members)
+    if left_over:
+        raise ConfigurationError(
+            f"evidence head: expected a multiple of {members} units, one share for each member, got {head.inner.out_features}"
+        )
+    fitted = []
+    for number in range(members):
+        torch.manual_seed(seed + number)
+        member = EvidenceHead(units, len(head.question_map))
+        for name in ("question_map", "property_map", "value_map"):
+            getattr(member, name).data.copy_(getattr(head, name))
+        fitted.append(_fit(member, examined, epochs, lr, seed + number))
+    head.load_state_dict(EvidenceHead.mean_of(fitted).state_dict())
+    return head
+
+
+def _fit(head: EvidenceHead, examined: Sequence[Examined], epochs: int, lr: float, seed: int) -> EvidenceHead:
     stacked = np.concatenate([e.features for e in examined])
     with torch.no_grad():
         head.mean.copy_(torch.from_numpy(stacked.mean(0)))

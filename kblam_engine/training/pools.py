@@ -18,6 +18,8 @@ from kblam_engine.wording import spans_of, words
 
 TINY = 5
 """Pools of a smaller size hold parts of entities."""
+ALIKE_SHARE = 0.7
+"""Of those about questions without an answer, how many hold what the question is closest to."""
 NEAR_SHARE = 0.5
 """Of the pools, how many are filled with what stands next to the asked entity: namesakes, things of the same set."""
 
@@ -130,5 +132,7 @@ def draw_pool(random: Random, encoded: EncodedWorld, sample: Sample, size: int) 
     spare = sorted(members - set(sample.supports))
     if size < TINY:  # what people try first holds a triple or two
         random.shuffle(spare)
+        if sample.alike and random.random() < ALIKE_SHARE:
+            spare = list(dict.fromkeys((*sample.alike, *spare)))
         spare = spare[: max(size - len(sample.supports), 0 if sample.supports else 1)]
     return Pool(encoded, sorted({*sample.supports, *spare}))

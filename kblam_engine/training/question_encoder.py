@@ -19,7 +19,7 @@ from kblam_engine.low_rank import LowRankUpdate
 from kblam_engine.retrieval import Questions
 from kblam_engine.training.evidence import OTHER_SUBJECT_SHARE, Source
 from kblam_engine.training.other_subjects import change_subject
-from kblam_engine.training.pools import EncodedWorld
+from kblam_engine.training.pools import EncodedWorld, draw_pool
 from kblam_engine.training.samples import Sample
 
 RANK = 8
@@ -29,6 +29,11 @@ NONE = 0.5
 LEARNING_RATE = 1e-3
 MASKED_SHARE = 0.3
 """Of the questions about one triple, how many are compared with properties, their name masked."""
+SMALL_SHARE = 0.5
+"""Of the conversations, how many are compared with the keys of a small KB instead of a whole world's: what is nearest there
+may be far away."""
+SMALL = (1, 2, 3, 5, 10, 30)
+"""Sizes of those, in triples."""
 QUESTIONS = 32
 """In a step, all about one world."""
 
@@ -102,10 +107,18 @@ def _loss(
         else:
             # With what was said before, a question about something else still names a triple.
             texts.append(asked.conversation if sample.supports else asked.turn)
-            wanted.append((keys, list(sample.supports), list(sample.hidden)))
+            wanted.append((keys, list(sample.supports), _left_out(random, encoded, sample)))
     losses = []
-    for row, (table, right, hidden) in zip(encoder.trainable(texts, update), wanted, strict=True):
+    for row, (table, right, left_out) in zip(encoder.trainable(texts, update), wanted, strict=True):
         scores = torch.cat([table @ row / TEMPERATURE, none[None]])
-        scores[hidden] = float("-inf")
+        scores[left_out] = float("-inf")
         losses.append(scores.logsumexp(0) - scores[right or [-1]].logsumexp(0))
     return torch.stack(losses).mean()
+
+
+def _left_out(random: Random, encoded: EncodedWorld, sample: Sample) -> list[int]:
+    """Return the triples of a world that are not in the KB that a question is asked of."""
+    if random.random() >= SMALL_SHARE:
+        return list(sample.hidden)
+    members = set(draw_pool(random, encoded, sample, random.choice(SMALL)).members.tolist())
+    return [at for at in range(len(encoded.keys)) if at not in members]

@@ -36,6 +36,8 @@ from kblam_engine.training.stages import Report, Stages
 from kblam_engine.training.worlds import World, source_world
 from kblam_engine.training.written import load_written
 
+HEAD_UNITS = 64
+"""Hidden units of each member of the evidence head."""
 MAX_VALUE = 280
 """Real triples with longer values are left out (characters)."""
 
@@ -165,6 +167,7 @@ def adapter_config(config: TrainConfig, loaded: LoadedModel, encoder: SentenceEn
         encoder.fingerprint,
         encoder.embed_dim,
         native,
+        evidence_hidden=HEAD_UNITS * config.n_members,
         retrieval_layer=min(int(n * 0.6), layers[0] - 1) if config.n_queries > 0 else None,
         questions=questions,
     )

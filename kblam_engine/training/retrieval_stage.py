@@ -160,7 +160,7 @@ class RetrievalStage:
                 adapter.hidden_query.weight.copy_(torch.from_numpy(query_map.weight))
                 adapter.hidden_query.bias.copy_(torch.from_numpy(query_map.bias))
         held = max(1, len(examined) // 10)
-        train_head(adapter.evidence, examined[held:], seed=config.seed)
+        train_head(adapter.evidence, examined[held:], members=config.n_members, seed=config.seed)
         return StageResult(validate(adapter.evidence, examined[:held]), time.perf_counter() - begun)
 
     def _written_sources(self, written: Written) -> list[list[Source]]:

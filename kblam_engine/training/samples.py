@@ -38,6 +38,8 @@ class Sample:
         answer: what the assistant should say; None: the refusal.
         hidden: positions that must be left out of the KB so that the question has no answer there.
         entities: entities that must be in the KB for the question to be of its kind.
+        alike: positions that a question without an answer is closest to, such as the same property of another name: what
+            a very small KB should hold.
     """
 
     kind: str
@@ -46,6 +48,7 @@ class Sample:
     answer: str | None
     hidden: tuple[int, ...] = ()
     entities: tuple[int, ...] = ()
+    alike: tuple[int, ...] = ()
 
 
 def _as_typed(random: Random, name: str) -> str:
@@ -205,7 +208,7 @@ def unanswerable(random: Random, world: World) -> Sample:
     at = random.randrange(len(world.known))
     known = world.known[at]
     if roll < 0.15:
-        return _absent(random, world, known)
+        return _absent(random, world, at)
     if roll < 0.30:
         title = len(known.triple.name.split()) > 3  # among titles, another title
         name = inventions.identified(random) if title else inventions.name(random)
@@ -216,7 +219,8 @@ def unanswerable(random: Random, world: World) -> Sample:
     typed = _unlike(world.name_words, _as_typed(random, name), name)
     if typed is None:
         return unanswerable(random, world)
-    return Sample("unanswerable", (_user(_ask_about(random, known, typed)),), (), None, entities=(known.entity,))
+    asked = _ask_about(random, known, typed)
+    return Sample("unanswerable", (_user(asked),), (), None, entities=(known.entity,), alike=(at,))
 
 
 def _unlike(held: Collection[frozenset[str]], *texts: str) -> str | None:
@@ -227,15 +231,17 @@ def _unlike(held: Collection[frozenset[str]], *texts: str) -> str | None:
     return next((t for t in texts if not any(words_of >= set(words(t)) for words_of in held)), None)
 
 
-def _absent(random: Random, world: World, known: Known) -> Sample:
+def _absent(random: Random, world: World, at: int) -> Sample:
     """Return a question about something of the world that the KB leaves out altogether."""
+    known = world.known[at]
     name = known.triple.name
     others = world.name_words - {frozenset(words(name))}
     typed = _unlike(others, referred_to(random, known), name)
     if typed is None:
         return unanswerable(random, world)
-    asked = _ask_about(random, known, typed)
-    return Sample("unanswerable", (_user(asked),), (), None, hidden=world.entities[known.entity])
+    asked, other = _ask_about(random, known, typed), _same_property(random, world, at)
+    alike = () if other is None else (other,)
+    return Sample("unanswerable", (_user(asked),), (), None, hidden=world.entities[known.entity], alike=alike)
 
 
 def _unknown_property(random: Random, world: World, at: int) -> Sample:
