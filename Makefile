@@ -17,10 +17,10 @@ demo: models
 test: lint typecheck install-dev models
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-# Ray on two cores of this machine; 245 MB more to install, so it is on its own.
+# Ray on two cores of this machine; 330 MB more to install, so it is on its own.
 test-cluster: install-dev models
-	$(BIN)/python -m pip install -c constraints.txt -e ".[cluster]"
-	$(BIN)/python -m pytest tests/test_cluster.py tests/test_cluster_ray.py tests/test_cluster_docs.py
+	$(BIN)/python -m pip install -c constraints.txt -e ".[cluster,cluster-serve]"
+	$(BIN)/python -m pytest tests/test_cluster.py tests/test_cluster_ray.py tests/test_cluster_serving.py
 
 lint: install-dev
 	$(BIN)/ruff check .

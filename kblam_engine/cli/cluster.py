@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -10,7 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from kblam_engine.cli._answering import IndexOption
 from kblam_engine.cli._measuring import progress_bar
+from kblam_engine.cli._options import DEFAULT_MODEL, AdapterOption, DeviceOption, DtypeOption, ModelOption
 from kblam_engine.cli.kb_common import JSONOption, MultiOption, print_json, print_table
 
 if TYPE_CHECKING:
@@ -103,6 +106,41 @@ def info(
             typer.echo("all files are as they were written")
     if wrong:
         raise typer.Exit(1)
+
+
+@cluster_app.command("serve")
+def serve(
+    folder: _Folder,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            "--address", help="Ray cluster: auto, or host:port of its head; default: this machine.", show_default=False
+        ),
+    ] = None,
+    replicas: Annotated[int, typer.Option("--replicas", min=1, help="Copies of the model.")] = 1,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", min=1, max=65_535, help="And its port.")] = 8000,
+    model: ModelOption = DEFAULT_MODEL,
+    adapter: AdapterOption = None,
+    dtype: DtypeOption = None,
+    device: DeviceOption = None,
+    index: IndexOption = "auto",
+) -> None:
+    """Answer over HTTP from shards, until Ctrl-C.
+
+    POST / with {"question": "..."} or {"messages": [...]}. Nobody is asked who they are.
+    """
+    from kblam_engine.cluster.ray_cluster import LOCAL, connected
+    from kblam_engine.cluster.serving import serve_shards, stop_serving
+
+    options = {"model": model, "adapter": adapter, "dtype": dtype, "device": device, "index": index}
+    with connected(address or LOCAL) as ray:
+        serve_shards(ray, str(folder.absolute()), options, replicas=replicas, host=host, port=port)
+        typer.echo(f"answering at http://{host}:{port}/ - Ctrl-C ends it", err=True)
+        try:
+            threading.Event().wait()
+        finally:
+            stop_serving()
 
 
 @contextmanager
