@@ -1,6 +1,7 @@
 """Documents that loaders of any framework leave, into a knowledge base and out of it again."""
 
 import doctest
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,7 @@ from llama_index.core.node_parser import SentenceSplitter
 
 from kblam_engine.errors import ConfigurationError, ReadOnlyError, TripleError
 from kblam_engine.knowledge_base import KBDocument
+from kblam_engine.knowledge_base.documents import DocumentStore
 from kblam_engine.sources import loaded
 from kblam_engine.sources.loaded import MAX_CHARS, LoadedDocumentExtractor, loaded_document
 from kblam_engine.triples import Triple
@@ -164,3 +166,58 @@ def test_shapes_and_places():
     assert (known.id, known.origin.document, known.origin.uri) == ("n", "d", "https://a.example/")
     assert loaded_document(SimpleNamespace(text="a")).id == loaded_document(SimpleNamespace(text="a")).id
     assert doctest.testmod(loaded).failed == 0
+
+
+class Followed(DocumentStore):
+    """Remembers how many triples it read each time."""
+
+    def __init__(self, kb):
+        super().__init__(kb)
+        self.n_read = []
+
+    def _note(self, triples):
+        triples = list(triples)
+        self.n_read.append(len(triples))
+        super()._note(triples)
+
+
+def known(store):
+    return {each: (store.place_of(each), store.n_triples(each)) for each in store.ids()}
+
+
+def test_what_others_change_is_followed_and_only_that_is_read(kb):
+    kb.add_documents([ORCA, KITE])
+    store = Followed(kb)
+    assert len(known(store)) == 2 and store.n_read == [5]
+    more = [Document(f"name: Kite {n}\nmaker: Acme", metadata={"source": "more.csv"}) for n in range(3)]
+    for n_read, change in (
+        (3, lambda: kb.add_documents(more)),
+        (1, lambda: kb.add([Triple("Kite", "owner", "nobody")])),
+        (1, lambda: kb.add([Triple("Kite", "maker", "Acme", namespace="elsewhere")])),
+        (0, lambda: kb.remove("Orca 2", "speed")),
+        (0, lambda: kb.remove_documents("more.csv")),
+        (1, lambda: kb.set("Kite", "maker", "Borealis")),
+        (2, lambda: kb.rollback(1)),
+        (None, lambda: kb.remove(namespace="elsewhere", source="nowhere")),
+    ):
+        store.n_read.clear()
+        change()
+        assert known(store) == known(DocumentStore(kb))
+        assert store.n_read == ([] if n_read is None else [n_read])
+    kb.remove("Orca 2", "payload")
+    kb.compact()  # what was removed since can no longer be asked for
+    assert known(store) == known(DocumentStore(kb)) and store.n_read[-1] == len(kb) == 4
+    kb.remove_documents("orca.txt")
+    assert known(store) == known(DocumentStore(kb)) and store.ids(["orca.txt"]) == []
+
+
+def test_a_triple_of_two_namespaces_is_said_until_both_are_gone(kb):
+    kb.add_documents([KITE])
+    (said,) = kb
+    kb.add([replace(said, namespace="elsewhere")])
+    store = Followed(kb)
+    assert list(known(store).values()) == [("table.csv", 1)]
+    kb.remove(namespace="elsewhere")
+    assert list(known(store).values()) == [("table.csv", 1)]
+    kb.remove("Kite")
+    assert known(store) == {}

@@ -13,6 +13,7 @@ from kb_parts import CountingEncoder, assert_consistent, kb_fixture, open_kb  # 
 from kblam_engine import KnowledgeBase, Triple
 from kblam_engine.knowledge_base import AddResult, bulk, changes, embedder
 from kblam_engine.knowledge_base.drafts import FILE
+from kblam_engine.knowledge_base.rows import round_into
 from kblam_engine.sentence_encoder import HashingEncoder
 from kblam_engine.triples import Provenance
 
@@ -57,6 +58,53 @@ def test_repeats_within_one_import(kb, all_is_large):
     assert kb.add(twice) == AddResult(1, 2, 1)
     assert [t.value for t in kb] == ["one"] and kb.verify() == [] and kb.find("two") == []
     assert_consistent(kb.snapshot(), HashingEncoder())
+
+
+def test_repeats_with_everything_a_triple_may_say(kb, all_is_large):
+    """Rows that are gone again before anybody has seen them leave nothing: no words, no labels, no hash."""
+    one = Triple("a", "b", "one", {"page": 1}, Provenance("doc"), "sales", ("x",), "2020")
+    two = Triple("a", "b", "two", {"page": 2}, Provenance("other"), "sales", ("y",), "2021")
+    kb.add([Triple("a", "b", "plain"), one, two, Triple("c", "b", "plain")])
+    assert set(kb) == {Triple("a", "b", "plain"), two, Triple("c", "b", "plain")} and kb.verify() == []
+    assert kb.find("one") == [] and len(kb.view(source="doc")) == len(kb.view(tags="x")) == 0
+    assert list(kb.view(tags="y", at="2022")) == [two]
+    same = KnowledgeBase.open(":memory:", encoder=HashingEncoder())
+    for triple in kb:
+        same.add([triple])
+    assert same.info().fingerprint == kb.info().fingerprint
+
+
+def test_what_another_writer_changes_during_the_encoding_is_seen(tmp_path, all_is_large):
+    """What a batch met when its texts were looked up holds as long as the revision does."""
+    other = open_kb(tmp_path / "kb")
+    other.add([Triple("a", "b", "old"), Triple("gone", "b", "x")])
+
+    class Interrupted(HashingEncoder):
+        def encode(self, texts, *, progress=False):
+            if "new" in texts:
+                other.add([Triple("a", "b", "between"), Triple("new name", "b", "between"), Triple("a", "c", "between")])
+                other.remove("gone")
+                other.compact()
+            return super().encode(texts, progress=progress)
+
+    batch = [Triple("a", "b", "new"), Triple("new name", "b", "new"), Triple("a", "c", "new"), Triple("gone", "b", "x")]
+    with KnowledgeBase.open(tmp_path / "kb", encoder=Interrupted()) as kb:
+        assert kb.add(batch) == AddResult(1, 3, 0)
+        assert set(kb) == set(batch) and kb.verify() == []
+        assert_consistent(kb.snapshot(), HashingEncoder())
+    other.close()
+
+
+def test_rounding_by_torch_gives_the_bits_of_numpy(monkeypatch):
+    rng = np.random.default_rng(0)
+    parts = [np.float32(2) ** rng.uniform(-28, 15, 20_000) * rng.choice([-1, 1], 20_000), rng.normal(0, 0.05, 20_000)]
+    halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)  # every one, and what lies between
+    numbers = np.concatenate([*parts, halves, (halves[:-1] + halves[1:]) / 2]).astype(np.float32)[: 4 * 25_000].reshape(-1, 4)
+    by_torch, by_numpy = np.empty(numbers.shape, np.float16), np.empty(numbers.shape, np.float16)
+    round_into(by_torch, numbers)
+    monkeypatch.delitem(sys.modules, "torch")
+    round_into(by_numpy, numbers)
+    np.testing.assert_array_equal(by_torch.view(np.uint16), by_numpy.view(np.uint16))
 
 
 def test_a_full_disk_in_the_thread_that_writes_embeddings(tmp_path, all_is_large, monkeypatch):

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from kblam_engine.knowledge_base.rows import Embeddings
 from kblam_engine.knowledge_base.segments import Segment
 
+_T = TypeVar("_T")
 _PARAMETERS = 900  # in one statement: below every SQLite's limit
 _CACHE_KB = 262_144
 LARGE = 8_192
@@ -29,6 +30,14 @@ class Block(NamedTuple):
 
 Written = list[tuple[str, int, int, int]]
 """Kind, start, number of rows and checksum of what is durable."""
+
+
+class Begin(Protocol):
+    """Begins a call."""
+
+    def __call__(self, call: Callable[[], _T], /) -> Callable[[], _T]:
+        """Begin a call without arguments; return what waits for its result."""
+        ...
 
 
 def insert_many(connection: sqlite3.Connection, table: str, rows: Sequence[Sequence[Any]], constants: str = "") -> None:
@@ -52,15 +61,13 @@ def insert_many(connection: sqlite3.Connection, table: str, rows: Sequence[Seque
 
 
 @contextmanager
-def writing_rows(blocks: Iterable[Block], *, side_by_side: bool) -> Iterator[Callable[[], Written]]:
-    """Make blocks durable, in a thread while the body runs or before it; what is yielded waits and tells of them."""
-    if not side_by_side:
-        done = _written(blocks)
-        yield lambda: done
-        return
-    with ThreadPoolExecutor(1, "kblam-embeddings") as pool:
-        writing = pool.submit(_written, blocks)
-        yield writing.result
+def side_by_side(in_threads: bool) -> Iterator[Begin]:
+    """Lend the body a way to begin calls, in threads or at once; what that returns waits for the result."""
+    if in_threads:
+        with ThreadPoolExecutor(2, "kblam-import") as pool:
+            yield lambda call: pool.submit(call).result
+    else:
+        yield _done
 
 
 @contextmanager
@@ -78,5 +85,11 @@ def roomy(connection: sqlite3.Connection, n_triples: int) -> Iterator[None]:
         connection.execute("PRAGMA shrink_memory")
 
 
-def _written(blocks: Iterable[Block]) -> Written:
+def write_blocks(blocks: Iterable[Block]) -> Written:
+    """Make blocks durable."""
     return [(b.kind, b.start, len(b.rows), b.segment.append(b.start, b.rows)) for b in blocks]
+
+
+def _done(call: Callable[[], _T]) -> Callable[[], _T]:
+    result = call()
+    return lambda: result

@@ -7,12 +7,13 @@ import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from itertools import chain
+from operator import itemgetter
 from typing import Any, Literal
 
 import numpy as np
 
-from kblam_engine.knowledge_base.bulk import LARGE, Block, insert_many, writing_rows
-from kblam_engine.knowledge_base.contents import context_text, digest_text, hash_of, metadata_text
+from kblam_engine.knowledge_base.bulk import LARGE, Block, insert_many, side_by_side, write_blocks
+from kblam_engine.knowledge_base.contents import context_text, digest_text, hash_of, hashes_of, metadata_text
 from kblam_engine.knowledge_base.embedder import Embedder, EncodedTexts
 from kblam_engine.knowledge_base.meeting import COLUMNS, Meeting, StoredTriple
 from kblam_engine.knowledge_base.records import AddResult
@@ -25,6 +26,8 @@ Outcome = Literal["added", "replaced", "unchanged"]
 Condition = tuple[str, list[object]]
 """On triples `t`, with its parameters."""
 _Key = tuple[int, int, int]  # namespace, name, property
+_PLAIN = itemgetter(0, 1, 2, 3, 5, 8)
+_PLAIN_COLUMNS = ", ".join(_PLAIN(StoredTriple._fields))
 _BLOCK = 65_536  # rows of embeddings written at once: bounds the memory of a large import
 
 class ChangeSet:
@@ -52,13 +55,13 @@ class ChangeSet:
         self._action = action
         self._digest = int(self.meta.digest, 16)
         self._last_id, self._last_name = _last_ids(connection)
-        self._next_id = self._last_id + 1
         self._names: dict[str, int] = {}
         self._new_names: list[str] = []
         self._properties: dict[str, int] = {}
-        self._live: dict[_Key, list[StoredTriple]] = {}
+        self._live: dict[_Key, list[StoredTriple] | int] = {}  # a number: of the only one, in _new_rows
         self._labels: dict[tuple[str, str], int] = {}
-        self._new_rows: dict[int, StoredTriple] = {}
+        self._new_rows: list[tuple[Any, ...] | None] = []  # as a StoredTriple, in the order of ids; None is gone again
+        self._unhashed: list[Triple | None] = []  # beside _new_rows: what the digest does not count yet
         self._tombstones: list[tuple[int, int]] = []
         self._keys: list[int] = []  # of each new slot: a row of _encoded, or ~slot to copy
         self._values: list[int] = []  # of each new value slot: a row of _encoded
@@ -67,12 +70,18 @@ class ChangeSet:
     @property
     def changed(self) -> bool:
         """Whether there is anything to commit."""
-        return bool(self._new_rows or self.n_removed)
+        return bool(self.n_added or self.n_removed)
 
-    def put(self, triples: Sequence[Triple], *, beside_others: bool) -> AddResult:
-        """Add triples; unless `beside_others`, each replaces every value of its name and property."""
-        self._meet(triples)
-        names, properties, live = self._names, self._properties, self._live
+    def put(self, triples: Sequence[Triple], *, beside_others: bool, met: Meeting | None = None) -> AddResult:
+        """Add triples; unless `beside_others`, each replaces every value of its name and property.
+
+        Args:
+            triples: what to add.
+            beside_others: keep other values of the same name and property.
+            met: what they met already, if nothing has changed since.
+        """
+        self._meet(triples, met)
+        names, properties, live, rows = self._names, self._properties, self._live, self._new_rows
         counts = {"added": 0, "replaced": 0, "unchanged": 0}
         n_new = 0
         for triple in triples:
@@ -81,11 +90,13 @@ class ChangeSet:
             property_id = properties.get(triple.property) or self._new_property(triple.property)
             key = namespace, name_id, property_id
             others = live.get(key)
-            if others:
-                counts[self._put_where_others_are(key, triple, others, beside_others)] += 1
-            else:  # most of a large import
-                live[key] = [self._insert(key, triple, self._new_slot(key, triple, None))]
+            if others is None:  # most of a large import
+                live[key] = len(rows)
+                self._insert(key, triple, self._new_slot(key, triple, None))
                 n_new += 1
+            else:
+                known = [self._row(others)] if isinstance(others, int) else others
+                counts[self._put_where_others_are(key, triple, known, beside_others)] += 1
         return AddResult(counts["added"] + n_new, counts["replaced"], counts["unchanged"])
 
     def remove(self, condition: Condition) -> int:
@@ -111,9 +122,12 @@ class ChangeSet:
         ).fetchall()
         for name_id, property_id, slot, namespace, value_slot, *content in rows:
             value, metadata, context = content[2:]
-            row = self._new((name_id, property_id, value, metadata, slot, namespace, context, value_slot))
+            row_id = self._last_id + len(self._new_rows) + 1
+            self._new_rows.append((row_id, name_id, property_id, value, metadata, slot, namespace, context, value_slot))
+            self.n_added += 1
             if context is not None:
-                self._contexts[row.id] = triple_from_row(*content)
+                self._contexts[row_id] = triple_from_row(*content)
+            self._unhashed.append(None)
             self._digest += hash_of(*content)
 
     def finish(self) -> None:
@@ -122,13 +136,17 @@ class ChangeSet:
             return
         meta, connection = self.meta, self._connection
         revision = meta.revision + 1
-        with writing_rows(self._blocks(), side_by_side=len(self._keys) >= LARGE) as written:
+        rows = [row for row in self._new_rows if row is not None]
+        with side_by_side(len(rows) >= LARGE) as begun:
+            written = begun(lambda: write_blocks(self._blocks()))
             insert_many(connection, "names (id, text)", list(enumerate(self._new_names, self._last_name + 1)))
             connection.executemany("UPDATE triples SET removed = ? WHERE id = ?", self._tombstones)
-            insert_many(connection, f"triples ({COLUMNS}, added)", list(self._new_rows.values()), f"{revision}")
+            self._insert_rows(rows, revision)
             self._label()
-            index_new(connection, self._last_id, self._last_name, len(self._new_rows))
-        connection.executemany("INSERT INTO blocks VALUES (?, ?, ?, ?)", written())
+            hashed = begun(self._hash_new)
+            index_new(connection, self._last_id, self._last_name, len(rows))
+            connection.executemany("INSERT INTO blocks VALUES (?, ?, ?, ?)", written())
+            self._digest += hashed()
         meta.n_slots += len(self._keys)
         meta.n_value_slots += len(self._values)
         meta.revision = revision
@@ -140,9 +158,10 @@ class ChangeSet:
         )
         write_meta(connection, meta)
 
-    def _meet(self, triples: Sequence[Triple]) -> None:
-        """Read what is known of names and properties that this change has not touched yet."""
-        met = Meeting.of(self._connection, triples)
+    def _meet(self, triples: Sequence[Triple], met: Meeting | None) -> None:
+        """Learn what is known of names and properties that this change has not touched yet."""
+        if met is None or met.revision != (self.meta.revision, self.meta.generation):
+            met = Meeting.of(self._connection, triples)
         self._names = met.names | self._names
         self._properties = met.properties | self._properties
         before: dict[_Key, list[StoredTriple]] = defaultdict(list)
@@ -164,35 +183,54 @@ class ChangeSet:
         # The same key text keeps its embedding where it is, and so does the same value.
         slot = replaced[0].slot if replaced else self._new_slot(key, triple, others[0].slot)
         same = [row.value_slot for row in replaced if row.value == triple.value]
-        new = self._insert(key, triple, slot, same[0] if same else None)
+        new = self._row(self._insert(key, triple, slot, same[0] if same else None))
         self._live[key] = [*(other for other in others if other not in replaced), new]
         return "replaced" if replaced else "added"
 
-    def _insert(self, key: _Key, triple: Triple, slot: int, value_slot: int | None = None) -> StoredTriple:
-        value, metadata, context = triple.value, metadata_text(triple), context_text(triple)
+    def _insert(self, key: _Key, triple: Triple, slot: int, value_slot: int | None = None) -> int:
+        """Add a row; return its place in _new_rows."""
+        namespace, name_id, property_id = key
+        place, value, context = len(self._new_rows), triple.value, context_text(triple)
+        metadata = metadata_text(triple) if triple.metadata else None
         if value_slot is None and (source := self._encoded.index.get(value)) is not None:
             value_slot = self.meta.n_value_slots + len(self._values)
             self._values.append(source)
+        row_id = self._last_id + place + 1
+        self._new_rows.append((row_id, name_id, property_id, value, metadata, slot, namespace, context, value_slot))
+        self._unhashed.append(triple)
         if context is not None:
-            self._contexts[self._next_id] = triple
-        self._digest += hash_of(triple.name, triple.property, value, metadata, context)
-        return self._new((key[1], key[2], value, metadata, slot, key[0], context, value_slot))
-
-    def _new(self, content: tuple[Any, ...]) -> StoredTriple:
-        row_id = self._next_id
-        row = self._new_rows[row_id] = StoredTriple._make((row_id, *content))
-        self._next_id = row_id + 1
+            self._contexts[row_id] = triple
         self.n_added += 1
-        return row
+        return place
+
+    def _insert_rows(self, rows: list[tuple[Any, ...]], revision: int) -> None:
+        """Insert triples; where none has metadata or a context, as in most large imports, without these columns."""
+        if self._contexts or any(row[4] is not None for row in rows):
+            insert_many(self._connection, f"triples ({COLUMNS}, added)", rows, f"{revision}")
+        else:
+            insert_many(self._connection, f"triples ({_PLAIN_COLUMNS}, added)", list(map(_PLAIN, rows)), f"{revision}")
+
+    def _row(self, place: int) -> StoredTriple:
+        row = self._new_rows[place]
+        assert row is not None
+        return StoredTriple._make(row)
 
     def _drop(self, row: StoredTriple, triple: Triple) -> None:
-        self._digest -= hash_of(triple.name, triple.property, row.value, row.metadata, row.context)
-        if self._new_rows.pop(row.id, None) is not None:  # of this batch: nobody has seen it
+        place = row.id - self._last_id - 1
+        if place >= 0:  # of this batch: nobody has seen it
+            self._new_rows[place] = None
+            self._unhashed[place] = None
             self._contexts.pop(row.id, None)
             self.n_added -= 1
         else:
+            self._digest -= hash_of(triple.name, triple.property, row.value, row.metadata, row.context)
             self._tombstones.append((self.meta.revision + 1, row.id))
             self.n_removed += 1
+
+    def _hash_new(self) -> int:
+        """Return the sum of the new triples' hashes."""
+        new = zip(self._unhashed, self._new_rows, strict=True)
+        return hashes_of((t.name, t.property, t.value, row[4], row[7]) for t, row in new if t is not None and row is not None)
 
     def _new_name(self, name: str) -> int:
         self._new_names.append(name)

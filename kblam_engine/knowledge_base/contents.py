@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+from collections.abc import Iterable
 from hashlib import blake2b as _blake2b
 
 from kblam_engine.triples import Triple
@@ -25,8 +26,17 @@ def context_text(triple: Triple) -> str | None:
 
 def hash_of(name: str, prop: str, value: str, metadata: str | None, context: str | None) -> int:
     """Hash the content of one triple; a knowledge base's digest is the sum of these."""
-    content = f"{name}\0{prop}\0{value}\0{metadata or ''}\0{context or ''}"  # no part contains NUL
-    return int.from_bytes(_blake2b(content.encode(), digest_size=_BYTES).digest(), "big")
+    return hashes_of([(name, prop, value, metadata, context)])
+
+
+def hashes_of(contents: Iterable[tuple[str, str, str, str | None, str | None]]) -> int:
+    """Return the sum of the hashes of several triples, each given as for `hash_of`; no part contains NUL."""
+    total, new, number = 0, _blake2b(digest_size=_BYTES).copy, int.from_bytes
+    for name, prop, value, metadata, context in contents:
+        hashing = new()  # half the time of a new one
+        hashing.update(f"{name}\0{prop}\0{value}\0{metadata or ''}\0{context or ''}".encode())
+        total += number(hashing.digest(), "big")
+    return total
 
 
 def digest_text(total: int) -> str:
@@ -40,4 +50,4 @@ def digest_of(connection: sqlite3.Connection) -> str:
         "SELECT n.text, p.text, t.value, t.metadata, t.context FROM triples t JOIN names n ON n.id = t.name_id "
         "JOIN properties p ON p.id = t.property_id WHERE t.removed IS NULL"
     )
-    return digest_text(sum(hash_of(*row) for row in rows))
+    return digest_text(hashes_of(rows))

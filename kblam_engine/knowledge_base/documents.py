@@ -139,17 +139,39 @@ class DocumentStore:
         return list(_documents_of(triple))
 
     def _read_keys(self) -> dict[str, set[_Key]]:
-        """Return the triples of each document; read again if anybody has changed the knowledge base."""
+        """Return the triples of each document; what anybody has changed in the knowledge base since is read first."""
         if self._revision != (revision := self.kb.revision):
-            keys: dict[str, set[_Key]] = {}
-            places: dict[str, str] = {}
-            for triple in self.kb:
-                for document_id, entry in _documents_of(triple).items():
-                    keys.setdefault(document_id, set()).add(_key(triple))
-                    if place := _place_in(entry):
-                        places[document_id] = place
-            self._keys, self._places, self._revision = keys, places, revision
+            try:
+                change = self.kb.diff(self._revision, revision) if self._revision >= 0 else None
+            except ConfigurationError:  # a compaction has dropped what was removed since
+                change = None
+            if change is None:
+                self._keys, self._places = {}, {}
+                self._note(self.kb)
+            else:
+                self._forget(change.removed)
+                self._note(change.added)
+            self._revision = revision
         return self._keys
+
+    def _note(self, triples: Iterable[Triple]) -> None:
+        """Note which documents say these triples."""
+        for triple in triples:
+            for document_id, entry in _documents_of(triple).items():
+                self._keys.setdefault(document_id, set()).add(_key(triple))
+                if place := _place_in(entry):
+                    self._places[document_id] = place
+
+    def _forget(self, removed: Iterable[Triple]) -> None:
+        """Note that these triples are gone, unless another namespace has them too."""
+        for triple in removed:
+            key = _key(triple)
+            saying = {each for t in self.kb.get_all(*key[:2]) if _key(t) == key for each in _documents_of(t)}
+            for document_id in _documents_of(triple).keys() - saying:
+                self._keys.get(document_id, set()).discard(key)
+                if not self._keys.get(document_id):
+                    self._keys.pop(document_id, None)
+                    self._places.pop(document_id, None)
 
     def _stored(self, key: _Key) -> Triple | None:
         return next((t for t in self.kb.get_all(key[0], key[1]) if t.value == key[2]), None)

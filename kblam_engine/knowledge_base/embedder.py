@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from kblam_engine.errors import EncoderMismatchError, KnowledgeBaseError
 from kblam_engine.knowledge_base.drafts import Drafts
+from kblam_engine.knowledge_base.rows import round_into
 from kblam_engine.knowledge_base.schema import Meta
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class Embedder:
         if not texts and not properties:
             return EncodedTexts.none()
         known = dict(zip(properties, self.encode(meta, properties), strict=True)) if properties else {}
-        index = {text: row for row, text in enumerate(texts)}
+        index = dict(zip(texts, range(len(texts)), strict=True))
         return EncodedTexts(index, self._encode_in_steps(meta, texts, drafts, progress), known)
 
     def encode(
@@ -147,7 +148,7 @@ class Embedder:
         with _bar(left, progress and len(left) > _CHUNK) as advance:
             for start in range(0, len(left), _CHUNK):
                 end = min(start + _CHUNK, len(left))
-                fresh[start:end] = self._encoded(meta, left[start:end])
+                round_into(fresh[start:end], self._encoded(meta, left[start:end]))
                 advance(left[start:end])
                 if drafts is not None and time.monotonic() - since >= _KEEP_EVERY:
                     drafts.keep(left[kept:end], fresh[kept:end], encoder.fingerprint)

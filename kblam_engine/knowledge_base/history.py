@@ -13,6 +13,8 @@ from kblam_engine.triples import Triple
 _SPAN = "t.id, t.added, t.removed, a.time, r.time"
 _TIMES = "LEFT JOIN revisions a ON a.revision = t.added LEFT JOIN revisions r ON r.revision = t.removed"
 
+# Ids grow with revisions: from the end it is as far to this one as there are triples added since.
+_LAST_BEFORE = "coalesce((SELECT id FROM triples WHERE added <= ? ORDER BY id DESC LIMIT 1), 0)"
 
 Condition = tuple[str, list[object]]
 
@@ -55,9 +57,9 @@ def diff(store: Store, before: int, after: int, condition: Condition) -> KBDiff:
         for revision in (before, after):
             check_revision(meta, revision)
         came = connection.execute(
-            f"SELECT {CONTENT} WHERE t.added > ? AND t.added <= ? AND (t.removed IS NULL OR t.removed > ?) "
-            f"AND {where} ORDER BY t.id",
-            (old, new, new, *parameters),
+            f"SELECT {CONTENT} WHERE t.id > {_LAST_BEFORE} AND t.added > ? AND t.added <= ? "
+            f"AND (t.removed IS NULL OR t.removed > ?) AND {where} ORDER BY t.id",
+            (old, old, new, new, *parameters),
         ).fetchall()
         went = connection.execute(
             f"SELECT {CONTENT} WHERE t.removed > ? AND t.removed <= ? AND t.added <= ? AND {where} ORDER BY t.id",

@@ -20,7 +20,7 @@ from kblam_engine.knowledge_base.drafts import Drafts
 from kblam_engine.knowledge_base.embedder import Embedder, EncodedTexts
 from kblam_engine.knowledge_base.loading import KBDocuments
 from kblam_engine.knowledge_base.maintenance import backup, compact
-from kblam_engine.knowledge_base.meeting import texts_to_embed
+from kblam_engine.knowledge_base.meeting import Missing, missing_texts
 from kblam_engine.knowledge_base.merging import check_names, merge, renamed
 from kblam_engine.knowledge_base.reader import matching
 from kblam_engine.knowledge_base.records import AddResult, CompactResult, MergeResult
@@ -148,7 +148,7 @@ class KnowledgeBase(KBDocuments):
         Raises:
             KnowledgeBaseError: no triple in the knowledge base has this id.
         """
-        encoded = self._encode(checked([triple]))
+        encoded = self._encode(self._missing(checked([triple])))
         with self._store.writing() as connection:
             changes = self._changes(connection, "replace", encoded)
             if not changes.remove(("t.id = ?", [id])):
@@ -217,7 +217,7 @@ class KnowledgeBase(KBDocuments):
         kept, names = check_names(keep, others)
         with self._store.connection() as connection:
             coming = list(renamed(connection, kept, names).values())
-        encoded = self._encode(coming)
+        encoded = self._encode(self._missing(coming))
         with self._store.writing() as connection:
             changes = self._changes(connection, f"merge {', '.join(names)} into {kept}", encoded)
             result = merge(changes, connection, kept, names)
@@ -361,24 +361,29 @@ class KnowledgeBase(KBDocuments):
         if not batch and source is None:
             return AddResult(0, 0, 0)
         drafts = None if self._store.path is None or self.read_only else Drafts(self._store.path)
-        encoded = self._encode(batch, drafts, progress=progress)
+        missing = self._missing(batch)
+        encoded = self._encode(missing, drafts, progress=progress)
         with self._store.writing() as connection, roomy(connection, len(batch)):
             changes = self._changes(connection, action, encoded)
             if source is not None:
                 remove_others(changes, connection, source, batch)
-            result = changes.put(batch, beside_others=bool(changes.meta.multi) and not only_value)
+            met = missing.met if source is None else None
+            result = changes.put(batch, beside_others=bool(changes.meta.multi) and not only_value, met=met)
             changes.finish()
         if drafts is not None and drafts.used:
             drafts.forget()
         return result
 
-    def _encode(self, batch: list[Triple], drafts: Drafts | None = None, *, progress: bool = False) -> EncodedTexts:
-        """Embed what is new, before the lock: it takes long and other writers should not wait for it.
+    def _missing(self, batch: list[Triple]) -> Missing:
+        """Say what has to be embedded for a batch.
 
         The value of a single triple can wait for the next answer, if only it is for it that an encoder were loaded.
         """
-        values = len(batch) > 1 or self._embedder.is_loaded
-        texts, properties = texts_to_embed(self._store, batch, values=values)
+        return missing_texts(self._store, batch, values=len(batch) > 1 or self._embedder.is_loaded)
+
+    def _encode(self, missing: Missing, drafts: Drafts | None = None, *, progress: bool = False) -> EncodedTexts:
+        """Embed what is new, before the lock: it takes long and other writers should not wait for it."""
+        texts, properties = missing.texts, missing.properties
         return self._embedder.encode_all(self._store.meta(), texts, properties, drafts=drafts, progress=progress)
 
     def _changes(self, connection: Any, action: str, encoded: EncodedTexts) -> ChangeSet:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Literal, NamedTuple, TypeVar
 
+from kblam_engine.knowledge_base.schema import read_meta
 from kblam_engine.knowledge_base.store import Store
 from kblam_engine.triples import Triple
 
@@ -43,6 +44,8 @@ class Meeting:
     properties: dict[str, int] = field(default_factory=dict)
     triples: dict[tuple[int, int], list[StoredTriple]] = field(default_factory=dict)
     """By the ids of name and property, in the order of their slots."""
+    revision: tuple[int, int] | None = None
+    """Of the knowledge base, with the generation of its segments: for as long as these last, this holds."""
 
     @classmethod
     def of(cls, connection: sqlite3.Connection, batch: Iterable[Triple]) -> Meeting:
@@ -64,7 +67,16 @@ class Meeting:
         return self.triples.get(key, [])
 
 
-def texts_to_embed(store: Store, batch: Sequence[Triple], *, values: bool) -> tuple[list[str], list[str]]:
+class Missing(NamedTuple):
+    """What a batch needs embeddings of."""
+
+    texts: list[str]
+    """Key texts and values, each once."""
+    properties: list[str]
+    met: Meeting
+
+
+def missing_texts(store: Store, batch: Sequence[Triple], *, values: bool) -> Missing:
     """Return the texts and the properties that the knowledge base has no embedding of.
 
     Args:
@@ -72,24 +84,23 @@ def texts_to_embed(store: Store, batch: Sequence[Triple], *, values: bool) -> tu
         batch: what is to be added.
         values: embed values even where every key is known; with a new key they always are.
     """
-    properties: dict[str, None] = {}
-    keys: dict[str, None] = {}
-    said: dict[str, None] = {}
     with store.reading() as connection:
-        meeting = Meeting.of(connection, batch)
-    if not meeting.triples:  # most of a large import
-        new = dict.fromkeys(triple.property for triple in batch if triple.property not in meeting.properties)
-        keys = dict.fromkeys(triple.key_text for triple in batch)
-        return list(keys | dict.fromkeys(triple.value for triple in batch)), list(new)
-    for triple in batch:
-        if triple.property not in meeting.properties:
-            properties[triple.property] = None
-        known = meeting.about(triple)
-        if not known:
-            keys[triple.key_text] = None
-        if not any(row.value == triple.value for row in known):
-            said[triple.value] = None
-    return list(keys | said if values or keys else keys), list(properties)
+        met = Meeting.of(connection, batch)
+        meta = read_meta(connection)
+        met.revision = meta.revision, meta.generation
+    new: Sequence[Triple] = batch
+    other_values: list[str] = []
+    if met.triples:
+        said = [met.about(triple) for triple in batch]
+        new = [triple for triple, rows in zip(batch, said, strict=True) if not rows]
+        known = [(triple.value, rows) for triple, rows in zip(batch, said, strict=True) if rows]
+        other_values = [value for value, rows in known if all(row.value != value for row in rows)]
+    texts = dict.fromkeys(triple.key_text for triple in new)
+    if values or texts:
+        texts.update(dict.fromkeys(triple.value for triple in new))
+        texts.update(dict.fromkeys(other_values))
+    properties = dict.fromkeys(triple.property for triple in batch)
+    return Missing(list(texts), [prop for prop in properties if prop not in met.properties], met)
 
 
 def _ids(connection: sqlite3.Connection, table: Literal["names", "properties"], texts: Iterable[str]) -> dict[str, int]:

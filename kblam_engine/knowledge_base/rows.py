@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, cast
 
 import numpy as np
@@ -49,6 +50,19 @@ class SelectedRows:
     def chosen(self, positions: NDArray[np.int64]) -> Embeddings:
         """Return a choice of these rows."""
         return selected(self._array, self._positions[positions])
+
+
+def round_into(target: Embeddings, rows: NDArray[Any]) -> None:
+    """Write rows of finite numbers into 16-bit floats, each the nearest one.
+
+    By torch where an encoder has loaded it: the same bits in a thirtieth of the time.
+    """
+    if "torch" not in sys.modules or rows.dtype != np.float32 or not rows.flags.writeable:
+        target[:] = rows
+        return
+    import torch  # waits where another thread is about to load it
+
+    torch.from_numpy(target).copy_(torch.from_numpy(rows))
 
 
 def selected(array: Embeddings, positions: NDArray[np.int64]) -> Embeddings:
