@@ -14,6 +14,7 @@ from kblam_engine.search.exact import scan
 from kblam_engine.sentence_encoder import HashingEncoder
 
 pytest.importorskip("ray", reason='needs the extra: pip install "kblam-engine[cluster]"')
+from kblam_engine.cluster import ray_cluster  # noqa: E402
 from kblam_engine.cluster.ray_cluster import RayWorkers, connect  # noqa: E402
 
 TRIPLES = some_triples()
@@ -88,6 +89,31 @@ def test_a_shard_whose_process_is_killed_is_started_again(engine, sharded, singl
     assert after[1] != before[1] and after[0] == before[0]
     os.kill(after[0], signal.SIGKILL)
     assert_same_answers(engine, single, sharded, QUESTIONS[2:4])
+
+
+def test_a_process_that_cannot_be_reached_is_asked_again(ray, sharded, monkeypatch):
+    """What Ray says while a machine is gone and its processes are not yet started elsewhere."""
+    failures = [ray.exceptions.ActorUnavailableError("gone", None)] * 3
+
+    class Flaky:
+        exceptions = ray.exceptions
+
+        @staticmethod
+        def get(reference, timeout):
+            if failures:
+                raise failures.pop()
+            return ray.get(reference, timeout=timeout)
+
+    queries = HashingEncoder().encode(["price of the Borealis Kite 4"])
+    expected = sharded.search(queries, 5).at
+    monkeypatch.setattr(ray_cluster, "_PAUSE", 0.01)
+    monkeypatch.setattr(sharded._shards, "_ray", Flaky)
+    np.testing.assert_array_equal(sharded.search(queries, 5).at, expected)
+    assert not failures
+    failures += [ray.exceptions.ActorUnavailableError("gone", None)] * 1000
+    monkeypatch.setattr(ray_cluster, "TIMEOUT", 0.05)
+    with pytest.raises(KnowledgeBaseError, match="cannot be reached"):
+        sharded.search(queries, 5)
 
 
 def test_mistakes_are_told_in_one_line(ray, tmp_path):

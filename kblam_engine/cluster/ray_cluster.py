@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -23,6 +24,7 @@ RETRIES = 3
 """How often a task or question is tried again after its process died, and a shard's process started again in a row."""
 TIMEOUT = 120.0
 """Seconds that a shard may take to answer, its restart included."""
+_PAUSE = 1.0
 
 
 def connect(address: str = LOCAL, n_cpus: int | None = None) -> Any:
@@ -116,18 +118,40 @@ class RayShards:
 
     def ask(self, questions: Mapping[int, Ask]) -> dict[int, Any]:
         """Ask some shards at the same time."""
-        sent = {at: self._actors[at].ask.remote(q.question, q.arguments) for at, q in questions.items()}
-        return {at: _got(self._ray, answer, TIMEOUT) for at, answer in sent.items()}
+        deadline = time.monotonic() + TIMEOUT
+        sent = {at: self._send(at, ask) for at, ask in questions.items()}
+        return {at: self._answer(at, questions[at], answer, deadline) for at, answer in sent.items()}
 
     def processes(self) -> list[int]:
         """Return the process id of every shard, on its machine."""
         return [int(pid) for pid in self._ray.get([actor.process.remote() for actor in self._actors], timeout=TIMEOUT)]
+
+    def _send(self, at: int, ask: Ask) -> Any:
+        return self._actors[at].ask.remote(ask.question, ask.arguments)
+
+    def _answer(self, at: int, ask: Ask, sent: Any, deadline: float) -> Any:
+        """Wait for an answer; of a process that cannot be reached, ask again until it is back or time is up.
+
+        Ray's own retries are over in seconds; that a machine is gone it takes half a minute to find out.
+        """
+        while True:
+            try:
+                return _got(self._ray, sent, max(deadline - time.monotonic(), 1.0))
+            except _UnreachableError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(_PAUSE)
+            sent = self._send(at, ask)
 
     def close(self) -> None:
         """End the processes."""
         for actor in self._actors:
             self._ray.kill(actor)
         self._actors = []
+
+
+class _UnreachableError(KnowledgeBaseError):
+    """A process does not answer now, but may come back."""
 
 
 class _ShardProcess:
@@ -178,6 +202,8 @@ def _got(ray: Any, reference: Any, timeout: float | None) -> Any:
         raise error.cause if isinstance(error.cause, KBLaMError) else error from None
     except ray.exceptions.GetTimeoutError:
         raise KnowledgeBaseError(f"expected an answer within {timeout:g} s, got none: is a machine gone, or busy?") from None
+    except ray.exceptions.ActorUnavailableError as error:
+        raise _UnreachableError(f"a process of the cluster cannot be reached: {_first_line(error)}") from error
     except ray.exceptions.RayError as error:
         raise KnowledgeBaseError(f"a process of the cluster died and could not be replaced: {_first_line(error)}") from error
 
