@@ -14,8 +14,8 @@ from kblam_engine.cluster import is_sharded
 
 PAGE = Path(__file__).parents[1] / "docs" / "scale.md"
 SECTION = PAGE.read_text("utf-8").split("## Shards")[1].split("\n## ")[0]
-BLOCKS = re.findall(r"^```\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)
-COMMANDS = [line.split("#")[0].strip() for block in BLOCKS for line in block.splitlines()]
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)
+COMMANDS = [line.split("#")[0].strip() for language, block in BLOCKS if not language for line in block.splitlines()]
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def test_the_page_runs(kblam, place):
         code, out, err = kblam(*arguments_of(command))
         assert code == 0 and out and not err, command
     assert is_sharded(place / "big.shards")
-    (code,) = re.findall(r"^```python\n(.*?)^```$", SECTION, re.MULTILINE | re.DOTALL)
+    (code,) = [block for language, block in BLOCKS if language == "python"]
     scope = {}
     exec(compile(code, str(PAGE), "exec"), scope)  # noqa: S102
     assert scope["answer"].usage.n_triples == len(some_triples(10))
