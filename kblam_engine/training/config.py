@@ -58,7 +58,7 @@ class TrainConfig:
         n_source_entities: entities per real source.
         n_queries: conversations whose hidden states the KB query's map is fitted on; 0: sentence embeddings only.
         question_steps: optimiser steps of what is added to the sentence encoder where it encodes questions; 0: nothing is.
-        n_questions: questions examined for the evidence head.
+        n_questions: questions examined for the evidence head; with a question encoder as many again by the frozen one.
         n_fold_worlds: invented worlds of either kind (any things; things with long names) per part of the lexicon.
         written_weight: how many of those questions are written by hand, where a world of real triples has weight 1, and the
             invented worlds 22 together; 0: none.
@@ -96,7 +96,7 @@ class TrainConfig:
     n_entities: int = 600
     n_source_entities: int = 300
     n_queries: int = 0
-    question_steps: int = 0
+    question_steps: int = 150
     n_questions: int = 12000
     n_fold_worlds: int = 3
     written_weight: float = 14.0
@@ -178,7 +178,7 @@ RECIPES: dict[str, TrainConfig] = {
         pool_sizes=(30,), n_members=2, native_steps=4, batch=2, validate_every=2, n_validation=2, kb_sizes=(10, 100), n_large_entities=40,
     ),
     "fast": TrainConfig(
-        n_questions=3000, n_fold_worlds=1, n_source_entities=150, native_steps=200, validate_every=50, n_validation=16,
+        question_steps=0, n_questions=3000, n_fold_worlds=1, n_source_entities=150, native_steps=200, validate_every=50, n_validation=16,
         mined_share=0.15, kb_sizes=(10, 1000), n_large_entities=200,
     ),
     "full": TrainConfig(),

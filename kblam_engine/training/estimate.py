@@ -184,6 +184,7 @@ def _retrieval(
         assert layer is not None
         return hidden_states(injection, [ids_of(chat(messages)) for messages in conversations], layer)
 
+    n_examined = config.n_questions * (1 if adapter.questions is None else 2)
     chat, ids_of = chat_prompts(loaded), token_ids(loaded)
     examiner = examiner_for(loaded)
     retriever = Retriever(encoder, examiner, adapter.evidence)
@@ -199,7 +200,7 @@ def _retrieval(
         with _timed(took):
             states(drawn)
         # The questions for the head are asked with hidden states too.
-        seconds["hidden states"] = took[-1] / N_PROMPTS * (config.n_queries + config.n_questions)
+        seconds["hidden states"] = took[-1] / N_PROMPTS * (config.n_queries + n_examined)
     seconds["comparison"] = _comparison(config, encoder, lexicon)
     if adapter.questions is not None:
         assert isinstance(encoder, BertEncoder)
@@ -213,9 +214,9 @@ def _retrieval(
     examine(1)
     with _timed(took):
         examined = examine(N_QUESTIONS)
-    seconds["evidence"] = took[-1] / N_QUESTIONS * config.n_questions
+    seconds["evidence"] = took[-1] / N_QUESTIONS * n_examined
     candidates = sum(len(e.labels) for e in examined) / N_QUESTIONS
-    kept = 4 * (n_triples * 2 * encoder.embed_dim + config.n_questions * candidates * len(FEATURES))
+    kept = 4 * (n_triples * 2 * encoder.embed_dim + n_examined * candidates * len(FEATURES))
     return seconds, kept / _MB
 
 

@@ -133,21 +133,9 @@ class RetrievalStage:
         halves = [self._half(half, real, folds, asked_by_hand, written) for half in range(2)]
         examined: list[Examined] = []
         for number, fold in enumerate(folds):
-            half = halves[number % 2]
-            head = EvidenceHead(adapter.config.evidence_hidden, self._run.encoder.embed_dim)
-            others_asked = half.asked and half.asked.outside(number, config.n_folds)
-            train_comparison(head, fold.others, self._texts, others_asked, asking=half.asking, seed=config.seed)
-            hidden_queries = self._hidden_queries([f for f in folds if f is not fold] or folds)
-            sources = [*half.real, *fold.sources(), *asked_by_hand[number]]
-            share = config.n_questions // config.n_folds
-
-            def progress(done: int, before: int = number * share) -> None:
-                self._run.report("evidence", before + done, config.n_questions, {})
-
-            retriever = Retriever(half.asking, self._examiner, head)
-            examined += make_examined(
-                random, retriever, sources, share, config.pool_sizes, progress, hidden_queries
-            )
+            others = [f for f in folds if f is not fold] or folds
+            for half in self._views(halves[number % 2], written):
+                examined += self._examined(random, number, fold, half, asked_by_hand[number], others)
         random.shuffle(examined)
         # What ships has learned from both halves.
         every = [*real, *(source for fold in folds for source in fold.sources()), *chain(*asked_by_hand)]
@@ -162,6 +150,34 @@ class RetrievalStage:
         held = max(1, len(examined) // 10)
         train_head(adapter.evidence, examined[held:], members=config.n_members, seed=config.seed)
         return StageResult(validate(adapter.evidence, examined[:held]), time.perf_counter() - begun)
+
+    def _views(self, half: Half, written: Written) -> list[Half]:
+        """Return a half with its question encoder, and with the frozen encoder besides.
+
+        What ships is a third encoder. A head that has seen the questions of two kinds of encoders leans on what they agree in.
+        """
+        if half.asking is self._texts:
+            return [half]
+        return [half, replace(half, asking=self._texts, asked=self._siblings(written, self._texts))]
+
+    def _examined(
+        self, random: Random, number: int, fold: Fold, half: Half, by_hand: Sequence[Source], others: Sequence[Fold]
+    ) -> list[Examined]:
+        """Examine questions of a fold with what has not learned from it."""
+        config = self._config
+        head = EvidenceHead(self._adapter.config.evidence_hidden, self._run.encoder.embed_dim)
+        others_asked = half.asked and half.asked.outside(number, config.n_folds)
+        train_comparison(head, fold.others, self._texts, others_asked, asking=half.asking, seed=config.seed)
+        sources = [*half.real, *fold.sources(), *by_hand]
+        share = config.n_questions // config.n_folds
+
+        def progress(done: int) -> None:
+            self._run.report("evidence", number * share + done, config.n_questions, {})
+
+        retriever = Retriever(half.asking, self._examiner, head)
+        return make_examined(
+            random, retriever, sources, share, config.pool_sizes, progress, self._hidden_queries(others)
+        )
 
     def _written_sources(self, written: Written) -> list[list[Source]]:
         """Return for each fold the questions written by hand that belong to it: one source or none."""
