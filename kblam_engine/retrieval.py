@@ -12,7 +12,8 @@ import re
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from itertools import islice
+from typing import Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -28,6 +29,7 @@ from kblam_engine.triples import Triple
 from kblam_engine.wording import FUNCTION_WORDS, Rarity, words
 
 Message = dict[str, str]
+_Name = TypeVar("_Name")
 
 N_NEAREST = 24
 """Candidates taken by score alone."""
@@ -43,8 +45,10 @@ LEAST_RARITY = 0.25
 """How telling a word has to be; numbers always are."""
 N_SIBLINGS = 24
 """Triples taken per such name at most."""
-N_MASKED = 1
-"""Names for which the turn is encoded again without the name."""
+N_MASKED = 2
+"""Names for which the turn is encoded again without the name, where they are made of different words of the turn."""
+MASKED_AMONG = 6
+"""The best names, among which those are."""
 CONVERSATION_TURNS = 3
 """User turns that make up the conversation's embedding."""
 
@@ -253,24 +257,35 @@ class Retriever:
 
         Three short texts at once take about two thirds of the time of one and then two.
         """
-        first = [int(table.positions_of_name(name)[0]) for name in mentioned[:N_MASKED]]
-        masked = [self.examiner.mask_name(texts.turn, triple.name) for triple in table.triples(first)]
-        ahead = list(dict.fromkeys((texts.turn, texts.conversation, *masked)))
+        first = [int(table.positions_of_name(name)[0]) for name in mentioned[:MASKED_AMONG]]
+        masked = self._masked(texts.turn, ((triple.name, triple.name) for triple in table.triples(first)))
+        ahead = list(dict.fromkeys((texts.turn, texts.conversation, *masked.values())))
         return dict(zip(ahead, self.encoder.encode(ahead), strict=True))
 
     def _asked(
         self, turn: str, encoded: dict[str, Floats], candidates: Sequence[Candidate]
     ) -> dict[int, Floats]:
-        masked: dict[int, str] = {}
-        for candidate in candidates:
-            if candidate.name_id not in masked and len(masked) < N_MASKED:
-                text = self.examiner.mask_name(turn, candidate.triple.name)
-                if text != turn:
-                    masked[candidate.name_id] = text
+        names = {candidate.name_id: candidate.triple.name for candidate in candidates}
+        masked = self._masked(turn, islice(names.items(), MASKED_AMONG))
         missing = [text for text in dict.fromkeys(masked.values()) if text not in encoded]
         if missing:
             encoded = encoded | dict(zip(missing, self.encoder.encode(missing), strict=True))
         return {-1: encoded[turn], **{name_id: encoded[text] for name_id, text in masked.items()}}
+
+    def _masked(self, turn: str, names: Iterable[tuple[_Name, str]]) -> dict[_Name, str]:
+        """Return the turn without each of the first names that it mentions, by what the names are told apart by.
+
+        One that is made of words of an earlier one is passed over: "Orca 3" where "Orca 2" is asked about.
+        """
+        found: dict[_Name, str] = {}
+        said, gone = set(words(turn)), set[str]()
+        for which, name in names:
+            text = self.examiner.mask_name(turn, name)
+            own = said.difference(words(text))
+            if own and own.isdisjoint(gone) and len(found) < N_MASKED:
+                found[which] = text
+                gone |= own
+        return found
 
 
 def names_mentioned(table: KeyTable, text: str, rarity: Rarity) -> list[int]:

@@ -193,3 +193,20 @@ def test_extreme_log_odds_are_probabilities_without_a_warning():
         warnings.simplefilter("error")
         result = Retrieved(np.arange(3), (), np.array([1e4, 0.0, -1e4], np.float32))
         assert result.probabilities.tolist() == [1.0, 0.5, 0.0]
+
+
+def test_the_turn_is_encoded_without_each_name_that_it_has_and_not_without_namesakes(retriever, monkeypatch):
+    encoded = []
+    encode = type(retriever.encoder).encode
+    monkeypatch.setattr(
+        type(retriever.encoder), "encode", lambda self, texts, **options: encoded.extend(texts) or encode(self, texts)
+    )
+    kb = kb_of([Triple(name, "battery life", "9 hours") for name in ("Orca Blue", "Orca Red", "Narwhal Pro")])
+    snapshot = kb.snapshot()
+    for question, without in (
+        ("How long does Orca Blue last?", {"How long does it last?"}),
+        ("Does Orca Blue outlast Narwhal Pro?", {"Does it outlast Narwhal Pro?", "Does Orca Blue outlast it?"}),
+    ):
+        encoded.clear()
+        retriever.retrieve([user(question)], snapshot)
+        assert set(encoded) - {question} == without
