@@ -41,7 +41,8 @@ def test_review_then_import(tmp_path, kblam, imported):
     code, out, _ = imported("orca.md", "--review", "--option", "extractors=structured")
     assert code == 0 and json.loads(out) == {"candidates": 2, "file": "orca.review.csv"}
     assert not (tmp_path / "x.kb").exists()
-    assert imported("orca.md", "--review")[0] == 1  # somebody's work is there
+    code, _, err = imported("orca.md", "--review")
+    assert code == 1 and "orca.review.csv: expected no review yet" in err and "move it away" in err
     review = tmp_path / "orca.review.csv"
     review.write_text(review.read_text("utf-8").replace(",Acme,", ",Acme Robotics,"), "utf-8")
     code, out, _ = imported("orca.review.csv")

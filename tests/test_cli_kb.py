@@ -42,6 +42,19 @@ def assert_one_line(result, code, pattern):
     assert re.search(pattern, err), err
 
 
+def test_nothing_is_cut_where_a_table_is_narrow(tmp_path, kblam, monkeypatch):
+    """Neither a URL nor a language without spaces."""
+    monkeypatch.setenv("COLUMNS", "60")
+    url, text = f"https://acme.example/{'x' * 150}/end", "値段は九万円です" * 12
+    path = tmp_path / "kb"
+    for value, prop in ((url, "page"), (text, "説明")):
+        assert kblam("kb", "add", "Orca", prop, value, "--kb", path, "--encoder", "hashing")[0] == 0
+    out = kblam("kb", "list", "--kb", path)[1]
+    assert "…" not in out
+    cells = [line.split("│")[3].strip() for line in out.splitlines() if line.count("│") == 4]
+    assert "".join(cells) == url + text
+
+
 def test_import_makes_the_knowledge_base_and_reports(tmp_path, file, kblam):
     code, out, _ = kblam("kb", "import", file, "--kb", tmp_path / "new.kb", "--encoder", "hashing", "--json")
     assert code == 0

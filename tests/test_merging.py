@@ -1,6 +1,7 @@
 """Names that may mean one thing: listed with reasons, merged as one revision, and taken back."""
 
 import json
+import re
 
 import pytest
 from kb_parts import assert_consistent, kb_fixture, open_kb  # noqa: F401
@@ -110,6 +111,7 @@ def test_on_the_command_line(tmp_path, kblam):
     code, out, err = kblam("kb", "merge", "Acme Robotics", "ACME Robotics GmbH", "--kb", path)
     assert code == 0 and "1 moved to Acme Robotics" in out and "kblam kb rollback 1" in out and "250" in out
     assert kblam("kb", "duplicates", "--kb", path, "--json")[1].strip() == "[]"
+    assert re.search(r"^no two of \d+ names look like one thing$", kblam("kb", "duplicates", "--kb", path)[1].strip())
     code, out, err = kblam("kb", "merge", "Acme Robotics", "ACME Robotics GmbH", "--kb", path)
     assert code == 1 and "is there, got 'ACME Robotics GmbH'" in err and err.count("\n") == 1
     assert kblam("kb", "duplicates", "--kb", path, "--threshold", "7")[0] == 1

@@ -104,10 +104,15 @@ def write_candidates(source: str, triples: list[Triple]) -> Path:
     """Write candidates beside their document, where no review is yet.
 
     Raises:
-        FileExistsError: there is one; it may hold somebody's work.
+        ConfigurationError: there is one; it may hold somebody's work.
     """
     from kblam_engine.sources.review import review_path, write_review
 
     path = review_path(source)
-    write_review(path, triples)
+    try:
+        write_review(path, triples)
+    except FileExistsError:
+        raise ConfigurationError(
+            f"{path}: expected no review yet, got one that may hold somebody's work; import it, or move it away"
+        ) from None
     return path

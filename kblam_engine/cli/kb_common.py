@@ -130,7 +130,8 @@ def print_table(columns: list[str], rows: list[list[str]]) -> None:
 
     table = Table(show_header=any(columns), header_style="bold")
     for column in columns:
-        table.add_column(column, justify="right" if column in _NUMBERS else "left")
+        # fold: a URL, or a language without spaces, goes on in the next line and is not cut
+        table.add_column(column, justify="right" if column in _NUMBERS else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))  # Text: values may contain what rich takes for markup
     Console().print(table)

@@ -48,6 +48,9 @@ def duplicates(
     rows = [
         [f"{p.score:.2f}", p.name, str(counts[p.name]), p.other, str(counts[p.other]), p.reason] for p in shown
     ]
+    if not rows:
+        typer.echo(f"no two of {len(counts):,} names look like one thing")
+        return
     print_table(["score", "name", "triples", "other", "triples", "why"], rows)
     if len(shown) < len(pairs):
         typer.echo(f"the first {len(shown)} of {len(pairs)}; --limit 0 shows all", err=True)

@@ -44,7 +44,7 @@ def pdf_document(data: bytes, uri: str, path: Path, *, password: str | None = No
     try:
         reader = pypdf.PdfReader(io.BytesIO(data))
         if reader.is_encrypted and not reader.decrypt(password or ""):
-            raise ImportFileError(path, 0, "is encrypted; give its password")
+            raise ImportFileError(path, 0, "is encrypted; give its password (--option password=..., in Python password=)")
         if len(reader.pages) > MAX_PAGES:
             raise ImportFileError(path, 0, f"expected at most {MAX_PAGES} pages, got {len(reader.pages)}; split it")
         pages = [page_text(page) for page in reader.pages]
