@@ -13,6 +13,8 @@ from kblam_engine.products import Floats
 OPEN_FLOOR = -0.5
 """Log-gates are pushed apart around the decision, so that an answer is never half a refusal: an open gate is at least
 this, a shut one ``MIN_LOG_GATE``, and its triple stays out of the attention."""
+FURTHER_SHARE = 0.4
+"""Of the threshold: where a question asks for more triples than are open, the next best need this much."""
 Unknown = Literal["refuse", "base"]
 """What happens with a turn that no triple answers: it is refused, or the base model answers it without the KB."""
 UNKNOWN: tuple[Unknown, ...] = get_args(Unknown)
@@ -45,20 +47,23 @@ class Gates:
         return self.refused or self.n_open > 0
 
 
-def decide(log_odds: Floats, threshold: float, unknown: Unknown = "refuse") -> Gates:
+def decide(log_odds: Floats, threshold: float, unknown: Unknown = "refuse", n_asked: int = 1) -> Gates:
     """Return the gates for the selected triples.
 
     Args:
         log_odds: float32 [n], best first, that each triple answers (part of) the question.
         threshold: probability below which the best triple does not answer.
+        n_asked: how many triples the question asks for. Once one is open, the others have to pass less.
         unknown: what happens then; "base" leaves every gate shut, that of the null triple too.
     """
     refuses = unknown == "refuse"
     if not len(log_odds):
         return Gates(np.zeros(0, np.float32), 0.0 if refuses else MIN_LOG_GATE, refuses, 0.0)
-    shifted = log_odds - float(np.log(threshold / (1 - threshold)))
+    shifted = log_odds - _log_odds(threshold)
     log_p = -np.logaddexp(0.0, -shifted)
     opens = shifted >= 0
+    if opens.any():
+        opens[:n_asked] |= log_odds[:n_asked] >= _log_odds(FURTHER_SHARE * threshold)
     refused = refuses and not bool(opens.any())
     # A triple that is not asked for stays out altogether: siblings share the name, so their statements match the
     # answer as well as the right one does, and several gates ajar together would outweigh it.
@@ -66,3 +71,7 @@ def decide(log_odds: Floats, threshold: float, unknown: Unknown = "refuse") -> G
     null = 0.0 if refused else MIN_LOG_GATE
     confidence = float(np.exp(-np.logaddexp(0.0, -log_odds[0])))
     return Gates(np.maximum(gates, MIN_LOG_GATE).astype(np.float32), null, refused, confidence)
+
+
+def _log_odds(probability: float) -> float:
+    return float(np.log(probability / (1 - probability)))

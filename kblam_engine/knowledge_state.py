@@ -20,9 +20,10 @@ from kblam_engine.native_layout import MIN_LOG_GATE, collate
 from kblam_engine.native_state import NativeTokenState
 from kblam_engine.native_tokens import NativeTokenReader
 from kblam_engine.products import Floats
-from kblam_engine.retrieval import Message, Retrieved, Retriever, up_to_question
+from kblam_engine.retrieval import Message, Questions, Retrieved, Retriever, up_to_question
 from kblam_engine.sentence_tokens import SentenceTokenState
 from kblam_engine.statements import Role, StatementSource
+from kblam_engine.wording import n_asked
 
 HIDDEN_TAIL = 12
 """Positions at the end of the prompt whose hidden states are averaged for the KB query."""
@@ -140,7 +141,8 @@ class KnowledgeState(KBState):
                 )
                 continue
             found = self._retriever.retrieve(row.messages, row.snapshot, query)
-            gates = decide(found.log_odds[: self._adapter.config.n_select], self._threshold, self._unknown)
+            asked = n_asked(Questions.of(row.messages).turn)
+            gates = decide(found.log_odds[: self._adapter.config.n_select], self._threshold, self._unknown, asked)
             selections.append(Selection(row.snapshot, found, gates))
         self.selections = tuple(selections)
         if not any(selection.gates.uses_kb for selection in selections):

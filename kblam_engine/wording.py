@@ -30,6 +30,8 @@ _REFERS_BACK = re.compile(
     re.IGNORECASE,
 )
 _ASKS_RE = tuple(re.compile(p) for p in ASKS.values())
+_ASKS_TWO = re.compile(ASKS["two"])
+_GOES_ON = re.compile(r"^\W*(?:and|but|so|ok|okay)\b")
 FUNCTION_WORDS = frozenset(
     "a an the of for to in on at by is are was were be do does did i it its he she they we you and or what when where "
     "who which how why can could would please me my our your this that with from about s t d m ll re ve".split()
@@ -133,6 +135,11 @@ class Rarity:
 def asks(turn: str) -> list[float]:
     """Return one number per kind in ``ASKS``: 1 where the question asks for it."""
     return [1.0 if p.search(turn.casefold()) else 0.0 for p in _ASKS_RE]
+
+
+def n_asked(turn: str) -> int:
+    """Return how many triples a turn asks for, as far as its words tell: 2 for "X and Y", not for "And X?"."""
+    return 2 if _ASKS_TWO.search(_GOES_ON.sub("", turn.casefold())) else 1
 
 
 def refers_back(turn: str) -> bool:

@@ -26,6 +26,20 @@ def test_probable_triples_open_and_the_others_shut():
     assert gates.triples.dtype == np.float32
 
 
+def test_the_second_triple_of_a_question_for_two_has_to_pass_less():
+    odds = log_odds(0.9, 0.3, 0.25)
+    assert decide(odds, 0.5).n_open == 1
+    both = decide(odds, 0.5, n_asked=2)
+    assert both.n_open == 2 and both.triples[1] >= OPEN_FLOOR and not both.refused
+    assert decide(log_odds(0.9, 0.15), 0.5, n_asked=2).n_open == 1
+    assert decide(log_odds(0.9, 0.8, 0.7), 0.5, n_asked=2).n_open == 3  # what is probable opens whatever was asked for
+    assert decide(log_odds(0.9), 0.5, n_asked=2).n_open == 1
+
+
+def test_a_question_for_two_is_refused_as_any_other():
+    assert decide(log_odds(0.45, 0.4), 0.5, n_asked=2).refused
+
+
 def test_without_a_probable_triple_it_refuses():
     gates = decide(log_odds(0.4, 0.3), 0.5)
     assert gates.refused

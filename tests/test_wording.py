@@ -10,6 +10,7 @@ from kblam_engine.wording import (
     VALUE_KINDS,
     Rarity,
     asks,
+    n_asked,
     same_word,
     short_name,
     spans_of,
@@ -140,3 +141,20 @@ def test_number_and_length_of_a_value_are_shares():
     assert value_shape("word " * 10)[VALUE_KINDS.index("long")] == pytest.approx(0.5)
     assert value_shape("word " * 100)[VALUE_KINDS.index("long")] == 1.0
     assert value_shape("") == (0.0,) * len(VALUE_KINDS)
+
+
+@pytest.mark.parametrize(
+    ("turn", "wanted"),
+    [
+        ("How heavy is the Orca 2, and who makes it?", 2),
+        ("What do the Orca and the Narwhal cost?", 2),
+        ("Who makes it? What does it cost?", 2),
+        ("What does the Orca cost?", 1),
+        ("And the price?", 1),
+        ("  and what does it cost", 1),
+        ("And the price and the weight?", 2),
+        ("", 1),
+    ],
+)
+def test_how_many_triples_a_turn_asks_for(turn, wanted):
+    assert n_asked(turn) == wanted
