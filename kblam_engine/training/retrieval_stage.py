@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from random import Random
@@ -130,12 +130,18 @@ class RetrievalStage:
         real = [templates(EncodedWorld(world, self._texts)) for world in self._run.real_worlds(random)]
         folds = [self._fold(random, lexicon, number) for number in range(config.n_folds)]
         asked_by_hand = self._written_sources(written)
-        halves = [self._half(half, real, folds, asked_by_hand, written) for half in range(2)]
+        frozen = self._siblings(written, self._texts)
+        halves = [self._half(half, real, folds, asked_by_hand, written, frozen) for half in range(2)]
         examined: list[Examined] = []
         for number, fold in enumerate(folds):
-            others = [f for f in folds if f is not fold] or folds
-            for half in self._views(halves[number % 2], written):
-                examined += self._examined(random, number, fold, half, asked_by_hand[number], others)
+            hidden_queries = self._hidden_queries([f for f in folds if f is not fold] or folds)
+            for view in halves[number % 2]:
+                total = config.n_questions * len(halves[number % 2])
+
+                def progress(done: int, before: int = len(examined), total: int = total) -> None:
+                    self._run.report("evidence", before + done, total, {})
+
+                examined += self._examined(random, number, fold, view, asked_by_hand[number], hidden_queries, progress)
         random.shuffle(examined)
         # What ships has learned from both halves.
         every = [*real, *(source for fold in folds for source in fold.sources()), *chain(*asked_by_hand)]
@@ -151,17 +157,15 @@ class RetrievalStage:
         train_head(adapter.evidence, examined[held:], members=config.n_members, seed=config.seed)
         return StageResult(validate(adapter.evidence, examined[:held]), time.perf_counter() - begun)
 
-    def _views(self, half: Half, written: Written) -> list[Half]:
-        """Return a half with its question encoder, and with the frozen encoder besides.
-
-        What ships is a third encoder. A head that has seen the questions of two kinds of encoders leans on what they agree in.
-        """
-        if half.asking is self._texts:
-            return [half]
-        return [half, replace(half, asking=self._texts, asked=self._siblings(written, self._texts))]
-
     def _examined(
-        self, random: Random, number: int, fold: Fold, half: Half, by_hand: Sequence[Source], others: Sequence[Fold]
+        self,
+        random: Random,
+        number: int,
+        fold: Fold,
+        half: Half,
+        by_hand: Sequence[Source],
+        hidden_queries: HiddenQueries | None,
+        progress: Callable[[int], None],
     ) -> list[Examined]:
         """Examine questions of a fold with what has not learned from it."""
         config = self._config
@@ -170,14 +174,8 @@ class RetrievalStage:
         train_comparison(head, fold.others, self._texts, others_asked, asking=half.asking, seed=config.seed)
         sources = [*half.real, *fold.sources(), *by_hand]
         share = config.n_questions // config.n_folds
-
-        def progress(done: int) -> None:
-            self._run.report("evidence", number * share + done, config.n_questions, {})
-
         retriever = Retriever(half.asking, self._examiner, head)
-        return make_examined(
-            random, retriever, sources, share, config.pool_sizes, progress, self._hidden_queries(others)
-        )
+        return make_examined(random, retriever, sources, share, config.pool_sizes, progress, hidden_queries)
 
     def _written_sources(self, written: Written) -> list[list[Source]]:
         """Return for each fold the questions written by hand that belong to it: one source or none."""
@@ -189,16 +187,33 @@ class RetrievalStage:
         return [[Source(encoded, p.draw, config.written_weight)] if p.samples else [] for p in parts]
 
     def _half(
-        self, half: int, real: Sequence[Source], folds: Sequence[Fold], by_hand: Sequence[Sequence[Source]], written: Written
-    ) -> Half:
-        """Return what examines every second fold, from ``half`` on."""
+        self,
+        half: int,
+        real: Sequence[Source],
+        folds: Sequence[Fold],
+        by_hand: Sequence[Sequence[Source]],
+        written: Written,
+        frozen: SiblingQuestions | None,
+    ) -> list[Half]:
+        """Return what examines every second fold, from ``half`` on: with a question encoder, and with the frozen one.
+
+        What ships is a third encoder. A head that has seen the questions of two kinds of encoders leans on what they agree in.
+
+        Args:
+            half: 0 or 1.
+            real: the questions about real triples.
+            folds: all of them.
+            by_hand: for each fold the questions written by hand.
+            written: all of those.
+            frozen: the same, encoded by the frozen encoder.
+        """
         if self._adapter.questions is None or len(folds) < 2:
-            return Half(self._texts, tuple(real), self._siblings(written, self._texts))
+            return [Half(self._texts, tuple(real), frozen)]
         others = range(1 - half, len(folds), 2)
         sources = [*real[1 - half :: 2], *(s for n in others for s in (*folds[n].sources(), *by_hand[n]))]
         asking = self._asking(LowRankUpdate(self._adapter.questions.config), sources, half)
-        own = [replace(source, weight=2 * source.weight) for source in real[half::2]]
-        return Half(asking, tuple(own), self._siblings(written, asking))
+        own = tuple(replace(source, weight=2 * source.weight) for source in real[half::2])
+        return [Half(asking, own, self._siblings(written, asking)), Half(self._texts, own, frozen)]
 
     def _asking(self, update: LowRankUpdate | None, sources: Sequence[Source], number: int) -> SentenceEncoder:
         """Train an update on questions and return what encodes others with it; the frozen encoder without one."""
