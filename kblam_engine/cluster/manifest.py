@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from kblam_engine.errors import KnowledgeBaseError, KnowledgeBaseNotFoundError
+from kblam_engine.models.registry import sha256_of
 
 FILE = "shards.json"
 FORMAT = "kblam-shards/1"
@@ -136,7 +137,7 @@ def write_record(folder: Path, record: ShardRecord) -> None:
 def checked(record: ShardRecord, shard: Path) -> ShardRecord:
     """Return a record with the checksums of the files that are in the shard's folder now."""
     paths = sorted(path for path in shard.rglob("*") if path.is_file() and path.name not in _PASSING)
-    files = {path.relative_to(shard).as_posix(): digest_of(path) for path in paths}
+    files = {path.relative_to(shard).as_posix(): sha256_of(path) for path in paths}
     return replace(record, files=files, size_bytes=sum(path.stat().st_size for path in paths))
 
 
@@ -147,15 +148,9 @@ def problems(folder: Path, record: ShardRecord) -> list[str]:
         path = folder / record.folder / name
         if not path.is_file() or path.is_symlink():
             found.append(f"{record.folder}/{name}: missing")
-        elif digest_of(path) != expected:
+        elif sha256_of(path) != expected:
             found.append(f"{record.folder}/{name}: not as it was written")
     return found
-
-
-def digest_of(path: Path) -> str:
-    """Return the SHA-256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_of_texts(*texts: str) -> str:

@@ -12,7 +12,6 @@ from platform import node
 from kblam_engine.cluster.manifest import (
     ShardRecord,
     checked,
-    digest_of,
     digest_of_texts,
     problems,
     read_record,
@@ -20,6 +19,7 @@ from kblam_engine.cluster.manifest import (
 )
 from kblam_engine.errors import EncoderMismatchError, KnowledgeBaseError
 from kblam_engine.knowledge_base import KnowledgeBase
+from kblam_engine.models.registry import sha256_of
 from kblam_engine.triple_files import read_jsonl
 from kblam_engine.triples import Triple
 
@@ -71,7 +71,7 @@ def make_shard(task: ShardTask) -> ShardDone:
     """
     folder = Path(task.folder)
     parts = [Path(part) for part in task.parts]
-    source = digest_of_texts(task.settings, *(digest_of(part) for part in parts))
+    source = digest_of_texts(task.settings, *(sha256_of(part) for part in parts))
     name = f"shard-{task.number:05d}-{source[:12]}"
     known = read_record(folder, name)
     if known is not None and known.source == source and not problems(folder, known):

@@ -10,8 +10,9 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from kblam_engine.cluster.manifest import digest_of, digest_of_texts
+from kblam_engine.cluster.manifest import digest_of_texts
 from kblam_engine.errors import ImportFileError
+from kblam_engine.models.registry import sha256_of
 
 PARTS = "parts"
 _AT_ONCE = 100_000
@@ -68,7 +69,7 @@ def digest_of_input(path: str) -> str:
     """
     if Path(path).is_dir():
         raise ImportFileError(path, 0, f"expected a file of triples, got a folder; name its files: {path}/*")
-    return digest_of_texts(path, digest_of(Path(path)))
+    return digest_of_texts(path, sha256_of(Path(path)))
 
 
 def split(task: SplitTask) -> Split:
