@@ -53,8 +53,8 @@ def decide(log_odds: Floats, threshold: float, unknown: Unknown = "refuse", n_as
     Args:
         log_odds: float32 [n], best first, that each triple answers (part of) the question.
         threshold: probability below which the best triple does not answer.
-        n_asked: how many triples the question asks for. Once one is open, the others have to pass less.
         unknown: what happens then; "base" leaves every gate shut, that of the null triple too.
+        n_asked: how many triples the question asks for. Once one is open, the others have to pass less.
     """
     refuses = unknown == "refuse"
     if not len(log_odds):

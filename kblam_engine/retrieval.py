@@ -280,9 +280,11 @@ class Retriever:
         found: dict[_Name, str] = {}
         said, gone = set(words(turn)), set[str]()
         for which, name in names:
+            if len(found) == N_MASKED:
+                break
             text = self.examiner.mask_name(turn, name)
             own = said.difference(words(text))
-            if own and own.isdisjoint(gone) and len(found) < N_MASKED:
+            if own and own.isdisjoint(gone):
                 found[which] = text
                 gone |= own
         return found
