@@ -16,7 +16,7 @@ from evaluation_parts import (  # noqa: F401  (fixtures)
 from evaluation_stub import StubAnswer, StubModel
 from kb_parts import CountingEncoder
 
-from kblam_engine.errors import ConfigurationError, MissingDependencyError
+from kblam_engine.errors import ConfigurationError, KnowledgeBaseError, MissingDependencyError
 from kblam_engine.evaluation import run_evaluation
 from kblam_engine.evaluation.assembly import assemble
 from kblam_engine.evaluation.baselines import (
@@ -29,6 +29,7 @@ from kblam_engine.evaluation.baselines import (
 from kblam_engine.evaluation.embedding_cache import CachedEncoder
 from kblam_engine.evaluation.questions import question_from_dict
 from kblam_engine.evaluation.results import aggregate, finite, score
+from kblam_engine.knowledge_base import KnowledgeBase
 from kblam_engine.sentence_encoder import HashingEncoder
 from kblam_engine.triples import Triple
 
@@ -266,6 +267,22 @@ def test_several_values_of_one_name_and_property(model):
     }
 
 
+def test_a_knowledge_base_is_asked_as_it_is(model, encoder):
+    with KnowledgeBase.open(":memory:", encoder=encoder) as kb:
+        kb.add([*OTHERS, *ACME])
+        kb.remove("Place 3", "altitude")
+        snapshot = kb.snapshot()
+        found = run_evaluation(model, snapshot, QUESTIONS, baselines=["dense", "oracle", "in-context"])
+        assert (found.settings["n_triples"], found.settings["n_distractors"], found.warnings) == (23, 0, [])
+        assert found.system.overall.exact == found.baselines["oracle"].overall.exact == 1.0
+        assert found.baselines["in-context"].info["n_triples"] == 23
+        lacking = run_evaluation(model, snapshot, [ask("?", answers=[["x"]], supports=[["Place 3", "altitude"]])])
+        assert "1 supports are not in the KB" in lacking.warnings[0]
+        for more in ({"distractors": OTHERS}, {"n_triples": 5}):
+            with pytest.raises(ConfigurationError, match="as it is"):
+                run_evaluation(model, snapshot, QUESTIONS, **more)
+
+
 # --- the embedding cache ---------------------------------------------------------------------------------------
 
 
@@ -305,6 +322,22 @@ def test_command(command, files, tmp_path):
     assert written["system"]["overall"]["exact"] == 1.0
     assert written["seed"] == 3
     assert sorted(p.name for p in tmp_path.iterdir()) == ["cache", "kb.jsonl", "out.json", "q.jsonl"]
+
+
+def test_command_on_a_knowledge_base(command, files, tmp_path, encoder):
+    folder = tmp_path / "acme.kb"
+    with KnowledgeBase.open(folder, encoder=encoder) as kb:
+        kb.add(ACME)
+    asked = ["eval", "--kb", folder, "--questions", tmp_path / "q.jsonl"]
+    done = command(*asked, "--index", "exact", "--json", "-")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["n_from_kb"] == 4
+    for option, value in (("--distractors", tmp_path / "kb.jsonl"), ("--n-triples", 2), ("--sizes", "2,4"), ("--counterfactual", 0)):
+        refused = command(*asked, option, value)
+        assert refused.exit_code == 2
+        assert option in refused.output
+    (tmp_path / "empty").mkdir()
+    assert isinstance(command(*asked[:2], tmp_path / "empty", *asked[3:]).exception, KnowledgeBaseError)
 
 
 def test_command_on_stdout(command, files):

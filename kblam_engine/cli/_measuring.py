@@ -21,12 +21,12 @@ STDOUT = Path("-")
 
 
 def load_model(
-    model: str, adapter: str | None, encoder: str | None, dtype: str | None, device: str | None
+    model: str, adapter: str | None, encoder: str | None, dtype: str | None, device: str | None, index: str = "auto"
 ) -> KBLaM:
     """Load the model a measurement is about."""
     from kblam_engine.engine import KBLaM
 
-    return KBLaM.from_pretrained(model, adapter=adapter, encoder=encoder, dtype=dtype, device=device)
+    return KBLaM.from_pretrained(model, adapter=adapter, encoder=encoder, dtype=dtype, device=device, index=index)
 
 
 def labels_of(loaded: KBLaM, model: str, adapter: str | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from kblam_engine.cli._answering import IndexOption
 from kblam_engine.cli._grid import adapter_digest, cells_folder, show_grid, sizes_of
 from kblam_engine.cli._measuring import STDOUT, check_target, labels_of, load_model, progress_bar, write_json
 from kblam_engine.cli._options import (
@@ -19,6 +20,7 @@ from kblam_engine.cli._options import (
     JSONFileOption,
     ModelOption,
 )
+from kblam_engine.cli.kb_common import open_kb
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,7 +55,7 @@ def register(app: typer.Typer) -> None:
 
 def evaluate(
     more_baselines: list[str] | None = typer.Argument(None, hidden=True, metavar="BASELINE"),
-    kb: Path = typer.Option(..., "--kb", help="Triples the questions are about (.jsonl or .csv)."),
+    kb: Path = typer.Option(..., "--kb", help="What the questions are about: triples (.jsonl or .csv), or a knowledge base, asked as it is."),
     questions: Path = typer.Option(..., "--questions", help="Questions, one JSON object a line."),
     distractors: Path | None = typer.Option(None, "--distractors", help="Triples to fill the KB with."),
     n_triples: int | None = typer.Option(
@@ -118,6 +120,7 @@ def evaluate(
     by_layer: bool = typer.Option(
         False, "--by-layer", help="Score retrieval in every KB layer, too, by the attention there."
     ),
+    index: IndexOption = "auto",
     cache: bool = typer.Option(True, "--cache/--no-cache", help="Keep sentence embeddings for the next run."),
     as_json: JSONFileOption = None,
 ) -> None:
@@ -139,7 +142,11 @@ def evaluate(
 
     # Mistakes in the files and missing packages first: loading a model takes seconds.
     asked = read_questions(questions)
-    triples = list(read_triples(kb))
+    snapshot = None
+    if kb.is_dir():
+        _check_as_it_is({"--distractors": distractors, "--n-triples": n_triples, "--sizes": grid, "--counterfactual": copy_seed})
+        snapshot = open_kb(kb).snapshot()
+    triples = list(read_triples(kb)) if snapshot is None else []
     if copy_seed is not None:
         triples, asked = _counterfactual(copy_seed, triples, asked)
     fillers = list(read_triples(distractors)) if distractors else []
@@ -150,7 +157,7 @@ def evaluate(
     check_text_metrics(metrics)
     if grid:
         check_sizes(grid, triples, asked, fillers)
-    loaded = load_model(model, adapter, encoder, dtype, device)
+    loaded = load_model(model, adapter, encoder, dtype, device, index)
     labels: dict[str, Any] = {
         **labels_of(loaded, model, adapter),
         "kb": str(kb),
@@ -180,10 +187,20 @@ def evaluate(
         return
     with progress_bar() as progress:
         result = run_evaluation(
-            loaded, triples, asked, fillers, n_triples, names, seed, progress=progress, **options
+            loaded, triples if snapshot is None else snapshot, asked, fillers, n_triples, names, seed, progress=progress, **options
         )
     write_json(as_json, result.to_dict())
     show(result, to_stderr=as_json == STDOUT)
+
+
+def _check_as_it_is(given: Mapping[str, object]) -> None:
+    for option, value in given.items():
+        if value is not None and value != []:
+            raise typer.BadParameter(
+                "expected a file of triples, got a knowledge base, which is asked as it is; write its triples to a file: "
+                "kblam kb export",
+                param_hint=option,
+            )
 
 
 def _counterfactual(

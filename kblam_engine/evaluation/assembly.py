@@ -3,21 +3,48 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, overload
 
 from kblam_engine.evaluation.metrics import key_of
 from kblam_engine.evaluation.questions import Question
 from kblam_engine.triples import Triple
 
+if TYPE_CHECKING:
+    from kblam_engine.knowledge_base import KBSnapshot
+
 _SHOWN = 3  # examples in a warning
+_PAGE = 4096
+
+
+class StoredTriples(Sequence[Triple]):
+    """The triples of a snapshot in its order, read as they are asked for: a million are not held at once."""
+
+    def __init__(self, snapshot: KBSnapshot) -> None:
+        self._snapshot = snapshot
+
+    def __len__(self) -> int:
+        return len(self._snapshot)
+
+    @overload
+    def __getitem__(self, index: int) -> Triple: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Triple]: ...
+    def __getitem__(self, index: int | slice) -> Triple | list[Triple]:
+        places = range(len(self))[index]
+        return self._snapshot.triples([places])[0] if isinstance(places, int) else self._snapshot.triples(places)
+
+    def __iter__(self) -> Iterator[Triple]:
+        for start in range(0, len(self), _PAGE):
+            yield from self[start : start + _PAGE]
 
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
     """The triples of a run's knowledge base, and what had to be done to get them."""
 
-    triples: list[Triple]
+    triples: Sequence[Triple]
     n_from_kb: int
     n_distractors: int
     n_skipped_distractors: int
@@ -43,7 +70,7 @@ def assemble(
     own = _distinct(kb_triples)
     supports = {key_of(*pair) for question in questions for pair in question.supports}
     keys = {key_of(t.name, t.property) for t in own}
-    _check_supports(questions, keys, warnings)
+    _check_supports(questions, own, warnings)
     others, skipped = _usable(distractors, keys | supports)
     if n_triples is None:
         chosen, extra = own, others
@@ -58,6 +85,14 @@ def assemble(
             )
         chosen, extra = own, rng.sample(others, min(room, len(others)))
     return Assembly([*chosen, *extra], len(chosen), len(extra), skipped, warnings)
+
+
+def as_it_is(snapshot: KBSnapshot, questions: Sequence[Question]) -> Assembly:
+    """Return every triple of a knowledge base that exists already."""
+    triples = StoredTriples(snapshot)
+    warnings: list[str] = []
+    _check_supports(questions, triples, warnings)
+    return Assembly(triples, len(triples), 0, 0, warnings)
 
 
 def statements_by_key(triples: Iterable[Triple]) -> dict[tuple[str, str], list[str]]:
@@ -101,8 +136,10 @@ def _reduce(
     return [t for i, t in enumerate(own) if i in keep]
 
 
-def _check_supports(questions: Sequence[Question], keys: set[tuple[str, str]], warnings: list[str]) -> None:
+def _check_supports(questions: Sequence[Question], triples: Iterable[Triple], warnings: list[str]) -> None:
     """Warn about questions that cannot score: a support is missing, or one that should be is there."""
+    wanted = {key_of(*pair) for question in questions for pair in question.supports}
+    keys = wanted.intersection(key_of(t.name, t.property) for t in triples)
     absent, present = [], []
     for question in questions:
         for pair in question.supports:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.evaluation import environment, metrics
-from kblam_engine.evaluation.assembly import Assembly, assemble, statements_by_key
+from kblam_engine.evaluation.assembly import Assembly, StoredTriples, as_it_is, assemble, statements_by_key
 from kblam_engine.evaluation.baselines import (
     ABLATIONS,
     WITHOUT_RETRIEVAL,
@@ -30,6 +31,9 @@ from kblam_engine.evaluation.questions import OPEN_ENDED, Question
 from kblam_engine.evaluation.results import EvaluationResult, ScoredAnswer, score, summarise
 from kblam_engine.evaluation.text_metrics import check_text_metrics, reference_texts, text_scorer
 from kblam_engine.triples import Triple
+
+if TYPE_CHECKING:
+    from kblam_engine.knowledge_base import KBSnapshot
 
 SYSTEM = "kblam"
 _MOST_ATTENDED = 10  # triples told of an answer that attended to every one
@@ -49,7 +53,7 @@ class Answered:
 
 def run_evaluation(
     model: EvaluatedModel,
-    kb_triples: Iterable[Triple],
+    kb_triples: Iterable[Triple] | KBSnapshot,
     questions: Sequence[Question],
     distractors: Iterable[Triple] = (),
     n_triples: int | None = None,
@@ -73,7 +77,7 @@ def run_evaluation(
 
     Args:
         model: a `KBLaM`.
-        kb_triples: triples the questions are about.
+        kb_triples: triples the questions are about, or a snapshot of a knowledge base that holds them, asked as it is.
         questions: see `read_questions`.
         distractors: triples to fill the knowledge base with.
         n_triples: size of the knowledge base; None for everything given (see `assemble`).
@@ -99,12 +103,21 @@ def run_evaluation(
     if judge is not None:
         check_judged(questions)
     prompts = prompts or PromptOptions(seed=seed)
-    # The KB is filled for all questions, so that a limited run meets the same KB as a full one.
-    assembly = assemble(kb_triples, questions, distractors, n_triples, seed)
+    from kblam_engine.knowledge_base import KBSnapshot
+
+    source: Sequence[Triple] | KBSnapshot
+    if isinstance(kb_triples, KBSnapshot):
+        if n_triples is not None or any(True for _ in distractors):
+            raise ConfigurationError("a knowledge base is asked as it is: expected no distractors and no n_triples with it")
+        source, assembly = kb_triples, as_it_is(kb_triples, questions)
+    else:
+        # The KB is filled for all questions, so that a limited run meets the same KB as a full one.
+        assembly = assemble(kb_triples, questions, distractors, n_triples, seed)
+        source = assembly.triples
     asked = sample_questions(questions, limit, seed)
     answered = ask_systems(
         model,
-        assembly.triples,
+        source,
         asked,
         baselines,
         prompts=prompts,
@@ -130,7 +143,7 @@ def run_evaluation(
 
 def ask_systems(
     model: EvaluatedModel,
-    triples: Sequence[Triple],
+    triples: Sequence[Triple] | KBSnapshot,
     questions: Sequence[Question],
     baselines: Sequence[str],
     *,
@@ -147,7 +160,7 @@ def ask_systems(
 
     Args:
         model: a `KBLaM`.
-        triples: the knowledge base.
+        triples: the knowledge base, or what it is made of.
         questions: what is asked, all of it.
         baselines: names out of `BASELINES`, `SIZED` and `ABLATIONS`.
         prompts: how the baselines' prompts are built.
@@ -160,14 +173,10 @@ def ask_systems(
     Raises:
         ConfigurationError: there is no such baseline, or the model does not have what an ablation takes out.
     """
-    from kblam_engine.knowledge_base import KnowledgeBase
-
     names = list(dict.fromkeys(baselines))
     require_ablations(model, names, len(triples))
-    with KnowledgeBase.open(":memory:", encoder=encoder or model.encoder, multi=True) as kb:
-        kb.add(triples, progress=show_encoding)
-        snapshot = kb.snapshot()
-        corpus = Corpus(snapshot.triples(range(len(snapshot))), snapshot.key_embeddings, model.encoder)
+    with _snapshot_of(triples, encoder or model.encoder, show_encoding) as snapshot:
+        corpus = Corpus(StoredTriples(snapshot), snapshot.key_embeddings, model.encoder)
         in_prompt = {n: build_baseline(n, model, corpus, questions, prompts) for n in names if n not in ABLATIONS}
         # What loads on first use must not count as the first answer's time.
         model.generate_text([_WARM_UP], 2)
@@ -185,6 +194,18 @@ def ask_systems(
                 ask, info[name] = partial(_ask_baseline, model, corpus, in_prompt[name], prompts), in_prompt[name].info
             answers[name] = _ask_all(name, questions, told, ask)
     return Answered(answers, info)
+
+
+@contextmanager
+def _snapshot_of(triples: Sequence[Triple] | KBSnapshot, encoder: Any, progress: bool) -> Iterator[KBSnapshot]:
+    from kblam_engine.knowledge_base import KBSnapshot, KnowledgeBase
+
+    if isinstance(triples, KBSnapshot):
+        yield triples
+        return
+    with KnowledgeBase.open(":memory:", encoder=encoder, multi=True) as kb:
+        kb.add(triples, progress=progress)
+        yield kb.snapshot()
 
 
 def require_ablations(model: EvaluatedModel, names: Sequence[str], n_triples: int) -> None:
