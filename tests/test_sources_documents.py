@@ -131,6 +131,36 @@ def test_html_in_latin_1_and_broken(tmp_path):
     assert parts(structured(path)) == [("Zürich", "fläche", "88 km²")]
 
 
+@pytest.mark.parametrize("depth", [190, 390])
+def test_html_of_many_levels(tmp_path, depth):
+    page = "<h1>Oslo</h1>" + "<div>" * depth + "<p>Area: 454 km²</p>" + "</div>" * depth + "<p>Founded: 1048</p>"
+    found = parts(structured(written(tmp_path, "deep.html", page)))
+    assert found == [("Oslo", "area", "454 km²"), ("Oslo", "founded", "1048")]
+
+
+def test_html_of_too_many_levels_is_refused(tmp_path):
+    page = "<div>" * 1000 + "<p>Area: 454 km²</p>"
+    with pytest.raises(ImportFileError, match="at most 400 deep"):
+        structured(written(tmp_path, "deeper.html", page)).read()
+
+
+def test_tables_in_cells_of_a_word_table(tmp_path):
+    path = tmp_path / "orca.docx"
+    document = docx.Document()
+    document.add_heading("Orca 2", 0)
+    layout = document.add_table(rows=2, cols=2)
+    layout.cell(0, 0).text = "Payload: 80 kg"
+    inner = layout.cell(0, 1).add_table(rows=2, cols=2)
+    for row, texts in enumerate([["Part", "Supplier"], ["Battery", "Voltara"]]):
+        for column, text in enumerate(texts):
+            inner.cell(row, column).text = text
+    layout.cell(1, 0).merge(layout.cell(1, 1)).text = "Speed: 2 m/s"
+    document.save(path)
+    found = parts(assert_spans(structured(path)))
+    assert len(found) == 3
+    assert set(found) == {("Orca 2", "payload", "80 kg"), ("Battery", "supplier", "Voltara"), ("Orca 2", "speed", "2 m/s")}
+
+
 def test_word(tmp_path):
     path = tmp_path / "orca.docx"
     document = docx.Document()

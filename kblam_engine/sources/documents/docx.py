@@ -6,6 +6,7 @@ import io
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from kblam_engine.errors import ImportFileError
 from kblam_engine.sources.documents.document import Document, DocumentBuilder
@@ -24,7 +25,6 @@ def docx_document(data: bytes, uri: str, path: Path, max_mb: float) -> Document:
     """
     try:
         import docx
-        from docx.table import Table
     except ImportError:
         raise missing("python-docx", "docx", "Reading Word documents") from None
     builder = DocumentBuilder(uri)
@@ -33,23 +33,7 @@ def docx_document(data: bytes, uri: str, path: Path, max_mb: float) -> Document:
             check_archive(archive, path, max_mb)
         document = docx.Document(io.BytesIO(data))
         builder.title = document.core_properties.title or ""
-        for part in document.iter_inner_content():
-            if isinstance(part, Table):
-                _add_table(builder, part)
-                continue
-            style = (part.style.name or "") if part.style is not None else ""
-            heading = _HEADING.match(style)
-            if style.lower() == "title":
-                builder.title = builder.title or part.text
-                builder.heading(part.text, 1)
-            elif heading:
-                # Below a title, which is of level 1 as well.
-                builder.heading(part.text, int(heading[1]) + 1)
-            elif style.lower().startswith("list"):
-                digits = style.rpartition(" ")[2]
-                builder.paragraph(part.text, item_level=int(digits) - 1 if digits.isdigit() else 0)
-            else:
-                builder.paragraph(part.text)
+        _add_all(builder, document)
     except ImportFileError:
         raise
     # python-docx raises what its XML and ZIP readers raise, and KeyError for parts that are not there.
@@ -58,14 +42,41 @@ def docx_document(data: bytes, uri: str, path: Path, max_mb: float) -> Document:
     return builder.build(data)
 
 
-def _add_table(builder: DocumentBuilder, table: object) -> None:
-    """Add a table; a cell that spans columns counts once."""
-    rows = []
-    for number, row in enumerate(table.rows):  # type: ignore[attr-defined]
-        cells, seen = [], set()
-        for cell in row.cells:
-            if id(cell._tc) not in seen:
-                seen.add(id(cell._tc))
-                cells.append((cell.text, number == 0))
-        rows.append(cells)
-    builder.table(rows)
+def _add_all(builder: DocumentBuilder, holder: Any) -> None:
+    """Add the paragraphs and tables of a document or of a cell, in their order."""
+    from docx.table import Table
+
+    for part in holder.iter_inner_content():
+        if isinstance(part, Table):
+            _add_table(builder, part)
+        else:
+            _add_paragraph(builder, part)
+
+
+def _add_paragraph(builder: DocumentBuilder, part: Any) -> None:
+    style = (part.style.name or "") if part.style is not None else ""
+    heading = _HEADING.match(style)
+    if style.lower() == "title":
+        builder.title = builder.title or part.text
+        builder.heading(part.text, 1)
+    elif heading:
+        # Below a title, which is of level 1 as well.
+        builder.heading(part.text, int(heading[1]) + 1)
+    elif style.lower().startswith("list"):
+        digits = style.rpartition(" ")[2]
+        builder.paragraph(part.text, item_level=int(digits) - 1 if digits.isdigit() else 0)
+    else:
+        builder.paragraph(part.text)
+
+
+def _add_table(builder: DocumentBuilder, table: Any) -> None:
+    """Add a table; a cell that spans columns counts once. One that holds tables is there for the layout: its cells follow each other."""
+    rows = [list({id(cell._tc): cell for cell in row.cells}.values()) for row in table.rows]
+    if any(cell.tables for row in rows for cell in row):
+        seen = set()  # a cell that spans rows is in each of them
+        for cell in (cell for row in rows for cell in row):
+            if cell._tc not in seen:
+                seen.add(cell._tc)
+                _add_all(builder, cell)
+        return
+    builder.table([[(cell.text, number == 0) for cell in row] for number, row in enumerate(rows)])

@@ -20,14 +20,14 @@ _BLOCKS = frozenset(
 )
 _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
 _HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
-_MAX_DEPTH = 200
+_MAX_DEPTH = 400  # of elements in elements: what walks them calls itself
 
 
 def html_document(data: bytes, uri: str) -> Document:
     """Return an HTML page as a document; of its `main` or only `article`, if it has one.
 
     Raises:
-        ImportFileError: it is no HTML, or empty.
+        ImportFileError: it is no HTML, or empty, or its elements are nested too deeply.
         MissingDependencyError: lxml is not installed.
     """
     try:
@@ -39,10 +39,12 @@ def html_document(data: bytes, uri: str) -> Document:
     except UnicodeDecodeError:
         encoding = None  # the page says which, or it is Latin-1
     try:
-        parser = html.HTMLParser(encoding=encoding, no_network=True, remove_comments=True, remove_pis=True)
+        parser = html.HTMLParser(encoding=encoding, no_network=True, remove_comments=True, remove_pis=True, huge_tree=True)
         page = html.document_fromstring(data, parser=parser)
     except (etree.ParserError, etree.XMLSyntaxError, ValueError) as error:
         raise ImportFileError(uri, 0, f"not HTML: {error}") from None
+    if (depth := _depth(page, etree)) > _MAX_DEPTH:
+        raise ImportFileError(uri, 0, f"expected elements nested at most {_MAX_DEPTH} deep, got {depth}; simplify the page first")
     builder = DocumentBuilder(uri)
     titles = page.xpath("//head/title/text()") + page.xpath("//title/text()")
     builder.title = titles[0] if titles else ""
@@ -61,7 +63,7 @@ class _Walk:
 
     def add(self, element: Any, depth: int, lists: int = -1) -> None:
         """Add an element and what it holds, not the text behind it."""
-        if not isinstance(element.tag, str) or _is_hidden(element) or depth > _MAX_DEPTH:
+        if not isinstance(element.tag, str) or _is_hidden(element):
             return
         tag = element.tag
         if tag in _HEADINGS:
@@ -121,19 +123,27 @@ def text_of(element: Any) -> str:
     """Return the text inside an element: white space as in a browser, blocks and line breaks as line feeds."""
     parts: list[str] = []
 
-    def add(inner: Any, depth: int) -> None:
-        if not isinstance(inner.tag, str) or _is_hidden(inner) or depth > _MAX_DEPTH:
+    def add(inner: Any) -> None:
+        if not isinstance(inner.tag, str) or _is_hidden(inner):
             return
         border = "\n" if inner.tag == "br" or inner.tag in _BLOCKS else ""
         parts.extend((border, _spaced(inner.text)))
         for child in inner:
-            add(child, depth + 1)
+            add(child)
             parts.append(_spaced(child.tail))
         parts.append(border)
 
-    add(element, 0)
+    add(element)
     lines = (" ".join(line.split()) for line in "".join(parts).split("\n"))
     return "\n".join(line for line in lines if line)
+
+
+def _depth(page: Any, etree: Any) -> int:
+    deepest = depth = 0
+    for event, _ in etree.iterwalk(page, events=("start", "end")):
+        depth += 1 if event == "start" else -1
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _is_hidden(element: Any) -> bool:
