@@ -1,6 +1,7 @@
 """Hard negatives: one KB for a batch, and what the retrieval layer puts beside what is asked for."""
 
 import itertools
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -113,6 +114,19 @@ def test_what_retrieval_opens_beside_the_right_triple_is_open_in_training(encode
         assert all(OPEN_FLOOR <= gate <= 0 for gate in gates)
         counts.add(len(selected))
     assert counts == {3}
+
+
+def test_a_question_for_two_things_opens_the_second_more_easily(encoded):
+    pool, sample = pool_and_sample(encoded)
+    wrong = next(int(m) for m in pool.members if m not in sample.supports)
+    miner = Miner(Fixed([5.0, -1.0], (*sample.supports, wrong)), 0.5, 6)  # .27, more than .4 of the threshold
+
+    def least_open(turn):
+        asked = replace(sample, messages=({"role": "user", "content": turn},))
+        return min(len(miner.select(Random(seed), asked, pool)) for seed in range(20))
+
+    assert least_open("Who founded it, and when?") == 2
+    assert least_open("Who founded it?") == 1
 
 
 def test_the_best_wrong_triples_are_opened_now_and_then(encoded):
