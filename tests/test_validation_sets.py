@@ -28,8 +28,9 @@ def test_answers_are_in_the_knowledge_base_and_the_rest_is_not(path: Path) -> No
     kb = {(t.name, t.property): t.value for t in triples}
     names = {t.name.casefold() for t in triples}
     questions = read_questions(questions_of(path))
-    assert len(kb) == len(triples) >= 100
-    assert len({str(q.messages) for q in questions}) == len(questions) >= 70
+    n_triples, n_questions = (100, 70) if path.parent == VALIDATION else (65, 55)
+    assert len(kb) == len(triples) >= n_triples
+    assert len({str(q.messages) for q in questions}) == len(questions) >= n_questions
     for question in questions:
         if question.answerable:
             assert len(question.answers) == len(question.supports) == 1 + (question.kind == "two_facts")

@@ -96,7 +96,7 @@ class TrainConfig:
     n_entities: int = 600
     n_source_entities: int = 300
     n_queries: int = 0
-    question_steps: int = 150
+    question_steps: int = 200
     n_questions: int = 12000
     n_fold_worlds: int = 3
     written_weight: float = 14.0
