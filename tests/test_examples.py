@@ -46,9 +46,10 @@ class StubKBLaM:
 def stub(monkeypatch, tmp_path):
     module = ModuleType("kblam_engine.engine")
     module.KBLaM, module.Answer, module.AttendedTriple = StubKBLaM, Answer, AttendedTriple
-    monkeypatch.setitem(sys.modules, "kblam_engine.engine", module)
+    # The package first, whose names are imported when they are asked for: what is put back later is what they are now.
     for name in ("KBLaM", "Answer"):
-        monkeypatch.setattr(f"kblam_engine.{name}", getattr(module, name), raising=False)
+        monkeypatch.setattr(f"kblam_engine.{name}", getattr(module, name))
+    monkeypatch.setitem(sys.modules, "kblam_engine.engine", module)
     monkeypatch.setattr(StubKBLaM, "error", None)
     whole = KnowledgeBase.open.__func__
     hashed = classmethod(lambda cls, path: whole(cls, path, encoder="hashing"))
