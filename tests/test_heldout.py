@@ -11,7 +11,9 @@ import pytest
 from kblam_engine.errors import MissingDependencyError
 from kblam_engine.evaluation.metrics import contains
 from kblam_engine.evaluation.questions import Question, read_questions
+from kblam_engine.training.config import SOURCES as TRAINED_ON
 from kblam_engine.triple_files import read_jsonl
+from kblam_engine.triples import Triple
 
 FOLDER = Path(__file__).parent / "heldout"
 SOURCES = ("elements", "cwe", "edam")
@@ -31,13 +33,17 @@ def _questions(name: str) -> list[Question]:
     return read_questions(FOLDER / f"{name}.jsonl")
 
 
-def _distractors() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("make_distractors", FOLDER / "make_distractors.py")
+def _script(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
-    sys.modules["make_distractors"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def _distractors() -> ModuleType:
+    return _script("make_distractors")
 
 
 @pytest.mark.parametrize("name", SETS)
@@ -144,3 +150,12 @@ def test_fresh_questions_seldom_use_the_words_of_the_property(name: str) -> None
     simple = [q for q in _questions(name) if q.kind == "simple"]
     literal = [q for q in simple if q.supports[0][1].casefold() in q.text.casefold()]
     assert len(literal) <= len(simple) / 4
+
+
+def test_a_million_triples_keep_the_answers_of_the_held_out_sets() -> None:
+    _distractors()  # which the other script imports
+    million = _script("make_million")
+    held = [t for source in SOURCES for t in read_jsonl(FOLDER / f"{source}.kb.jsonl")]
+    rival, other = Triple(held[0].name.upper(), held[0].property, "another value"), Triple("Orca 2", "payload", "80 kg")
+    assert list(million.distinct(iter([*held, rival, other]))) == [*held, other]
+    assert not {*million.FREE, *SOURCES} & set(TRAINED_ON)
