@@ -23,7 +23,6 @@ from kblam_engine.products import Floats
 from kblam_engine.retrieval import Message, Questions, Retrieved, Retriever, up_to_question
 from kblam_engine.sentence_tokens import SentenceTokenState
 from kblam_engine.statements import Role, StatementSource
-from kblam_engine.wording import n_asked
 
 HIDDEN_TAIL = 12
 """Positions at the end of the prompt whose hidden states are averaged for the KB query."""
@@ -141,7 +140,7 @@ class KnowledgeState(KBState):
                 )
                 continue
             found = self._retriever.retrieve(row.messages, row.snapshot, query)
-            asked = n_asked(Questions.of(row.messages).turn)
+            asked = Questions.of(row.messages).n_asked
             gates = decide(found.log_odds[: self._adapter.config.n_select], self._threshold, self._unknown, asked)
             selections.append(Selection(row.snapshot, found, gates))
         self.selections = tuple(selections)

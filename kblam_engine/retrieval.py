@@ -26,7 +26,7 @@ from kblam_engine.search.exact import scan
 from kblam_engine.search.interface import Found
 from kblam_engine.sentence_encoder import SentenceEncoder
 from kblam_engine.triples import Triple
-from kblam_engine.wording import FUNCTION_WORDS, Rarity, words
+from kblam_engine.wording import FUNCTION_WORDS, Rarity, n_asked, words
 
 Message = dict[str, str]
 _Name = TypeVar("_Name")
@@ -153,6 +153,11 @@ class Questions:
         """Return the last user message, and the last few user messages as one text."""
         said = [m["content"] for m in messages if m["role"] == "user"] or [messages[-1]["content"]]
         return cls(said[-1], " ".join(said[-CONVERSATION_TURNS:]))
+
+    @property
+    def n_asked(self) -> int:
+        """How many triples the turn asks for, as far as its words tell."""
+        return n_asked(self.turn)
 
 
 def up_to_question(messages: Sequence[Message]) -> Sequence[Message]:

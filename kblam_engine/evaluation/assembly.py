@@ -70,7 +70,7 @@ def assemble(
     own = _distinct(kb_triples)
     supports = {key_of(*pair) for question in questions for pair in question.supports}
     keys = {key_of(t.name, t.property) for t in own}
-    _check_supports(questions, own, warnings)
+    _check_supports(questions, keys, warnings)
     others, skipped = _usable(distractors, keys | supports)
     if n_triples is None:
         chosen, extra = own, others
@@ -91,7 +91,8 @@ def as_it_is(snapshot: KBSnapshot, questions: Sequence[Question]) -> Assembly:
     """Return every triple of a knowledge base that exists already."""
     triples = StoredTriples(snapshot)
     warnings: list[str] = []
-    _check_supports(questions, triples, warnings)
+    wanted = {key_of(*pair) for question in questions for pair in question.supports}
+    _check_supports(questions, wanted.intersection(key_of(t.name, t.property) for t in triples), warnings)
     return Assembly(triples, len(triples), 0, 0, warnings)
 
 
@@ -136,10 +137,8 @@ def _reduce(
     return [t for i, t in enumerate(own) if i in keep]
 
 
-def _check_supports(questions: Sequence[Question], triples: Iterable[Triple], warnings: list[str]) -> None:
+def _check_supports(questions: Sequence[Question], keys: set[tuple[str, str]], warnings: list[str]) -> None:
     """Warn about questions that cannot score: a support is missing, or one that should be is there."""
-    wanted = {key_of(*pair) for question in questions for pair in question.supports}
-    keys = wanted.intersection(key_of(t.name, t.property) for t in triples)
     absent, present = [], []
     for question in questions:
         for pair in question.supports:

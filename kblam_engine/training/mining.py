@@ -16,7 +16,6 @@ from kblam_engine.native_layout import MIN_LOG_GATE
 from kblam_engine.retrieval import Questions, Retriever
 from kblam_engine.training.pools import EncodedWorld, Pool
 from kblam_engine.training.samples import Sample
-from kblam_engine.wording import n_asked
 
 N_WRONG = (0, 0, 1, 1, 2)
 """How many of the best wrong candidates are open at least; one of these is drawn for every question."""
@@ -112,7 +111,7 @@ class Miner:
         n_wrong = random.choice(N_WRONG)
         drawn = [random.uniform(OPEN_FLOOR, 0.0) for _ in sample.supports]
         found = self._retriever.retrieve(sample.messages, pool)
-        asked = n_asked(Questions.of(sample.messages).turn)
+        asked = Questions.of(sample.messages).n_asked
         gates = decide(found.log_odds, self._threshold, n_asked=asked).triples.tolist()
         ranked = {int(pool.members[p]): gate for p, gate in zip(found.positions, gates, strict=True)}
         # The likelier triple is written first, so that the order of an answer can be told from the gates.

@@ -11,44 +11,32 @@ there already is left out, so that every held-out question keeps its one answer.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 
 from make_distractors import FOLDER, SOURCES, distractors
 
 from kblam_engine.datasets import iter_triples
-from kblam_engine.evaluation.metrics import key_of
+from kblam_engine.evaluation.assembly import assemble
 from kblam_engine.triple_files import read_jsonl, write_jsonl
 from kblam_engine.triples import Triple
 
 FREE = ("debian", "foldoc", "gene_ontology", "geonames", "iso_codes", "openngc")
 
 
-def everything() -> Iterator[Triple]:
-    """Yield the triples of all sources, those of the questions first."""
-    for source in SOURCES:
-        yield from read_jsonl(FOLDER / f"{source}.kb.jsonl")
-    for source in SOURCES:
-        yield from distractors(source)
-    for source in FREE:
-        yield from iter_triples(source)
-
-
-def distinct(triples: Iterator[Triple]) -> Iterator[Triple]:
-    """Yield the first triple of each name and property."""
-    seen: set[tuple[str, str]] = set()
-    for triple in triples:
-        key = key_of(triple.name, triple.property)
-        if key not in seen:
-            seen.add(key)
-            yield triple
+def million(held: Iterable[Triple], others: Iterable[Triple]) -> Sequence[Triple]:
+    """Return the held-out triples, and of the others the first of each name and property that these do not have."""
+    return assemble(held, (), others).triples
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("out", type=Path)
     arguments = parser.parse_args()
-    print(f"{write_jsonl(arguments.out, distinct(everything())):,} triples")
+    held = chain.from_iterable(read_jsonl(FOLDER / f"{source}.kb.jsonl") for source in SOURCES)
+    others = chain(*map(distractors, SOURCES), *map(iter_triples, FREE))
+    print(f"{write_jsonl(arguments.out, million(held, others)):,} triples")
 
 
 if __name__ == "__main__":
