@@ -137,8 +137,12 @@ class KnowledgeAdapter(nn.Module):
         self.sentence = None if config.sentence is None else SentenceTokenAdapter(config.sentence)
         self.questions = None if config.questions is None else LowRankUpdate(config.questions)
 
-    def question_encoder(self, encoder: SentenceEncoder) -> SentenceEncoder:
+    def question_encoder(self, encoder: SentenceEncoder, dtype: torch.dtype | None = None) -> SentenceEncoder:
         """Return what encodes questions: the KB's encoder, with the adapter's update if there is one.
+
+        Args:
+            encoder: the KB's.
+            dtype: what the updated layers compute in; None leaves the encoder's.
 
         Raises:
             CheckpointError: there is an update, and the encoder cannot take it.
@@ -150,7 +154,7 @@ class KnowledgeAdapter(nn.Module):
                 f"the adapter's question encoder adds to a BERT of the shape {self.questions.config}, got the sentence "
                 f"encoder {encoder.name!r}; use the one that the adapter was made for, or train another adapter"
             )
-        return encoder.updated(self.questions)
+        return encoder.updated(self.questions, dtype)
 
     def add_sentence_tokens(self, sentence: SentenceTokenAdapter) -> None:
         """Take sentence tokens in, in place of those that are there.

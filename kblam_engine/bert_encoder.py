@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 from copy import copy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -127,11 +127,16 @@ class BertEncoder:
         inner = self._layers[0].up[0].shape[0]
         return LowRankConfig(len(self._layers), self._recipe.hidden, inner, rank)
 
-    def updated(self, update: LowRankUpdate) -> BertEncoder:
-        """Return this encoder with an update added to its weights, at no cost for each text; what it embeds is different."""
+    def updated(self, update: LowRankUpdate, dtype: torch.dtype | None = None) -> BertEncoder:
+        """Return this encoder with an update added to its weights, at no cost for each text; what it embeds is different.
+
+        Args:
+            update: what is added.
+            dtype: of the layers from then on; None leaves theirs.
+        """
         other = copy(self)
         with torch.no_grad():
-            other._layers = _with_added(self._layers, update)
+            other._layers = _with_added(self._layers, update, dtype)
         other.fingerprint = f"{self.fingerprint}+{update.digest()}"
         return other
 
@@ -174,9 +179,10 @@ class BertEncoder:
         heads = (batch, q_len, 3, recipe.n_heads, recipe.hidden // recipe.n_heads)
         embeddings = self._embeddings
         x = embeddings.words[ids] + embeddings.positions[:q_len]
-        x = functional.layer_norm(x, size, *embeddings.norm, eps)
+        layers = self._layers if layers is None else layers
+        x = functional.layer_norm(x, size, *embeddings.norm, eps).to(layers[0].up[0].dtype)
         visible = None if mask is None else mask[:, None, None, :]
-        for layer in self._layers if layers is None else layers:
+        for layer in layers:
             query, key, value = functional.linear(x, *layer.qkv).view(heads).permute(2, 0, 3, 1, 4)
             y = functional.scaled_dot_product_attention(query, key, value, attn_mask=visible)
             y = functional.linear(y.transpose(1, 2).reshape(batch, q_len, recipe.hidden), *layer.output)
@@ -185,6 +191,7 @@ class BertEncoder:
             x = functional.layer_norm(x + y, size, *layer.norm, eps)
         if recipe.pooling == "cls":
             return x[:, 0]
+        x = x.float()
         if mask is None:
             return x.mean(dim=1)
         return (x * mask[:, :, None]).sum(dim=1) / mask.sum(dim=1, keepdim=True)
@@ -236,15 +243,20 @@ class _Layer:
         )
 
 
-def _with_added(layers: Sequence[_Layer], update: LowRankUpdate) -> list[_Layer]:
-    """Return the layers with an update added to their weights."""
+def _with_added(layers: Sequence[_Layer], update: LowRankUpdate, dtype: torch.dtype | None = None) -> list[_Layer]:
+    """Return the layers with an update added to their weights, in another type where one is given."""
     parts = update.added()
 
-    def pair(layer: _Layer, index: int, part: str) -> _Pair:
-        weight, bias = getattr(layer, part)
-        return weight + parts[part][index].to(weight), bias
+    def changed(layer: _Layer, index: int) -> _Layer:
+        pairs: dict[str, _Pair] = {field.name: getattr(layer, field.name) for field in fields(layer)}
+        for part, added in parts.items():
+            weight, bias = pairs[part]
+            pairs[part] = weight + added[index].to(weight), bias
+        if dtype is not None:
+            pairs = {part: (weight.to(dtype), bias.to(dtype)) for part, (weight, bias) in pairs.items()}
+        return _Layer(**pairs)
 
-    return [replace(layer, **{part: pair(layer, i, part) for part in parts}) for i, layer in enumerate(layers)]
+    return [changed(layer, index) for index, layer in enumerate(layers)]
 
 
 def _pair(state: dict[str, Tensor], name: str) -> _Pair:

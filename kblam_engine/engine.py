@@ -64,7 +64,9 @@ class KBLaM:
         self._unembedding = loaded.model.get_output_embeddings().weight
         self.indexes = Indexes(index, self._prefill_seconds)
         examiner = Examiner(Rarity(self.token_ids, loaded.model.config.vocab_size))
-        questions = self.adapter.question_encoder(encoder)
+        # The weights are most of what encoding a question moves: half as many bytes where the base model's are halved too.
+        halved = loaded.device.type == "cpu" and loaded.dtype == torch.bfloat16
+        questions = self.adapter.question_encoder(encoder, torch.bfloat16 if halved else None)
         self.retriever = Retriever(questions, examiner, self.adapter.evidence, self._search_of)
 
     @classmethod

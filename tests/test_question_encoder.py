@@ -16,11 +16,13 @@ from engine_parts import BASE, QUESTION, adapter_config, engine_with, random_ada
 from kblam_engine.adapter import KnowledgeAdapter
 from kblam_engine.bert_encoder import BertEncoder, read_recipe
 from kblam_engine.checkpoint import load_adapter, save_adapter
+from kblam_engine.engine import KBLaM
 from kblam_engine.errors import CheckpointError, ConfigurationError
 from kblam_engine.injection import attach
 from kblam_engine.knowledge_base import KnowledgeBase
 from kblam_engine.low_rank import LowRankConfig, LowRankUpdate
 from kblam_engine.models import load_base_model
+from kblam_engine.models.loading import LoadedModel
 from kblam_engine.models.registry import DEFAULT_ENCODER, EMBEDDED
 from kblam_engine.sentence_encoder import HashingEncoder, load_sentence_encoder
 from kblam_engine.training.config import recipe
@@ -71,6 +73,16 @@ def test_an_update_changes_its_own_encoder_only(minilm: BertEncoder) -> None:
     np.testing.assert_array_equal(minilm.encode(TEXTS), before)
     assert updated.fingerprint != minilm.fingerprint
     assert updated.fingerprint != minilm.updated(update_for(minilm, 0.06)).fingerprint
+
+
+def test_an_update_may_compute_in_half_the_bytes(minilm: BertEncoder) -> None:
+    update = update_for(minilm)
+    whole, halved = minilm.updated(update), minilm.updated(update, torch.bfloat16)
+    rows = halved.encode(TEXTS)
+    assert rows.dtype == np.float32
+    assert 1e-5 < np.abs(rows - whole.encode(TEXTS)).max() < 5e-3
+    assert (rows * whole.encode(TEXTS)).sum(1).min() > 0.9998
+    assert halved.fingerprint == whole.fingerprint, "the same update: keys are as comparable"
 
 
 def test_what_is_trained_is_what_encodes(minilm: BertEncoder) -> None:
@@ -190,6 +202,21 @@ def test_questions_are_encoded_with_it_and_keys_without(engine: Any, minilm: Ber
         asked = minilm.updated(engine.adapter.questions)
         np.testing.assert_allclose(rows, asked.encode([QUESTION, QUESTION]), atol=1e-6)
         assert len(engine.retrieve(QUESTION, kb, 2)) == 2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_questions_are_encoded_in_the_type_of_the_base_model(
+    dtype: torch.dtype, learned: Any, minilm: BertEncoder, tiny_llama: Any, tiny_tokenizer: Any
+) -> None:
+    loaded = LoadedModel(tiny_llama.to(dtype), tiny_tokenizer, "tiny-llama", BASE, dtype, torch.device("cpu"))
+    made = KBLaM(loaded, minilm, learned)
+    try:
+        _, rows = made.retriever.encode([{"role": "user", "content": QUESTION}])
+    finally:
+        made.injection.detach()
+    expected = minilm.updated(learned.questions, dtype).encode([QUESTION, QUESTION])
+    np.testing.assert_allclose(rows, expected, atol=1e-6)
+    assert made.encoder is minilm, "keys keep their type: they are stored, and compared on other machines"
 
 
 def test_an_encoder_of_another_shape_is_refused(minilm: BertEncoder) -> None:
