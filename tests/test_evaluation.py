@@ -340,6 +340,21 @@ def test_command_on_a_knowledge_base(command, files, tmp_path, encoder):
     assert isinstance(command(*asked[:2], tmp_path / "empty", *asked[3:]).exception, KnowledgeBaseError)
 
 
+def test_hops_reach_the_model_and_the_file(command, files, model, tmp_path):
+    out = tmp_path / "out.json"
+    for options in ([], ["--sizes", "4"]):
+        for hops in ([], ["--max-hops", 1], ["--max-hops", 3]):
+            model.asked_kb.clear()
+            done = command(*files, *options, *hops, "--json", out)
+            assert done.exit_code == 0, done.output
+            wanted = {"max_hops": 3} if 3 in hops else {}
+            assert model.asked_kb or wanted == {}, "finished cells of the same command are not asked again"
+            assert all(given == wanted for _, given in model.asked_kb)
+            told = json.loads(out.read_text())["options"]
+            assert {key: told[key] for key in told if key == "max_hops"} == wanted
+    assert command(*files, "--max-hops", 0).exit_code == 2
+
+
 def test_command_on_stdout(command, files):
     done = command(*files, "--json", "-")
     assert done.exit_code == 0, done.output

@@ -19,6 +19,7 @@ from kblam_engine.evaluation.grid_run import run_grid
 from kblam_engine.evaluation.questions import question_from_dict
 from kblam_engine.evaluation.results import layer_hits
 from kblam_engine.evaluation.runs import read_runs
+from kblam_engine.knowledge_base import KnowledgeBase
 from kblam_engine.sentence_tokens import SentenceTokenState
 from kblam_engine.triples import Triple
 
@@ -130,6 +131,16 @@ def test_sentence_tokens_alone_write_without_native_tokens(both, memory_kb):
     assert refused.refused and refused.text == both.answer(
         QUESTION, memory_kb, max_new_tokens=4, refusal_threshold=1 - 1e-12
     ).text
+
+
+def test_sentence_tokens_alone_go_on_to_what_a_value_names(both):
+    with KnowledgeBase.open(":memory:", encoder=both.encoder) as kb:
+        kb.add([Triple("Orca 2", "maker", "Acme"), Triple("Orca 2", "price", "90"), *(Triple("Acme", f"boss {i}", "Lee") for i in range(5))])
+        one = ablated(both, "sentence-tokens", ask("What is the maker of Orca 2?"))
+        once, twice = (one.answer("What is the maker of Orca 2?", kb, max_new_tokens=4, max_hops=n, **OPEN) for n in (1, 2))
+    n_open = [sum(a.triple.name == "Acme" for a in answer.attended) for answer in (once, twice)]
+    assert len(twice.attended) > len(once.attended) and n_open[1] > n_open[0]
+    assert [a.weight for a in twice.attended][: len(once.attended)] == pytest.approx([a.weight for a in once.attended], abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["native-tokens-all", "sentence-tokens-all"])

@@ -8,6 +8,9 @@ import pytest
 from engine_parts import copying_engine, same, token_ids
 
 from kblam_engine.errors import ConfigurationError
+from kblam_engine.evaluation import run_evaluation
+from kblam_engine.evaluation.baselines import PromptOptions
+from kblam_engine.evaluation.questions import question_from_dict, read_questions
 from kblam_engine.evidence import Examiner
 from kblam_engine.gating import decide
 from kblam_engine.hops import following, joined, next_question
@@ -118,6 +121,17 @@ def test_rows_of_a_batch_move_on_by_themselves(engine, kb):
         same(answer, engine.answer(question, each, max_new_tokens=60, max_hops=2))
 
 
+def test_an_evaluation_asks_for_two_hops(engine):
+    supports = [["Orca 2", "maker"], ["Acme", "boss"]]
+    asked = [question_from_dict({"question": QUESTION, "kind": "two_hops", "answers": [["Lena Hoffmann"]], "supports": supports})]
+    for hops, exact in (({}, 0), ({"max_hops": 2}, 1)):
+        done = run_evaluation(
+            engine, [MAKER, BOSS, *OTHERS], asked, prompts=PromptOptions(max_new_tokens=120), answer_options=hops
+        )
+        assert done.system.overall.exact == exact
+        assert done.to_dict()["options"].get("max_hops") == hops.get("max_hops")
+
+
 @pytest.mark.parametrize("max_hops", [0, -1, 1.5, True, "2"])
 def test_wrong_numbers_of_hops(engine, kb, max_hops):
     with pytest.raises(ConfigurationError, match="max_hops"):
@@ -125,6 +139,7 @@ def test_wrong_numbers_of_hops(engine, kb, max_hops):
 
 
 def test_the_chains_of_the_validation_set_are_in_its_knowledge_base():
+    assert {question.kind for question in read_questions(VALIDATION / "questions.jsonl")} == {"two_hops", "simple"}
     triples = {(t.name, t.property): t.value for t in read_jsonl(VALIDATION / "kb.jsonl")}
     for line in (VALIDATION / "questions.jsonl").read_text(encoding="utf-8").splitlines():
         question = json.loads(line)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from kblam_engine.cli._answering import IndexOption
+from kblam_engine.cli._answering import HopsOption, IndexOption
 from kblam_engine.cli._grid import adapter_digest, cells_folder, show_grid, sizes_of
 from kblam_engine.cli._measuring import STDOUT, check_target, labels_of, load_model, progress_bar, write_json
 from kblam_engine.cli._options import (
@@ -117,6 +117,7 @@ def evaluate(
     refusal_threshold: float | None = typer.Option(
         None, "--refusal-threshold", help="Confidence below which the system refuses; default: the adapter's."
     ),
+    max_hops: HopsOption = 1,
     by_layer: bool = typer.Option(
         False, "--by-layer", help="Score retrieval in every KB layer, too, by the attention there."
     ),
@@ -170,7 +171,7 @@ def evaluate(
         "limit": limit,
         "text_metrics": metrics,
         "prompts": prompts,
-        "answer_options": {} if refusal_threshold is None else {"refusal_threshold": refusal_threshold},
+        "answer_options": _answer_options(refusal_threshold, max_hops),
         "embedding_cache": cache_dir() / "embeddings" if cache else None,
         "labels": labels,
         "by_layer": by_layer,
@@ -191,6 +192,12 @@ def evaluate(
         )
     write_json(as_json, result.to_dict())
     show(result, to_stderr=as_json == STDOUT)
+
+
+def _answer_options(refusal_threshold: float | None, max_hops: int) -> dict[str, Any]:
+    """Return what differs from the usual: a file that says nothing of an option is of a run without it."""
+    given: dict[str, Any] = {} if refusal_threshold is None else {"refusal_threshold": refusal_threshold}
+    return given | ({"max_hops": max_hops} if max_hops > 1 else {})
 
 
 def _check_as_it_is(given: Mapping[str, object]) -> None:

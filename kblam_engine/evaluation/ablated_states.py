@@ -90,7 +90,8 @@ class NativeOnlyState(WatchedState):
 class SentenceOnlyState(WatchedState):
     """Sentence tokens alone; a refusal is written from the null triple as ever, which has no sentence token.
 
-    The attention to a triple is that of all KB layers together.
+    The attention to a triple is that of all KB layers together. With several hops, the next triples are selected at the
+    first written token: only native tokens tell when a triple has been written.
     """
 
     kinds = (SENTENCE,)
@@ -98,8 +99,12 @@ class SentenceOnlyState(WatchedState):
     def _lay_out(self, selections: Sequence[Selection]) -> NativeTokenState:
         nothing = np.zeros(0, np.float32)
         bare = [replace(one, gates=replace(one.gates, triples=nothing)) for one in selections]
+        before, self.attention = self.attention or [nothing] * len(selections), []
         state = super()._lay_out(bare)
-        self.attention = [np.zeros(max(1, one.gates.n_open), np.float32) for one in selections]
+        # A further hop opens more triples, behind those there were.
+        self.attention = [
+            np.pad(old, (0, max(1, one.gates.n_open) - len(old))) for old, one in zip(before, selections, strict=True)
+        ]
         return state
 
     def _add(self, kind: str, layer: int, mass: Tensor) -> None:

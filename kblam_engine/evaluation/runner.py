@@ -86,7 +86,7 @@ def run_evaluation(
         limit: ask only a seeded sample of this many questions.
         text_metrics: names out of `TEXT_METRICS`, scored besides.
         prompts: how the baselines' prompts are built; `max_new_tokens` also holds for the system.
-        answer_options: further options of `model.answer`, for example `refusal_threshold`.
+        answer_options: further options of `model.answer`, for example `refusal_threshold` or `max_hops`.
         embedding_cache: folder to keep sentence embeddings in; None encodes every time.
         labels: further settings to write into the result, for example the model's name.
         progress: called after each answer.
