@@ -20,7 +20,7 @@ from llama_index.core.storage.docstore.types import RefDocInfo
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.knowledge_base import KnowledgeBase
 from kblam_engine.triples import Triple
-from kblam_integrations._documents import DocumentStore, SourceDocument
+from kblam_integrations._documents import SourceDocument
 from kblam_integrations.llama_index.graph import (
     NODE,
     REF_DOC,
@@ -33,6 +33,7 @@ from kblam_integrations.llama_index.llm import KBLaMLLM
 from kblam_integrations.llama_index.query_engine import KBLaMQueryEngine
 from kblam_integrations.llama_index.retriever import KBLaMRetriever
 from kblam_integrations.llama_index.sink import source_of, writable
+from kblam_integrations.llama_index.stored import NodeStore
 
 Extract = Callable[[BaseNode], Iterable[Triple]]
 _NAME_KEYS = ("name", "title", "file_name")
@@ -72,8 +73,10 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
 
     Where a ``VectorStoreIndex`` embeds chunks, this one extracts triples from nodes: with ``extract``, or from what KG
     extractors among the ``transformations`` leave in their metadata. Everything is kept in the knowledge base, the text
-    of the nodes included; open its directory again, and nothing has to be rebuilt. A triple goes when the last node
-    that says it does; one that was there before any document stays.
+    of the nodes included; open its directory again, and nothing has to be rebuilt. A document that comes again, by
+    ``insert``, ``refresh_ref_docs`` or ``from_documents``, replaces what it said, in an index of an earlier process as
+    well: its id says which it is. A triple goes when the last node that says it does; one that was there before any
+    document stays.
 
     Example:
         .. code-block:: python
@@ -124,7 +127,7 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
         self._kb = writable(kb if kb is not None else self._new_kb())
         self._llm = self._with_kb(self._llm)
         self._extract = extract
-        self._store = DocumentStore(self._kb)
+        self._store = NodeStore(self._kb)
         kwargs.pop("show_progress", None)
         if nodes is None and index_struct is None:
             index_struct = EmptyIndexStruct()
@@ -147,7 +150,7 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
             ref_doc = triples[0].metadata.get(REF_DOC)
             metadata = {REF_DOC: ref_doc} if ref_doc else {}
             documents.append(SourceDocument(node_id, "", metadata, triples, triples[0].provenance))
-        index._store.upsert(documents)
+        index._store.put(documents)
         return index
 
     @property
@@ -159,7 +162,7 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
     def ref_doc_info(self) -> dict[str, RefDocInfo]:
         """Which nodes each document has in the knowledge base."""
         found: dict[str, RefDocInfo] = {}
-        for source in self._sources():
+        for source in self._store.all():
             ref_doc = source.metadata.get(REF_DOC)
             if ref_doc is not None:
                 info = found.setdefault(str(ref_doc), RefDocInfo())
@@ -208,8 +211,7 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
 
     def delete_ref_doc(self, ref_doc_id: str, delete_from_docstore: bool = False, **delete_kwargs: Any) -> None:
         """Take back what only this document said; an unknown one is fine."""
-        node_ids = [source.id for source in self._sources() if source.metadata.get(REF_DOC) == ref_doc_id]
-        self.delete_nodes(node_ids, delete_from_docstore=delete_from_docstore)
+        self.delete_nodes(self._store.ids([ref_doc_id]), delete_from_docstore=delete_from_docstore)
         if delete_from_docstore:
             self.docstore.delete_ref_doc(ref_doc_id, raise_error=False)
 
@@ -228,23 +230,32 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
             for node_id in node_ids:
                 self.docstore.delete_document(node_id, raise_error=False)
 
+    def insert_nodes(self, nodes: Sequence[BaseNode], **insert_kwargs: Any) -> None:
+        """Insert nodes in the place of the earlier ones of their documents.
+
+        Args:
+            nodes: all nodes of each of their documents.
+            insert_kwargs: ``whole_documents=False`` for documents whose nodes come in several calls: then what is stored
+                stays, but for nodes with the same ids.
+        """
+        super().insert_nodes(nodes, **insert_kwargs)
+
     async def ainsert_nodes(self, nodes: Sequence[BaseNode], **insert_kwargs: Any) -> None:
-        """Insert nodes, in a thread, because triples are embedded."""
+        """Insert nodes, in a thread, because triples are embedded; see ``insert_nodes``."""
         await asyncio.to_thread(self.insert_nodes, nodes, **insert_kwargs)
 
     def _build_index_from_nodes(self, nodes: Sequence[BaseNode], **build_kwargs: Any) -> EmptyIndexStruct:
         self._insert(nodes)
         return EmptyIndexStruct()
 
-    def _insert(self, nodes: Sequence[BaseNode], **insert_kwargs: Any) -> None:
-        self._store.upsert([source_of(node, list(self._extract(node))) for node in nodes])
+    def _insert(
+        self, nodes: Sequence[BaseNode], *, whole_documents: bool = True, **insert_kwargs: Any
+    ) -> None:
+        found = [source_of(node, list(self._extract(node))) for node in nodes]
+        self._store.put(found, whole_documents=whole_documents)
 
     def _delete_node(self, node_id: str, **delete_kwargs: Any) -> None:
         self._store.delete([node_id])
-
-    def _sources(self) -> list[SourceDocument]:
-        ids = {document_id for triple in self._kb for document_id in self._store.ids_of(triple)}
-        return self._store.get(sorted(ids))
 
     def _with_kb(self, llm: KBLaMLLM | None) -> KBLaMLLM:
         """Return an LLM that has a knowledge base: its own, or this one."""

@@ -1,0 +1,76 @@
+"""Documents that change: what they said before goes, in a knowledge base opened again and through a pipeline as well."""
+
+import asyncio
+
+import pytest
+from integration_parts import copier
+from llama_index.core import Document
+from llama_index.core.node_parser import SentenceSplitter
+from llama_index.core.schema import NodeRelationship, RelatedNodeInfo, TextNode
+
+from kblam_engine import KnowledgeBase, Triple
+from kblam_engine.sentence_encoder import HashingEncoder
+from kblam_integrations.llama_index import KBLaMIndex, KBLaMLLM
+
+
+def parts(triples):
+    return {(t.name, t.property, t.value) for t in triples}
+
+
+def folder_of(tmp_path, *triples):
+    with KnowledgeBase.open(tmp_path / "a.kb", encoder=HashingEncoder(), multi=True) as kb:
+        kb.add(triples)
+    return tmp_path / "a.kb"
+
+
+def in_small_nodes(folder, *documents, **options):
+    """Return an index of documents in a folder, several nodes each, as of a new process: with a docstore of its own."""
+    splitter = SentenceSplitter(chunk_size=20, chunk_overlap=0, paragraph_separator="\n", tokenizer=str.split)
+    llm = KBLaMLLM(engine=copier(), max_tokens=60)
+    return KBLaMIndex.from_documents(list(documents), kb=folder, llm=llm, transformations=[splitter], **options)
+
+
+LONG = "colour: red\nmaker: Acme\n" + "\n".join(f"deck {n}: built of {n} parts of oak" for n in range(12))
+
+
+def long_sheet(text=LONG, doc_id="sheet"):
+    return Document(text=text, doc_id=doc_id, metadata={"name": "Orca 2"})
+
+
+@pytest.mark.parametrize("way", ["refresh", "insert", "ainsert", "from_documents"])
+def test_a_changed_document_replaces_itself_in_a_reopened_index(tmp_path, way):
+    folder = folder_of(tmp_path, Triple("Orca 2", "maker", "Acme"))
+    brochure = Document(text="colour: red", doc_id="brochure", metadata={"name": "Orca 2"})
+    first = in_small_nodes(folder, long_sheet(), brochure)
+    before = first.ref_doc_info["sheet"].node_ids
+    assert len(before) > 1 and first.kb.get("Orca 2", "deck 11").value == "built of 11 parts of oak"
+    first.kb.close()
+    changed = long_sheet(LONG.replace("red", "blue").replace("of 11 parts", "of 99 parts").replace("maker", "yard"))
+    if way == "from_documents":
+        again = in_small_nodes(folder, changed)
+    else:
+        again = in_small_nodes(folder)
+        if way == "refresh":
+            assert again.refresh_ref_docs([changed]) == [True]
+        else:
+            asyncio.run(again.ainsert(changed)) if way == "ainsert" else again.insert(changed)
+    assert {t.value for t in again.kb.get_all("Orca 2", "colour")} == {"red", "blue"}  # the brochure still says red
+    assert [t.value for t in again.kb.get_all("Orca 2", "deck 11")] == ["built of 99 parts of oak"]
+    assert [t.value for t in again.kb.get_all("Orca 2", "yard")] == ["Acme"]
+    assert again.kb.get("Orca 2", "maker").value == "Acme"  # it was there before any document
+    assert len(again.kb) == 16 and not {*before} & {*again.ref_doc_info["sheet"].node_ids}
+    again.insert(long_sheet("nothing to read here"))
+    again.delete_ref_doc("brochure")
+    assert parts(again.kb) == {("Orca 2", "maker", "Acme")} and again.ref_doc_info == {}
+
+
+def test_nodes_of_a_document_can_come_in_several_calls():
+    index, nodes = KBLaMIndex([], llm=KBLaMLLM(engine=copier())), []
+    for number in range(2):
+        node = TextNode(text=f"deck {number}: oak", metadata={"name": "Orca 2"})
+        node.relationships[NodeRelationship.SOURCE] = RelatedNodeInfo(node_id="sheet")
+        nodes.append(node)
+        index.insert_nodes([node], whole_documents=False)
+    assert {t.property for t in index.kb} == {"deck 0", "deck 1"}
+    index.insert_nodes(nodes[1:])
+    assert {t.property for t in index.kb} == {"deck 1"}
