@@ -6,12 +6,13 @@ import errno
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
 from kblam_engine.errors import KnowledgeBaseError, KnowledgeBaseLockedError, ReadOnlyError
+from kblam_engine.knowledge_base.own_files import check_database
 
 TIMEOUT = 60.0
 """Seconds that a second writer waits for the first."""
@@ -22,8 +23,15 @@ _KEPT_WAL = 64 * 2**20
 def connect(path: Path | None, timeout: float, *, read_only: bool = False) -> sqlite3.Connection:
     """Open a connection in autocommit mode, in memory for None; threads may take turns on it.
 
-    Nothing in a database from elsewhere is trusted: what its schema defines may not run functions with effects.
+    Nothing in a database from elsewhere is trusted: what its schema defines may not run functions with effects, and
+    links are not followed.
+
+    Raises:
+        KnowledgeBaseError: the database or one of its journals is no plain file.
+        sqlite3.Error: it cannot be opened.
     """
+    if path is not None:
+        check_database(path)
     name = ":memory:" if path is None else _uri(path, read_only)
     connection = sqlite3.connect(
         name, timeout=timeout, isolation_level=None, check_same_thread=False, uri=path is not None
@@ -72,8 +80,13 @@ def _use_wal(connection: sqlite3.Connection, timeout: float) -> None:
 
 
 @contextmanager
-def translated_errors(label: str, timeout: float = TIMEOUT, writer: str = "another process") -> Iterator[None]:
-    """Turn SQLite's errors into this package's, or into the OSError for a full disk."""
+def translated_errors(
+    label: str, timeout: float = TIMEOUT, writer: Callable[[], str] = lambda: "another process"
+) -> Iterator[None]:
+    """Turn SQLite's errors into this package's, or into the OSError for a full disk.
+
+    `writer` is asked who is writing once somebody has waited in vain for it: another may have been before.
+    """
     try:
         yield
     except sqlite3.Error as error:
@@ -81,7 +94,7 @@ def translated_errors(label: str, timeout: float = TIMEOUT, writer: str = "anoth
         if code == sqlite3.SQLITE_FULL:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), label) from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
-            raise locked(label, timeout, writer) from error
+            raise locked(label, timeout, writer()) from error
         if code == sqlite3.SQLITE_READONLY:
             raise ReadOnlyError(f"{label}: cannot be written; make the folder writable, or work on a copy") from error
         if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):

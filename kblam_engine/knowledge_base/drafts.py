@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from kblam_engine.errors import KnowledgeBaseError
 from kblam_engine.knowledge_base.connections import connect
 
 FILE = "encoding.sqlite"
@@ -21,8 +22,8 @@ _TIMEOUT = 1.0
 class Drafts:
     """Embeddings by text and encoder that no commit points at yet; losing them loses time and nothing else.
 
-    Only ever a help: what goes wrong here (a full disk, another process that writes) is passed over in silence, and
-    the texts are encoded again.
+    Only ever a help: what goes wrong here (a full disk, another process that writes, a link) is passed over in
+    silence, and the texts are encoded again.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -33,7 +34,7 @@ class Drafts:
     def fill(self, texts: Sequence[str], rows: NDArray[np.float16], fingerprint: str) -> NDArray[np.int64]:
         """Write what was kept of `texts` into `rows` `[len(texts), embed_dim]`; return the places of the others."""
         left = np.ones(len(texts), bool)
-        if self._path.exists() and not self._path.is_symlink():
+        if self._path.exists():
             places = {_hash(text, fingerprint): i for i, text in enumerate(texts)}
             try:
                 with closing(connect(self._path, _TIMEOUT)) as connection:
@@ -42,15 +43,13 @@ class Drafts:
                         if place is not None and len(row) == 2 * rows.shape[1]:
                             rows[place] = np.frombuffer(row, "<f2")
                             left[place] = not np.isfinite(rows[place]).all()
-            except sqlite3.Error:
+            except (sqlite3.Error, KnowledgeBaseError, OSError):
                 left[:] = True
         self.used = not left.all()
         return np.flatnonzero(left)
 
     def keep(self, texts: Sequence[str], rows: NDArray[np.float16], fingerprint: str) -> None:
         """Keep the embeddings of some texts, durably."""
-        if self._path.is_symlink():
-            return
         kept = [(_hash(text, fingerprint), row.astype("<f2").tobytes()) for text, row in zip(texts, rows, strict=True)]
         try:
             with closing(connect(self._path, _TIMEOUT)) as connection:
@@ -59,7 +58,7 @@ class Drafts:
                 connection.executemany("INSERT INTO drafts VALUES (?, ?)", kept)
                 connection.execute("COMMIT")
             self.used = True
-        except (sqlite3.Error, OSError):
+        except (sqlite3.Error, KnowledgeBaseError, OSError):
             return
 
     def forget(self) -> None:

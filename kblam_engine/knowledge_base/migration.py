@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import zlib
 from pathlib import Path
 
 from kblam_engine.errors import KnowledgeBaseError
 from kblam_engine.knowledge_base.contents import digest_of
+from kblam_engine.knowledge_base.own_files import opened
 from kblam_engine.knowledge_base.schema import (
     ADDITIONS,
     SCHEMA_VERSION,
@@ -60,7 +62,7 @@ def migrate(connection: sqlite3.Connection, path: Path | None) -> None:
 def _checksum(path: Path, n_rows: int, meta: Meta) -> int:
     assert meta.embed_dim is not None
     left, checksum = n_rows * 2 * meta.embed_dim, 0
-    with open(path, "rb") as file:
+    with open(opened(path, os.O_RDONLY), "rb") as file:
         while left:
             data = file.read(min(left, _CHUNK))
             if not data:

@@ -6,7 +6,6 @@ readers and overwritten by the next writer.
 
 from __future__ import annotations
 
-import errno
 import mmap
 import os
 import struct
@@ -18,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kblam_engine.errors import KnowledgeBaseError
+from kblam_engine.knowledge_base.own_files import opened
 from kblam_engine.knowledge_base.rows import Embeddings, selected
 
 # Above this many displaced rows, choosing them one by one is cheaper than a mapping with changed pages.
@@ -67,7 +67,7 @@ class FileSegment:
         data = as_bytes(rows)
         checksum = zlib.crc32(data)
         created = not self.path.exists()
-        with open(_opened(self.path, os.O_RDWR | os.O_CREAT), "r+b", buffering=0) as file:
+        with open(opened(self.path, os.O_RDWR | os.O_CREAT), "r+b", buffering=0) as file:
             if os.fstat(file.fileno()).st_size < len(self._header):  # new, or a crash while it was
                 created = True
                 self._write(file.fileno(), memoryview(self._header))
@@ -110,7 +110,7 @@ class FileSegment:
         Raises:
             KnowledgeBaseError: the file has been cut, or is another's.
         """
-        with open(_opened(self.path, os.O_RDONLY), "rb", buffering=0) as file:
+        with open(opened(self.path, os.O_RDONLY), "rb", buffering=0) as file:
             self._check_length(os.fstat(file.fileno()).st_size, n_rows)
             if file.read(len(self._header)) != self._header:
                 raise KnowledgeBaseError(
@@ -172,16 +172,6 @@ class MemorySegment:
         rows = self._buffer[:n].copy()
         rows[positions] = self._buffer[places]
         return rows
-
-
-def _opened(path: Path, flags: int) -> int:
-    """Open a segment, but follow no link: a knowledge base from elsewhere reads and writes its own folder alone."""
-    try:
-        return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0), 0o666)
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise KnowledgeBaseError(f"{path}: expected a file, got a link; copy what it points to here") from None
-        raise
 
 
 def _sync_directory(path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,7 @@ from typing import Any
 from kblam_engine.errors import KnowledgeBaseError, KnowledgeBaseNotFoundError, ReadOnlyError
 from kblam_engine.knowledge_base.connections import TIMEOUT, can_write, connect, locked, translated_errors
 from kblam_engine.knowledge_base.migration import is_outdated, migrate
+from kblam_engine.knowledge_base.own_files import opened
 from kblam_engine.knowledge_base.rows import Embeddings
 from kblam_engine.knowledge_base.schema import Meta, create_tables, has_tables, read_meta
 from kblam_engine.knowledge_base.segments import FileSegment, MemorySegment, Segment, header_of
@@ -21,6 +23,8 @@ from kblam_engine.triples import Provenance, Triple
 
 DATABASE = "kb.sqlite"
 _WRITER = "writer"
+_WORD = re.compile(r"process \d{1,20}")
+_LONGEST_WORD = 40
 CONTENT = (
     "n.text, p.text, t.value, t.metadata, t.context FROM triples t "
     "JOIN names n ON n.id = t.name_id JOIN properties p ON p.id = t.property_id"
@@ -78,17 +82,18 @@ class Store:
         Raises:
             KnowledgeBaseLockedError: another writer held it for `timeout` seconds.
             ReadOnlyError: the knowledge base is open for reading only.
+            KnowledgeBaseError: the file that says who is writing is a link.
         """
         if self.read_only:
             raise ReadOnlyError(f"{self.label}: open for reading only; make the folder writable, or work on a copy")
         if not self._write_lock.acquire(timeout=self.timeout):
             raise locked(self.label, self.timeout, "another thread")
         try:
-            with translated_errors(self.label, self.timeout, self._writer()):
+            with translated_errors(self.label, self.timeout, self._writer):
                 connection = self._connection
                 connection.execute("BEGIN IMMEDIATE")
-                self._sign()
                 try:
+                    self._sign()
                     yield connection
                     connection.execute("COMMIT")
                 except BaseException:
@@ -101,7 +106,7 @@ class Store:
     @contextmanager
     def alone(self) -> Iterator[sqlite3.Connection]:
         """Hold the writing connection outside any transaction, for what SQLite does in its own (VACUUM)."""
-        with self._write_lock, translated_errors(self.label, self.timeout, self._writer()):
+        with self._write_lock, translated_errors(self.label, self.timeout, self._writer):
             yield self._connection
 
     @contextmanager
@@ -200,15 +205,20 @@ class Store:
         """Leave word who is writing, for whoever waits in vain; nothing depends on it."""
         if self.path:
             try:
-                (self.path / _WRITER).write_text(f"process {os.getpid()}", "ascii")
+                with open(opened(self.path / _WRITER, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), "wb") as file:
+                    file.write(f"process {os.getpid()}".encode())
             except OSError:
                 return
 
     def _writer(self) -> str:
+        if self.path is None:
+            return "another thread"
         try:
-            return (self.path / _WRITER).read_text("ascii")[:40] if self.path else "another thread"
-        except (OSError, ValueError):
+            with open(opened(self.path / _WRITER, os.O_RDONLY), "rb") as file:
+                said = file.read(_LONGEST_WORD).decode("ascii")
+        except (OSError, ValueError, KnowledgeBaseError):
             return "another process"
+        return said if _WORD.fullmatch(said) else "another process"
 
     def _take_reader(self) -> sqlite3.Connection:
         if self._closed:

@@ -122,6 +122,7 @@ def publish(draft: Path, make_record: Callable[[str, int, dict[str, tuple[int, i
     record = make_record(place.name, sum(size for size, _ in files.values()), files)
     os.rename(draft, place)
     written = draft.parent / f"{RECORD}.part"
+    written.unlink(missing_ok=True)  # in a folder from elsewhere it could be a link
     written.write_text(json.dumps({"format": FORMAT, **asdict(record)}, indent=2), "utf-8")
     _sync(written)
     os.replace(written, draft.parent / RECORD)
