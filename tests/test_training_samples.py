@@ -2,15 +2,18 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from kblam_engine.datasets import DATASETS, debian
+from kblam_engine.errors import ConfigurationError
 from kblam_engine.sentence_encoder import HashingEncoder
 from kblam_engine.training import inventions, recipe, samples
-from kblam_engine.training.config import HELD_OUT_PROPERTIES, TrainConfig
+from kblam_engine.training.config import HELD_OUT_PROPERTIES, HELD_OUT_SOURCES, SOURCES, TrainConfig
 from kblam_engine.training.lexicon import load_lexicon
 from kblam_engine.training.pools import EncodedWorld, draw_pool
 from kblam_engine.training.samples import Sample, unanswerable
@@ -242,6 +245,31 @@ def test_excluded_names_and_properties_are_in_no_world(monkeypatch, lexicon):
         names = {k.triple.name for k in world.known}
         assert len(names) == 29 and "Unit 3" not in names
     assert shared not in {p.property for p in lexicon.without(config.exclude_properties).properties}
+
+
+def test_any_data_set_but_those_of_the_evaluation_may_be_a_source():
+    free = tuple(name for name in DATASETS if name not in HELD_OUT_SOURCES)
+    assert set(SOURCES) < set(free) and len(free) == len(DATASETS) - 3
+    assert TrainConfig(sources=free).sources == free
+    for name in HELD_OUT_SOURCES:
+        with pytest.raises(ConfigurationError, match=f"debian.*got {name} .{name}: kept for evaluation"):
+            TrainConfig(sources=("debian", name))
+        assert list(HELD_OUT.glob(f"{name}*.jsonl")), "there are questions about it"
+    with pytest.raises(ConfigurationError, match="got pokemon$"):
+        TrainConfig(sources=("vital", "pokemon"))
+
+
+def test_a_source_that_is_no_default_becomes_a_world(monkeypatch):
+    sample = (Path(__file__).parent / "dataset_samples" / "debian.txt").read_text(encoding="utf-8")
+    monkeypatch.setattr(debian, "_dump", lambda: sample)
+    config = TrainConfig(sources=("debian",))
+    (world,) = recipe.real_worlds(config, Random(0))
+    told = {(k.triple.name, k.triple.property): k.triple.value for k in world.known}
+    assert told["abacus", "section"] == "math"
+    assert "description" not in {property for _, property in told}, "a property of the evaluation"
+    nothing = replace(config, exclude_names=frozenset(t.name for t in debian.triples()))
+    with pytest.raises(ConfigurationError, match="debian: everything in it is left out"):
+        list(recipe.real_worlds(nothing, Random(0)))
 
 
 def test_held_out_properties_are_those_of_the_evaluation_kbs():

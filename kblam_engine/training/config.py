@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from kblam_engine.datasets import DATASETS
 from kblam_engine.errors import ConfigurationError
 
 HELD_OUT_PROPERTIES = frozenset(
@@ -23,7 +24,9 @@ HELD_OUT_PROPERTIES = frozenset(
 edam is missing: it is a word of every second catalogue.)"""
 
 SOURCES = ("vital", "factbook", "airports", "bioregistry", "wordnet")
-"""Data sets of real triples that training reads; elements, cwe and edam are kept for evaluation."""
+"""Data sets of real triples that training reads unless told otherwise."""
+HELD_OUT_SOURCES = ("elements", "cwe", "edam")
+"""Data sets that are kept for evaluation; any other one of `kblam_engine.datasets` may be trained on."""
 
 ANSWER_KINDS: tuple[tuple[str, float], ...] = (
     ("unanswerable", 2),
@@ -48,7 +51,8 @@ class TrainConfig:
         dtype: of the frozen base model, as ``load_base_model`` takes it; the adapter learns in float32.
         encoder: sentence encoder.
         seed: of every draw.
-        sources: data sets of real triples beside the invented worlds.
+        sources: data sets of real triples beside the invented worlds: any of `kblam_engine.datasets` but those in
+            ``HELD_OUT_SOURCES``.
         data: files or folders of the user's own, graphs or triples, see ``own_data``.
         n_data_worlds: worlds drawn from each of them; one counts as much as a source.
         exclude_names: real triples with these names are left out (names of evaluation KBs).
@@ -122,7 +126,7 @@ class TrainConfig:
         """Check the ranges.
 
         Raises:
-            ConfigurationError: a number is out of its range, or a source is one that evaluation uses.
+            ConfigurationError: a number is out of its range, or a source is unknown or one that evaluation uses.
         """
         counts = {k: v for k, v in asdict(self).items() if isinstance(v, int) and k not in _MAY_BE_ZERO}
         wrong = {k: v for k, v in counts.items() if v < 1}
@@ -138,16 +142,21 @@ class TrainConfig:
         if self.written_weight < 0:
             raise ConfigurationError(f"training: written_weight must be at least 0, got {self.written_weight}")
         self._check_answers()
-        unknown = sorted(set(self.sources) - set(SOURCES))
-        if unknown:
-            raise ConfigurationError(
-                f"sources: expected some of {', '.join(SOURCES)}; got {', '.join(unknown)}"
-            )
+        self._check_sources()
 
     @property
     def n_real_entities(self) -> int:
         """Entities of all worlds of real triples, at most."""
         return (len(self.sources) + self.n_data_worlds * len(self.data)) * self.n_source_entities
+
+    def _check_sources(self) -> None:
+        free = [name for name in DATASETS if name not in HELD_OUT_SOURCES]
+        wrong = [name for name in self.sources if name not in free]
+        if not wrong:
+            return
+        held_out = [name for name in wrong if name in HELD_OUT_SOURCES]
+        why = f" ({', '.join(held_out)}: kept for evaluation)" if held_out else ""
+        raise ConfigurationError(f"sources: expected some of {', '.join(free)}; got {', '.join(map(str, wrong))}{why}")
 
     def _check_answers(self) -> None:
         known, given = [kind for kind, _ in ANSWER_KINDS], [kind for kind, _ in self.answer_kinds]

@@ -13,6 +13,7 @@ from kblam_engine import datasets
 from kblam_engine.adapter import AdapterConfig, KnowledgeAdapter
 from kblam_engine.bert_encoder import BertEncoder
 from kblam_engine.checkpoint import save_adapter
+from kblam_engine.errors import ConfigurationError
 from kblam_engine.injection import attach
 from kblam_engine.models import LoadedModel, load_base_model
 from kblam_engine.native_tokens import NativeTokenConfig
@@ -82,7 +83,7 @@ def train(
         checkpoint_every: optimiser steps of the native tokens between two checkpoints; decides no result.
 
     Raises:
-        ConfigurationError: ``checkpoint_every`` is below 1.
+        ConfigurationError: ``checkpoint_every`` is below 1, or all that a source holds is left out.
         ModelNotFoundError: there is no such base model or encoder.
         MissingDependencyError: a data source is not installed, or accelerate for several processes.
         ImportFileError: the user's own data cannot be read.
@@ -179,7 +180,7 @@ def real_worlds(config: TrainConfig, random: Random, report: Report = lambda *_:
     Raises:
         MissingDependencyError: a data source is not installed.
         ImportFileError: the user's data cannot be read.
-        ConfigurationError: there is nothing in it to train on.
+        ConfigurationError: there is nothing in a source or in the user's data to train on.
     """
     yield from own_worlds(config, random)
     for number, source in enumerate(config.sources):
@@ -191,5 +192,7 @@ def real_worlds(config: TrainConfig, random: Random, report: Report = lambda *_:
             and t.name not in config.exclude_names
             and t.property.casefold() not in config.exclude_properties
         ]
+        if not triples:
+            raise ConfigurationError(f"{source}: everything in it is left out of training; take it out of sources")
         random.shuffle(triples)
         yield source_world(random, triples[:60000], config.n_source_entities)
