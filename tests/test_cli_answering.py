@@ -13,7 +13,7 @@ from kblam_engine import KnowledgeBase
 from kblam_engine.answers import Answer, AttendedTriple, Usage
 from kblam_engine.cli._answering import FROM_BASE, bar
 from kblam_engine.errors import ModelNotFoundError
-from kblam_engine.triples import Triple
+from kblam_engine.triples import Provenance, Triple
 
 TRIPLES = [Triple("Acme", "founder", "Lena [b]Hoffmann[/b]"), Triple("Acme", "seat", "Berlin")]
 
@@ -292,3 +292,57 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(kblam, kb, stub):
 def test_bars():
     assert bar(0) == "·" * 20 and bar(1) == bar(1.2) == "█" * 20
     assert bar(0.5).count("█") == 10
+
+
+# a part of the knowledge base
+
+
+@pytest.fixture
+def parts(tmp_path):
+    path = tmp_path / "parts.kb"
+    with KnowledgeBase.open(path, encoder="hashing") as base:
+        base.add([Triple("Acme", "seat", "Berlin", {}, Provenance("atlas"), valid_to="2020")])
+        base.add([Triple("Acme", "seat", "Bonn", namespace="sales", tags=("places",), valid_from="2020")])
+        base.add([Triple("Acme", "founder", "Lena")])
+        base.set("Acme", "founder", "Mara")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("options", "question", "told", "n_triples"),
+    [
+        ("--namespace sales", "the seat?", "It is Bonn.", 1),
+        ("--namespace sales", "the founder?", "I cannot find it.", 1),
+        ("--tag places", "the seat?", "It is Bonn.", 1),
+        ("--source atlas", "the seat?", "It is Berlin.", 1),
+        ("--at 2021", "the seat?", "It is Bonn.", 2),
+        ("--at 2019-06-01", "the seat?", "It is Berlin.", 2),
+        ("--revision 3", "the founder?", "It is Lena.", 3),
+        ("--revision 4", "the founder?", "It is Mara.", 3),
+        ("--namespace sales --at 2019", "the seat?", "I cannot find it.", 0),
+    ],
+)
+def test_the_model_sees_the_part_that_is_asked_for(kblam, parts, options, question, told, n_triples):
+    code, out, err = kblam("ask", "--kb", parts, *options.split(), "--json", question)
+    data = json.loads(out)
+    assert (code, data["text"], data["usage"]["n_triples"]) == (0, told, n_triples)
+    assert (err == "") == bool(n_triples) and ("kblam kb list takes the same" in err) != bool(n_triples)
+    code, out, _ = kblam("chat", "--kb", parts, *options.split(), lines=[question])
+    assert (code, out.strip()) == (0, told)
+
+
+@pytest.mark.parametrize(("option", "message"), [("--revision=9", "expected a revision in 0..4"), ("--at=soon", "time")])
+def test_a_part_that_cannot_be_is_told_before_the_model_loads(kblam, parts, stub, option, message):
+    for command in (["ask", "the seat?"], ["chat"]):
+        code, out, err = kblam(*command, "--kb", parts, option)
+        assert (code, out) == (1, "") and message in err and err.count("\n") == 1
+    assert not stub.loaded
+
+
+def test_a_part_is_not_changed_from_a_chat(kblam, parts):
+    lines = ["/add Acme | age | 9", "/set Acme | seat | Ulm", "/remove Acme", "/kb"]
+    code, out, err = kblam("chat", "--kb", parts, "--tag", "places", lines=lines)
+    assert code == 0 and err.count("a part of it, for reading; change it with kblam kb") == 3
+    assert "1 triples, 1 names" in out
+    with KnowledgeBase.open(parts) as base:
+        assert base.revision == 4

@@ -73,6 +73,9 @@ def test_other_commands_say_what_they_found(kblam, build, tmp_path):
         assert code == 1 and "got a folder of shards" in err and err.count("\n") == 1
     code, _, err = kblam("kb", "add", "a", "b", "c", "--kb", tmp_path / "big.shards")
     assert code == 1 and "got a folder of shards" in err
+    for command in (["ask", "Who?"], ["chat"]):
+        code, _, err = kblam(*command, "--kb", tmp_path / "big.shards", "--tag", "x")
+        assert code == 1 and "which is asked as a whole" in err and err.count("\n") == 1
 
 
 def test_mistakes_are_one_line(kblam, build, tmp_path, monkeypatch):

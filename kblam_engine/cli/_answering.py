@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from kblam_engine.cli.kb_common import Part
 from kblam_engine.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -76,17 +77,25 @@ def model_and_kb(
     device: str | None,
     index: str,
     address: str | None = None,
+    part: Part = Part(),
 ) -> Iterator[tuple[KBLaM, KnowledgeBase | ShardedKB]]:
-    """Open an existing knowledge base, or shards of one, then load a model; tell on stderr what takes long."""
+    """Open an existing knowledge base, or shards of one, then load a model; tell on stderr what takes long.
+
+    Raises:
+        ConfigurationError: a part is asked for of shards.
+    """
     # A wrong path is told at once, not after the seconds that loading takes.
-    with opened(kb, index, address) as base:
+    with opened(kb, index, address) as whole:
+        base = _part_of(whole, part, kb)
         from rich.console import Console
 
         with Console(stderr=True).status(f"loading {model}"):
             from kblam_engine.engine import KBLaM
 
             loaded = KBLaM.from_pretrained(model, adapter=adapter, dtype=dtype, device=device, index=index)
-        if not len(base):
+        if not len(base) and not part.is_all:
+            typer.echo(f"no triple of {kb} fits these options; kblam kb list takes the same ones", err=True)
+        elif not len(base):
             typer.echo(f"{kb} holds no triples yet: add some with kblam kb add or import", err=True)
         yield loaded, base
 
@@ -114,6 +123,19 @@ def opened(kb: Path, index: str, address: str | None) -> KnowledgeBase | Sharded
             "kblam cluster build"
         )
     return base
+
+
+def _part_of(whole: KnowledgeBase | ShardedKB, part: Part, kb: Path) -> KnowledgeBase | ShardedKB:
+    from kblam_engine.knowledge_base import KnowledgeBase
+
+    if isinstance(whole, KnowledgeBase):
+        return part.view(whole)
+    if not part.is_all:
+        raise ConfigurationError(
+            f"--namespace, --tag, --source, --at, --revision: expected one knowledge base, got {kb}, a folder of shards, "
+            "which is asked as a whole; leave them out"
+        )
+    return whole
 
 
 def show_attended(console: Console, answer: Answer) -> None:

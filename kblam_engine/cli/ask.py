@@ -23,6 +23,14 @@ from kblam_engine.cli._answering import (
     show_attended,
 )
 from kblam_engine.cli._options import DEFAULT_MODEL, AdapterOption, DeviceOption, DtypeOption, ModelOption
+from kblam_engine.cli.kb_common import (
+    AtOption,
+    NamespaceOption,
+    Part,
+    RevisionOption,
+    SourceOption,
+    TagOption,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -49,11 +57,20 @@ def ask(
     unknown: UnknownOption = "refuse",
     index: IndexOption = "auto",
     address: AddressOption = None,
+    namespace: NamespaceOption = None,
+    tag: TagOption = None,
+    source: SourceOption = None,
+    at: AtOption = None,
+    revision: RevisionOption = None,
 ) -> None:
-    """Answer a question from a knowledge base, or refuse."""
+    """Answer a question from a knowledge base, or refuse.
+
+    --namespace, --tag, --source, --at and --revision let the model see only that part of it.
+    """
     if not question.strip():
         raise typer.BadParameter("expected a question, got nothing", param_hint="QUESTION")
-    with model_and_kb(kb, model, adapter, dtype, device, index, address) as (loaded, base):
+    part = Part.of(namespace, tag, source, at, revision)
+    with model_and_kb(kb, model, adapter, dtype, device, index, address, part) as (loaded, base):
         loaded.indexes.background = False  # a build would end with this process, unfinished; that is for kblam kb index
         answer = loaded.answer(
             question,

@@ -27,6 +27,14 @@ from kblam_engine.cli._answering import (
     show_attended,
 )
 from kblam_engine.cli._options import DEFAULT_MODEL, AdapterOption, DeviceOption, DtypeOption, ModelOption
+from kblam_engine.cli.kb_common import (
+    AtOption,
+    NamespaceOption,
+    Part,
+    RevisionOption,
+    SourceOption,
+    TagOption,
+)
 from kblam_engine.errors import ConfigurationError, KBLaMError, ReadOnlyError
 
 if TYPE_CHECKING:
@@ -65,10 +73,16 @@ def chat(
     unknown: UnknownOption = "refuse",
     index: IndexOption = "auto",
     address: AddressOption = None,
+    namespace: NamespaceOption = None,
+    tag: TagOption = None,
+    source: SourceOption = None,
+    at: AtOption = None,
+    revision: RevisionOption = None,
 ) -> None:
     """Talk with a knowledge base, and change it on the way.
 
-    A line is a question, or a command such as /add; /help lists them.
+    A line is a question, or a command such as /add; /help lists them. With --namespace, --tag, --source, --at or
+    --revision the model sees only that part of it, which cannot be changed from here.
     """
     options = {
         "max_new_tokens": max_new_tokens,
@@ -78,7 +92,8 @@ def chat(
         "max_hops": max_hops,
         "unknown": unknown,
     }
-    with model_and_kb(kb, model, adapter, dtype, device, index, address) as (loaded, base):
+    part = Part.of(namespace, tag, source, at, revision)
+    with model_and_kb(kb, model, adapter, dtype, device, index, address, part) as (loaded, base):
         conversation = Conversation(loaded, base, options)
         if sys.stdin.isatty():
             typer.echo(f"{len(base):,} triples; /help for help, Ctrl-D to leave", err=True)
@@ -179,13 +194,19 @@ class Conversation:
         """Return the knowledge base.
 
         Raises:
-            ReadOnlyError: it lies in shards.
+            ReadOnlyError: it lies in shards, or the conversation is with a part of it.
         """
         from kblam_engine.knowledge_base import KnowledgeBase
+        from kblam_engine.knowledge_base.view import KBView
 
         if not isinstance(self._kb, KnowledgeBase):
             raise ReadOnlyError(
                 f"{self._kb.path}: shards are for reading; change the files of triples and run kblam cluster build again"
+            )
+        if isinstance(self._kb, KBView):
+            raise ReadOnlyError(
+                f"{self._kb.path}: this conversation is with a part of it, for reading; change it with kblam kb, or start "
+                "kblam chat without --namespace, --tag, --source, --at and --revision"
             )
         return self._kb
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -40,6 +41,47 @@ TagOption = Annotated[list[str] | None, typer.Option("--tag", help="Only triples
 SourceOption = Annotated[str | None, typer.Option("--source", help="Only from this document or URI.")]
 AtOption = Annotated[str | None, typer.Option("--at", help="Only what holds at this time, as 2024-03-05.")]
 RevisionOption = Annotated[int | None, typer.Option("--revision", help="As of an earlier revision.")]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What the options above choose of a knowledge base; without any, all of it."""
+
+    namespace: str | None = None
+    tags: tuple[str, ...] = ()
+    source: str | None = None
+    at: str | None = None
+    revision: int | None = None
+
+    @classmethod
+    def of(
+        cls,
+        namespace: str | None = None,
+        tag: list[str] | None = None,
+        source: str | None = None,
+        at: str | None = None,
+        revision: int | None = None,
+    ) -> Part:
+        """Return what the command line says, option by option."""
+        return cls(namespace, tuple(tag or ()), source, at, revision)
+
+    @property
+    def is_all(self) -> bool:
+        """Whether nothing is left out."""
+        return self == Part()
+
+    def view(self, base: KnowledgeBase) -> KnowledgeBase:
+        """Return the view that the options ask for, or the knowledge base itself where they ask for none.
+
+        Raises:
+            ConfigurationError: there is no such revision, or no longer.
+            TripleError: the time is none.
+        """
+        if self.is_all:
+            return base
+        return base.view(
+            namespace=self.namespace, tags=self.tags, source=self.source, at=self.at, revision=self.revision
+        )
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from kblam_engine.cli.kb_common import (
     KBOption,
     NameArgument,
     NamespaceOption,
+    Part,
     RevisionOption,
     SourceOption,
     TagOption,
@@ -71,7 +72,7 @@ def list_triples(
 ) -> None:
     """List triples."""
     with open_kb(kb) as whole:
-        base = _part(whole, namespace, tag, source, at, revision)
+        base = Part.of(namespace, tag, source, at, revision).view(whole)
         triples: Iterable[Triple] = base if name is None else base.get_all(name, property)
         if property is not None:
             triples = (triple for triple in triples if triple.property == property.strip())
@@ -100,7 +101,7 @@ def _looking(what: str, summary: str, look: Callable[[KnowledgeBase, str, int], 
         as_json: JSONOption = False,
     ) -> None:
         with open_kb(kb) as whole:
-            _show_hits(look(_part(whole, namespace, tag, source, at), text, k), as_json)
+            _show_hits(look(Part.of(namespace, tag, source, at).view(whole), text, k), as_json)
 
     command.__doc__ = summary
     return command
@@ -206,20 +207,6 @@ def stats(
     growth = [[_when(r.number, r.time), f"{r.n_triples:,}"] for r in found.growth]
     print_table(["revision", "triples"], growth)
     typer.echo(f"{found.n_triples:,} triples, {size / 1e6:,.1f} MB" + (f"; drawn in {plot}" if plot else ""))
-
-
-def _part(
-    base: KnowledgeBase,
-    namespace: str | None,
-    tag: list[str] | None,
-    source: str | None,
-    at: str | None,
-    revision: int | None = None,
-) -> KnowledgeBase:
-    """Return the view that the options ask for, or the knowledge base itself where they ask for none."""
-    if namespace is None and not tag and source is None and at is None and revision is None:
-        return base
-    return base.view(namespace=namespace, tags=tag or (), source=source, at=at, revision=revision)
 
 
 def _show_hits(hits: list[SearchHit], as_json: bool) -> None:
