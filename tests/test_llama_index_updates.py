@@ -5,12 +5,14 @@ import asyncio
 import pytest
 from integration_parts import copier
 from llama_index.core import Document
+from llama_index.core.graph_stores.types import EntityNode, Relation
+from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.node_parser import SentenceSplitter
-from llama_index.core.schema import NodeRelationship, RelatedNodeInfo, TextNode
+from llama_index.core.schema import NodeRelationship, RelatedNodeInfo, TextNode, TransformComponent
 
 from kblam_engine import KnowledgeBase, Triple
 from kblam_engine.sentence_encoder import HashingEncoder
-from kblam_integrations.llama_index import KBLaMIndex, KBLaMLLM
+from kblam_integrations.llama_index import KBLaMIndex, KBLaMLLM, KBLaMTripleSink
 
 
 def parts(triples):
@@ -25,12 +27,12 @@ def folder_of(tmp_path, *triples):
 
 def in_small_nodes(folder, *documents, **options):
     """Return an index of documents in a folder, several nodes each, as of a new process: with a docstore of its own."""
-    splitter = SentenceSplitter(chunk_size=20, chunk_overlap=0, paragraph_separator="\n", tokenizer=str.split)
+    splitter = SentenceSplitter(chunk_size=60, chunk_overlap=0, paragraph_separator="\n", tokenizer=str.split)
     llm = KBLaMLLM(engine=copier(), max_tokens=60)
     return KBLaMIndex.from_documents(list(documents), kb=folder, llm=llm, transformations=[splitter], **options)
 
 
-LONG = "colour: red\nmaker: Acme\n" + "\n".join(f"deck {n}: built of {n} parts of oak" for n in range(12))
+LONG = "colour: red\nmaker: Acme\n" + "\n".join(f"deck {n}: built of {n} parts of oak" for n in range(24))
 
 
 def long_sheet(text=LONG, doc_id="sheet"):
@@ -58,7 +60,7 @@ def test_a_changed_document_replaces_itself_in_a_reopened_index(tmp_path, way):
     assert [t.value for t in again.kb.get_all("Orca 2", "deck 11")] == ["built of 99 parts of oak"]
     assert [t.value for t in again.kb.get_all("Orca 2", "yard")] == ["Acme"]
     assert again.kb.get("Orca 2", "maker").value == "Acme"  # it was there before any document
-    assert len(again.kb) == 16 and not {*before} & {*again.ref_doc_info["sheet"].node_ids}
+    assert len(again.kb) == 28 and not {*before} & {*again.ref_doc_info["sheet"].node_ids}
     again.insert(long_sheet("nothing to read here"))
     again.delete_ref_doc("brochure")
     assert parts(again.kb) == {("Orca 2", "maker", "Acme")} and again.ref_doc_info == {}
@@ -74,3 +76,45 @@ def test_nodes_of_a_document_can_come_in_several_calls():
     assert {t.property for t in index.kb} == {"deck 0", "deck 1"}
     index.insert_nodes(nodes[1:])
     assert {t.property for t in index.kb} == {"deck 1"}
+
+
+class LinesExtractor(TransformComponent):
+    """Leaves a relation for each line "property: value" of a node."""
+
+    def __call__(self, nodes, **kwargs):
+        for node in nodes:
+            pairs = [line.split(": ") for line in node.text.splitlines() if ": " in line]
+            node.metadata["nodes"] = [EntityNode(name=node.metadata["name"]), *(EntityNode(name=v) for _, v in pairs)]
+            relations = [Relation(label=p, source_id=node.metadata["name"], target_id=v) for p, v in pairs]
+            node.metadata["relations"] = relations
+        return nodes
+
+
+def through_a_pipeline(folder, *documents, **options):
+    """Send documents through a pipeline of a new process, in which nodes get new ids."""
+    splitter = SentenceSplitter(chunk_size=60, chunk_overlap=0, paragraph_separator="\n", tokenizer=str.split)
+    with KnowledgeBase.open(folder, multi=True) as kb:
+        sink = KBLaMTripleSink(kb, **options)
+        nodes = IngestionPipeline(transformations=[splitter, LinesExtractor(), sink]).run(documents=list(documents))
+        return nodes, {(t.property, t.value) for t in kb}
+
+
+def test_a_sink_forgets_what_a_changed_document_no_longer_says(tmp_path):
+    folder, brochure = folder_of(tmp_path), Document(text="colour: red", doc_id="b", metadata={"name": "Orca 2"})
+    nodes, said = through_a_pipeline(folder, long_sheet(), brochure)
+    assert len(nodes) > 2 and len(said) == 26
+    _, said = through_a_pipeline(folder, long_sheet("colour: blue\nmaker: Acme"))
+    assert said == {("colour", "red"), ("colour", "blue"), ("maker", "Acme")}
+    _, said = through_a_pipeline(folder, long_sheet("nothing to read"), brochure)
+    assert said == {("colour", "red")}
+    _, said = through_a_pipeline(folder, long_sheet(), brochure)
+    index = KBLaMIndex(kb=folder, llm=KBLaMLLM(engine=copier()))
+    index.delete_ref_doc("sheet")  # the way to take back what a sink has filled in
+    assert parts(index.kb) == {("Orca 2", "colour", "red")} and set(index.ref_doc_info) == {"b"}
+
+
+def test_a_sink_takes_a_documents_nodes_in_several_calls(tmp_path):
+    folder = folder_of(tmp_path)
+    through_a_pipeline(folder, long_sheet("colour: red"))
+    _, said = through_a_pipeline(folder, long_sheet("maker: Acme"), whole_documents=False)
+    assert said == {("colour", "red"), ("maker", "Acme")}

@@ -13,9 +13,10 @@ from pydantic import Field, PrivateAttr
 
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.knowledge_base import KnowledgeBase
-from kblam_integrations._documents import DocumentStore, SourceDocument
+from kblam_integrations._documents import SourceDocument
 from kblam_integrations._shared import as_knowledge_base
 from kblam_integrations.llama_index.graph import REF_DOC, document_of, provenance_from, triples_from_node
+from kblam_integrations.llama_index.stored import NodeStore
 
 _log = logging.getLogger(__name__)
 
@@ -23,8 +24,10 @@ _log = logging.getLogger(__name__)
 class KBLaMTripleSink(TransformComponent):
     """A transformation that moves triples from ``node.metadata``, where KG extractors leave them, into a knowledge base.
 
-    Put it behind the extractors. Nodes go on to what comes next, without the graph in their metadata. A node that comes
-    again replaces what it said before. A pipeline's cache does not get in the way: the component's hash changes with
+    Put it behind the extractors. Nodes go on to what comes next, without the graph in their metadata. A document that
+    comes again, under the same id, replaces what it said before, though its nodes have new ids: what is stored of it and is
+    not among the nodes of a call goes with that call. A document that is gone for good is taken back by
+    ``KBLaMIndex(kb=kb).delete_ref_doc(id)``. A pipeline's cache does not get in the way: the component's hash changes with
     the knowledge base, so that it is skipped only if there is nothing to do.
 
     Example:
@@ -48,6 +51,8 @@ class KBLaMTripleSink(TransformComponent):
     Attributes:
         kb: a KnowledgeBase or its directory.
         keep_metadata: leave the graph in the metadata as well, for a property graph index behind.
+        whole_documents: a call brings all nodes of each of its documents, as a pipeline does. False: the nodes of a document
+            come in several calls; then only nodes with the same ids are replaced.
         n_triples: how many triples have gone into the knowledge base so far.
         n_rejected: how many entities and relations made no usable triple; a warning of each is logged.
 
@@ -57,14 +62,16 @@ class KBLaMTripleSink(TransformComponent):
 
     kb: Any = Field(exclude=True, repr=False)
     keep_metadata: bool = False
+    whole_documents: bool = True
     n_triples: int = Field(default=0, exclude=True)
     n_rejected: int = Field(default=0, exclude=True)
-    _store: DocumentStore = PrivateAttr()
+    _store: NodeStore = PrivateAttr()
 
-    def __init__(self, kb: Any, *, keep_metadata: bool = False) -> None:
+    def __init__(self, kb: Any, *, keep_metadata: bool = False, whole_documents: bool = True) -> None:
         """Open the knowledge base."""
-        super().__init__(kb=writable(kb), keep_metadata=keep_metadata)  # type: ignore[call-arg]
-        self._store = DocumentStore(self.kb)
+        fields = {"kb": writable(kb), "keep_metadata": keep_metadata, "whole_documents": whole_documents}
+        super().__init__(**fields)
+        self._store = NodeStore(self.kb)
 
     @classmethod
     def class_name(cls) -> str:
@@ -81,7 +88,7 @@ class KBLaMTripleSink(TransformComponent):
                 node.metadata.pop(KG_RELATIONS_KEY, None)
             documents.append(source_of(node, triples))
             self.n_triples += len(triples)
-        self._store.upsert(documents)
+        self._store.put(documents, whole_documents=self.whole_documents)
         return nodes
 
     async def acall(self, nodes: Sequence[BaseNode], **kwargs: Any) -> Sequence[BaseNode]:
