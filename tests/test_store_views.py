@@ -182,6 +182,22 @@ def test_a_source_read_again_keeps_what_did_not_change(kb):
         kb.replace_source("atlas", said("x", source="other"))
 
 
+def test_several_sources_are_replaced_in_one_revision_and_one_namespace(kb):
+    def said(value, source, namespace=""):
+        return Triple("Acme", f"size in {source}", value, provenance=Provenance(uri=source), namespace=namespace)
+
+    before = [said(value, source, space) for value, source in (("40", "a"), ("41", "b"), ("42", "c")) for space in ("", "x")]
+    kb.add(before)
+    result = kb.replace_source(["a", "b"], [said("50", "a", "x")], namespace="x")
+    assert (result.added, kb.revision, kb.revisions(1)[0].n_removed) == (1, 2, 2)
+    assert set(kb) == {*before, said("50", "a", "x")} - {said("40", "a", "x"), said("41", "b", "x")}
+    assert kb.triples([2, 1]) == [before[1], before[0]]
+    kb.replace_source({"a", "b"}, [])
+    assert set(kb) == {said("42", "c"), said("42", "c", "x")}, "everywhere"
+    with pytest.raises(ConfigurationError, match="expected triples with provenance from 'a', 'b', got"):
+        kb.replace_source(["b", "a"], [said("x", "c")])
+
+
 # History
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 import sqlite3
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from kblam_engine.errors import ConfigurationError, TripleError
 from kblam_engine.knowledge_base.changes import ChangeSet, Condition
@@ -37,16 +37,17 @@ def checked(triples: Iterable[Triple]) -> list[Triple]:
     return batch
 
 
-def check_source(batch: Iterable[Triple], source: str) -> None:
+def check_source(batch: Iterable[Triple], sources: Collection[str]) -> None:
     """Refuse triples from elsewhere.
 
     Raises:
-        ConfigurationError: one of them names another document or URI, or none.
+        ConfigurationError: one of them names another document or URI than these, or none.
     """
     for triple in batch:
         origin = triple.provenance
-        if origin is None or source not in (origin.document, origin.uri):
-            raise ConfigurationError(f"expected triples with provenance from {source!r}, got {triple.statement!r}")
+        if origin is None or (origin.document not in sources and origin.uri not in sources):
+            wanted = ", ".join(map(repr, sorted(sources)[:3])) + (" ..." if len(sources) > 3 else "")
+            raise ConfigurationError(f"expected triples with provenance from {wanted}, got {triple.statement!r}")
 
 
 def remove_ids(changes: ChangeSet, ids: Sequence[int], condition: Condition) -> int:
@@ -68,11 +69,13 @@ def remove_ids(changes: ChangeSet, ids: Sequence[int], condition: Condition) -> 
     return count
 
 
-def remove_others(changes: ChangeSet, connection: sqlite3.Connection, source: str, batch: Iterable[Triple]) -> int:
-    """Remove what comes from a source and is not in the batch; return how many."""
-    where, parameters = Selection.of(source=source).condition()
-    rows = connection.execute(
-        f"SELECT t.id, {CONTENT} WHERE t.removed IS NULL AND {where}", parameters
-    ).fetchall()
+def remove_others(
+    changes: ChangeSet, connection: sqlite3.Connection, parts: Iterable[Selection], batch: Iterable[Triple]
+) -> int:
+    """Remove what is in one of these parts and not in the batch; return how many."""
     kept = {(t.name, t.property, t.value, metadata_text(t), context_text(t)) for t in batch}
-    return remove_ids(changes, [row[0] for row in rows if row[1:] not in kept], ("1", []))
+    others: list[int] = []
+    for where, parameters in (part.condition() for part in parts):
+        rows = connection.execute(f"SELECT {CONTENT} WHERE t.removed IS NULL AND {where}", parameters)
+        others += [row[0] for row in rows if row[1:] not in kept]
+    return remove_ids(changes, others, ("1", []))

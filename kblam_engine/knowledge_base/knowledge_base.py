@@ -157,17 +157,20 @@ class KnowledgeBase(KBDocuments):
             changes.finish()
         return self.view(namespace=triple.namespace).ids(triple.name, triple.property)[-1]
 
-    def replace_source(self, source: str, triples: Iterable[Triple], *, progress: bool = False) -> AddResult:
-        """Make these triples all that a source says: add them, and remove what else came from it.
+    def replace_source(
+        self, source: str | Iterable[str], triples: Iterable[Triple], *, namespace: str | None = None, progress: bool = False
+    ) -> AddResult:
+        """Make these triples all that a source, or several, say: add them, and remove what else came from there.
 
-        For a document that has been read again. What did not change keeps its id.
+        For documents that have been read again. What did not change keeps its id; other namespaces than a given one keep all.
 
         Raises:
             ConfigurationError: a triple names another document or URI.
         """
-        batch = checked(triples)
-        check_source(batch, source)
-        return self._put(batch, "replace source", progress=progress, source=source)
+        batch, sources = checked(triples), {source} if isinstance(source, str) else set(source)
+        check_source(batch, sources)
+        parts = [Selection.of(namespace, source=each) for each in sorted(sources)]
+        return self._put(batch, "replace source", progress=progress, instead_of=parts)
 
     def remove(
         self,
@@ -216,7 +219,7 @@ class KnowledgeBase(KBDocuments):
         """
         kept, names = check_names(keep, others)
         with self._store.connection() as connection:
-            coming = list(renamed(connection, kept, names).values())
+            coming = list(renamed(connection, self._store.label, kept, names).values())
         encoded = self._encode(self._missing(coming))
         with self._store.writing() as connection:
             changes = self._changes(connection, f"merge {', '.join(names)} into {kept}", encoded)
@@ -356,18 +359,18 @@ class KnowledgeBase(KBDocuments):
         *,
         progress: bool = False,
         only_value: bool = False,
-        source: str | None = None,
+        instead_of: Sequence[Selection] = (),
     ) -> AddResult:
-        if not batch and source is None:
+        if not batch and not instead_of:
             return AddResult(0, 0, 0)
         drafts = None if self._store.path is None or self.read_only else Drafts(self._store.path)
         missing = self._missing(batch)
         encoded = self._encode(missing, drafts, progress=progress)
         with self._store.writing() as connection, roomy(connection, len(batch)):
             changes = self._changes(connection, action, encoded)
-            if source is not None:
-                remove_others(changes, connection, source, batch)
-            met = missing.met if source is None else None
+            if instead_of:
+                remove_others(changes, connection, instead_of, batch)
+            met = None if instead_of else missing.met
             result = changes.put(batch, beside_others=bool(changes.meta.multi) and not only_value, met=met)
             changes.finish()
         if drafts is not None and drafts.used:

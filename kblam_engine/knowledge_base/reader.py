@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,7 +76,7 @@ class KBReader:
         where, parameters = self._condition(name, property)
         with self._store.connection() as connection:
             rows = connection.execute(f"SELECT {CONTENT} WHERE {where} ORDER BY t.slot", parameters).fetchall()
-        return [triple_from_row(*row) for row in rows]
+        return [triple_from_row(self._store.label, row) for row in rows]
 
     def triple(self, id: int) -> Triple:
         """Return the triple with an id, one that has been removed too.
@@ -85,6 +85,14 @@ class KBReader:
             KnowledgeBaseError: there is none.
         """
         return self._store.triples([id])[0]
+
+    def triples(self, ids: Sequence[int]) -> list[Triple]:
+        """Return the triples with these ids, in this order; those that have been removed too.
+
+        Raises:
+            KnowledgeBaseError: there is no triple with one of them.
+        """
+        return self._store.triples(ids)
 
     def ids(self, name: str | None = None, property: str | None = None) -> list[int]:
         """Return the ids of all triples, or of those of a name or property."""
@@ -218,7 +226,7 @@ class KBReader:
 
     def verify(self) -> list[str]:
         """Return what is wrong on disk, one line each; an empty list is a sound knowledge base."""
-        return list(problems(self._store, self._embedder))
+        return problems(self._store, self._embedder)
 
     def export_file(self, path: str | os.PathLike[str]) -> int:
         """Write every triple to a .jsonl or .csv file; return how many."""
