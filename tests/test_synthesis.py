@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from random import Random
 
 import pytest
 from chat_stub import Scripted
+from kb_parts import CountingEncoder
 
 from kblam_engine.errors import ImportFileError
-from kblam_engine.sentence_encoder import load_sentence_encoder
+from kblam_engine.sentence_encoder import HashingEncoder, load_sentence_encoder
 from kblam_engine.training.synthesis import (
     IDEAS,
     OBJECTS,
@@ -24,8 +25,10 @@ from kblam_engine.training.synthesis import (
     triples_of,
 )
 from kblam_engine.training.writers import ChatWriter, OfflineWriter, json_array
+from kblam_engine.triple_files import read_jsonl
 from kblam_engine.triples import Triple
 
+Kblam = Callable[..., tuple[int, str, str]]
 PAIRS = [("hotel", "birds"), ("airline", "moons"), ("app", "inventions")]
 
 
@@ -132,6 +135,38 @@ def test_likeness_tells_names_that_say_what_a_thing_is() -> None:
     assert likeness([Triple(n, "purpose", v) for n, v in telling], encoder) == 1.0
     with pytest.raises(ValueError, match="two triples"):
         likeness([Triple("a", "b", "c")], encoder)
+
+
+def test_a_synthesis_measures_the_likeness_where_it_can(tmp_path: Path) -> None:
+    encoder = HashingEncoder()
+    plain = synthesize(OfflineWriter(1), tmp_path / "x.jsonl", PAIRS, n_names=9)
+    measured = synthesize(OfflineWriter(1), None, PAIRS, n_names=9, encoder=encoder)
+    assert plain.likeness is None and measured.triples == plain.triples
+    assert measured.likeness == likeness(plain.triples, encoder)
+    one = synthesize(OfflineWriter(1), None, PAIRS[:1], n_names=1, encoder=encoder)
+    assert len(one.triples) == 3 and one.likeness is None
+
+
+def test_many_names_are_sampled() -> None:
+    encoder = CountingEncoder()
+    triples, _ = triples_of(OfflineWriter(0)("hotel", "birds", 80))
+    sampled = likeness(triples, encoder, most=20)
+    assert len(encoder.texts) == 20 + 3 * 20
+    assert sampled == likeness(triples, encoder, most=20) != likeness(triples, encoder)
+
+
+def test_the_command_tells_the_likeness(tmp_path: Path, kblam: Kblam) -> None:
+    path = tmp_path / "x.jsonl"
+    options = ["kb", "synthesize", path, "--pairs", "3", "--names", "9", "--encoder", "hashing"]
+    code, out, _ = kblam(*options)
+    triples = list(read_jsonl(path))
+    told = likeness(triples, HashingEncoder())
+    n_names = len({t.name for t in triples})
+    assert code == 0 and f"wrote {len(triples)} triples" in out
+    assert f"likeness of {n_names} names to their own texts: {told:.2f} (0.5 is chance)" in out
+    assert json.loads(kblam(*options, "--json")[1])["likeness"] == round(told, 4)
+    assert "likeness" not in kblam(*options, "--no-likeness")[1]
+    assert json.loads(kblam(*options, "--no-likeness", "--json")[1])["likeness"] is None
 
 
 def things_json(word: str) -> str:

@@ -1,73 +1,27 @@
-"""`kblam kb`: files that triples come from and go to."""
+"""`kblam kb`: files that triples go to."""
 
 from __future__ import annotations
 
 import json
-import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from kblam_engine.cli._importing import (
-    AliasesOption,
-    ReconcileOption,
-    ReviewOption,
-    SourceArgument,
-    SourceOptions,
-    read_source,
-    reconciled,
-    write_candidates,
-)
 from kblam_engine.cli.kb_common import (
-    EncoderOption,
     JSONOption,
     KBOption,
-    MultiOption,
     open_kb,
     print_json,
-    show_result,
     working,
 )
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `kblam kb`."""
-    app.command("import")(import_file)
     app.command("export")(export_file)
     app.command("counterfactual")(counterfactual_file)
     app.command("synthesize")(synthesize_file)
-
-
-def import_file(
-    source: SourceArgument,
-    kb: KBOption,
-    multi: MultiOption = False,
-    encoder: EncoderOption = None,
-    review: ReviewOption = False,
-    option: SourceOptions = None,
-    reconcile: ReconcileOption = False,
-    aliases: AliasesOption = None,
-    as_json: JSONOption = False,
-) -> None:
-    """Add the triples of a file, folder or database, all or none.
-
-    The knowledge base is made if it is missing.
-    """
-    triples = read_source(source, option)  # before a knowledge base is made for a file that cannot be read
-    if reconcile or aliases is not None:
-        with open_kb(kb) if kb.exists() else nullcontext() as before:
-            triples = reconciled(triples, before, aliases)
-    if review:
-        path = write_candidates(source, triples)
-        if as_json:
-            print_json({"candidates": len(triples), "file": str(path)})
-        else:
-            typer.echo(f"{len(triples)} candidates in {path}; edit it, then: kblam kb import {path} --kb {kb}")
-        return
-    with open_kb(kb, create=True, encoder=encoder, multi=multi) as base:
-        show_result(base, base.add(triples, progress=not as_json and sys.stderr.isatty()), as_json)
 
 
 def export_file(
@@ -132,24 +86,35 @@ def synthesize_file(
     ] = 20,
     n_names: Annotated[int, typer.Option("--names", min=1, help="Things per pair.")] = 50,
     seed: Annotated[int, typer.Option("--seed", help="Of every draw.")] = 0,
+    likeness: Annotated[
+        bool,
+        typer.Option(
+            "--likeness/--no-likeness", help="Measure whether names tell more of their texts than chance; needs an encoder."
+        ),
+    ] = True,
+    encoder: Annotated[str, typer.Option("--encoder", help="Sentence encoder that measures it.")] = "all-minilm-l6-v2",
     as_json: JSONOption = False,
 ) -> None:
     """Write invented triples in the manner of KBLaM's synthetic KB.
 
-    From a grammar, without an LLM; for a chat model of your own see kblam_engine.training.synthesis.
+    From a grammar, without an LLM; for a chat model of your own see docs/training.md.
     """
     from random import Random
 
-    from kblam_engine.training.synthesis import pairs, triples_of
+    from kblam_engine.sentence_encoder import load_sentence_encoder
+    from kblam_engine.training.synthesis import MOST_COMPARED, pairs, synthesize
     from kblam_engine.training.writers import OfflineWriter
     from kblam_engine.triple_files import write_triples
 
-    writer = OfflineWriter(seed)
-    things = [thing for pair in pairs(Random(seed), n_pairs) for thing in writer(*pair, n_names)]
-    triples, dropped = triples_of(things)
-    count = write_triples(file, triples)
+    measure = load_sentence_encoder(encoder) if likeness else None  # a missing one is told before anything is written
+    made = synthesize(OfflineWriter(seed), None, pairs(Random(seed), n_pairs), n_names=n_names, encoder=measure)
+    count = write_triples(file, made.triples)
     if as_json:
-        print_json({"written": count, "dropped": dropped, "file": str(file)})
-    else:
-        reasons = ", ".join(f"{reason}: {n}" for reason, n in dropped.items() if n) or "none"
-        typer.echo(f"wrote {count} triples to {file}; things dropped - {reasons}")
+        told = None if made.likeness is None else round(made.likeness, 4)
+        print_json({"written": count, "dropped": made.dropped, "likeness": told, "file": str(file)})
+        return
+    reasons = ", ".join(f"{reason}: {n}" for reason, n in made.dropped.items() if n) or "none"
+    typer.echo(f"wrote {count} triples to {file}; things dropped - {reasons}")
+    if made.likeness is not None:
+        compared = min(MOST_COMPARED, len({triple.name for triple in made.triples}))
+        typer.echo(f"likeness of {compared} names to their own texts: {made.likeness:.2f} (0.5 is chance)")

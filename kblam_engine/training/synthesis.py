@@ -2,8 +2,8 @@
 
 For every pair of a kind of object and a source of ideas a writer names things of that kind after that idea, and gives each a
 description, objectives and a purpose that its name does not tell. What comes out is checked: no name twice, no text
-that repeats its name, and no more likeness between names and texts than chance. The writer is a chat model of any
-make (``ChatWriter``) or a grammar that needs none (``OfflineWriter``).
+that repeats its name. Whether names and texts are more alike than chance is measured and told (``likeness``). The writer
+is a chat model of any make (``ChatWriter``) or a grammar that needs none (``OfflineWriter``).
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ OBJECTS = tuple(
 PROPERTIES = ("description", "objectives", "purpose")
 N_NAMES = 50
 """Things per pair in the paper."""
+MOST_COMPARED = 500
+"""Names whose values ``likeness`` compares: each with each other's."""
 
 
 @dataclass(frozen=True)
@@ -83,12 +85,15 @@ class Synthesis:
         n_pairs: pairs that are finished, from earlier runs too.
         failed: pairs whose replies could not be read, with the reason; running again tries them again.
         dropped: how many things failed a check, by reason.
+        likeness: of names and their own values, see the function of that name; .5 is chance. None: not measured, or
+            there is nothing to compare.
     """
 
     triples: tuple[Triple, ...]
     n_pairs: int
     failed: tuple[tuple[str, str, str], ...]
     dropped: dict[str, int]
+    likeness: float | None = None
 
 
 def pairs(random: Random, n: int | None = None) -> list[tuple[str, str]]:
@@ -100,27 +105,30 @@ def pairs(random: Random, n: int | None = None) -> list[tuple[str, str]]:
 
 def synthesize(
     writer: Writer,
-    path: str | Path,
+    path: str | Path | None,
     wanted: Sequence[tuple[str, str]],
     *,
     n_names: int = N_NAMES,
     report: Callable[[int, int], None] = lambda done, total: None,
+    encoder: SentenceEncoder | None = None,
 ) -> Synthesis:
     """Have things invented for the pairs and return their triples.
 
     Args:
         writer: invents the things of a pair.
-        path: a JSONL file with one finished pair a line. A run that was cut off goes on behind the last of them.
+        path: a JSONL file with one finished pair a line. A run that was cut off goes on behind the last of them. None
+            keeps nothing on disk.
         wanted: pairs of an object and an idea.
         n_names: things per pair.
         report: told how many pairs are done, and of how many.
+        encoder: measures the likeness of names and values; None: it is not measured.
 
     Raises:
         ImportFileError: a line of the file, other than a torn last one, is not a finished pair.
         OSError: the file cannot be written.
     """
-    path = Path(path)
-    done = _finished(path)
+    path = None if path is None else Path(path)
+    done = {} if path is None else _finished(path)
     failed: list[tuple[str, str, str]] = []
     for number, pair in enumerate(wanted, 1):
         if pair not in done:
@@ -131,10 +139,12 @@ def synthesize(
                 failed.append((*pair, str(error)))
             else:
                 done[pair] = things
-                _append(path, pair, things)
+                if path is not None:
+                    _append(path, pair, things)
         report(number, len(wanted))
     triples, dropped = triples_of(thing for things in done.values() for thing in things)
-    return Synthesis(tuple(triples), len(done), tuple(failed), dropped)
+    told = None if encoder is None or len(triples) <= len(PROPERTIES) else likeness(triples, encoder)
+    return Synthesis(tuple(triples), len(done), tuple(failed), dropped, told)
 
 
 def triples_of(things: Iterable[Thing]) -> tuple[list[Triple], dict[str, int]]:
@@ -170,24 +180,28 @@ def gives_away(name: str, text: str) -> bool:
     return len(telling & set(words(text))) * 2 >= len(telling)
 
 
-def likeness(triples: Sequence[Triple], encoder: SentenceEncoder) -> float:
+def likeness(triples: Sequence[Triple], encoder: SentenceEncoder, most: int = MOST_COMPARED) -> float:
     """Return how often a name is closer to its own value than to another one of the property; .5 is chance.
 
     Args:
         triples: the KB; properties with a single triple do not count.
         encoder: measures closeness (cosine).
+        most: of more names than this, a sample is compared: every name is held against every value.
 
     Raises:
         ValueError: no property has two triples.
     """
+    names = list(dict.fromkeys(triple.name for triple in triples))
+    names = names if len(names) <= most else Random(0).sample(names, most)
+    rows = dict(zip(names, encoder.encode(names), strict=True))
     by_property: dict[str, list[Triple]] = {}
-    for triple in triples:
+    for triple in (triple for triple in triples if triple.name in rows):
         by_property.setdefault(triple.property, []).append(triple)
     shares: list[float] = []
     for group in by_property.values():
         if len(group) < 2:
             continue
-        cosines = encoder.encode([t.name for t in group]) @ encoder.encode([t.value for t in group]).T
+        cosines = np.stack([rows[t.name] for t in group]) @ encoder.encode([t.value for t in group]).T
         own = np.diagonal(cosines)[:, None]
         others = ~np.eye(len(group), dtype=bool)
         shares += list(((own > cosines) + 0.5 * (own == cosines))[others])
