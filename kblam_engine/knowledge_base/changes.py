@@ -68,6 +68,11 @@ class ChangeSet:
         self._contexts: dict[int, Triple] = {}
 
     @property
+    def label(self) -> str:
+        """What errors call the knowledge base."""
+        return self._store.label
+
+    @property
     def changed(self) -> bool:
         """Whether there is anything to commit."""
         return bool(self.n_added or self.n_removed)
@@ -103,7 +108,7 @@ class ChangeSet:
         """Remove the triples that match; return how many."""
         where, parameters = condition
         rows = self._connection.execute(
-            f"SELECT t.id, {CONTENT} WHERE t.removed IS NULL AND {where}", parameters
+            f"SELECT {CONTENT} WHERE t.removed IS NULL AND {where}", parameters
         ).fetchall()
         self._connection.executemany(
             "UPDATE triples SET removed = ? WHERE id = ?", [(self.meta.revision + 1, row[0]) for row in rows]
@@ -121,14 +126,14 @@ class ChangeSet:
             (revision,),
         ).fetchall()
         for name_id, property_id, slot, namespace, value_slot, *content in rows:
-            value, metadata, context = content[2:]
+            value, metadata, context = content[3:]
             row_id = self._last_id + len(self._new_rows) + 1
             self._new_rows.append((row_id, name_id, property_id, value, metadata, slot, namespace, context, value_slot))
             self.n_added += 1
             if context is not None:
-                self._contexts[row_id] = triple_from_row(*content)
+                self._contexts[row_id] = triple_from_row(self.label, content)
             self._unhashed.append(None)
-            self._digest += hash_of(*content)
+            self._digest += hash_of(*content[1:])
 
     def finish(self) -> None:
         """Make the new embeddings durable, then point the record at them; the caller commits."""

@@ -50,6 +50,13 @@ def connect(path: Path | None, timeout: float, *, read_only: bool = False) -> sq
     return connection
 
 
+def scratch() -> sqlite3.Connection:
+    """Open a database without a name: in memory as far as the cache goes, beyond it in a file that nobody sees."""
+    connection = sqlite3.connect("", isolation_level=None)
+    connection.execute("PRAGMA trusted_schema=OFF")
+    return connection
+
+
 def can_write(folder: Path) -> bool:
     """Say whether a knowledge base in this folder can be changed."""
     database = folder / "kb.sqlite"
@@ -97,13 +104,22 @@ def translated_errors(
             raise locked(label, timeout, writer()) from error
         if code == sqlite3.SQLITE_READONLY:
             raise ReadOnlyError(f"{label}: cannot be written; make the folder writable, or work on a copy") from error
-        if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-            message = f"{label}: damaged, or not a knowledge base ({error}); restore it from a backup or an export"
-        elif isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error):
-            message = f"{label}: this knowledge base has been closed; open it again"
-        else:
-            message = f"{label}: {error}"
-        raise KnowledgeBaseError(message) from error
+        raise KnowledgeBaseError(f"{label}: {_meaning(error, code)}") from error
+
+
+def _meaning(error: sqlite3.Error, code: int) -> str:
+    if isinstance(error, sqlite3.ProgrammingError) and "closed" in str(error):
+        return "this knowledge base has been closed; open it again"
+    if code in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN):
+        return f"cannot be read or written ({error}); is the disk full or failing, or is this no folder of yours?"
+    if isinstance(error, sqlite3.ProgrammingError | sqlite3.InterfaceError):
+        return str(error)
+    # What else SQLite may say of these statements, it says of tables, rows and texts that are not as they were made.
+    reason = str(error).partition(" with text ")[0]
+    return (
+        f"damaged, or not a knowledge base ({reason}); kblam kb verify tells what is wrong; "
+        "restore it from a backup or an export"
+    )
 
 
 def locked(label: str, timeout: float, writer: str) -> KnowledgeBaseLockedError:

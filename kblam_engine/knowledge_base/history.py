@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 from kblam_engine.knowledge_base.records import KBDiff, Revision, TripleVersion, moment
 from kblam_engine.knowledge_base.schema import read_meta
@@ -10,7 +11,7 @@ from kblam_engine.knowledge_base.slots import check_revision
 from kblam_engine.knowledge_base.store import CONTENT, Store, triple_from_row
 from kblam_engine.triples import Triple
 
-_SPAN = "t.id, t.added, t.removed, a.time, r.time"
+_SPAN = "t.added, t.removed, a.time, r.time"
 _TIMES = "LEFT JOIN revisions a ON a.revision = t.added LEFT JOIN revisions r ON r.revision = t.removed"
 
 # Ids grow with revisions: from the end it is as far to this one as there are triples added since.
@@ -26,10 +27,12 @@ def history(store: Store, condition: Condition) -> list[TripleVersion]:
     each = f"SELECT {_SPAN}, {CONTENT} {_TIMES} WHERE {where} AND t.removed IS"
     with store.connection() as connection:
         rows = connection.execute(f"{each} NULL UNION ALL {each} NOT NULL", parameters * 2).fetchall()
-    rows.sort(key=lambda row: (row[1], row[0]))
+    rows.sort(key=lambda row: (row[0], row[4]))
     return [
-        TripleVersion(row_id, triple_from_row(*content), added, removed, moment(added_at), moment(removed_at))
-        for row_id, added, removed, added_at, removed_at, *content in rows
+        TripleVersion(
+            content[0], triple_from_row(store.label, content), added, removed, moment(added_at), moment(removed_at)
+        )
+        for added, removed, added_at, removed_at, *content in rows
     ]
 
 
@@ -65,17 +68,17 @@ def diff(store: Store, before: int, after: int, condition: Condition) -> KBDiff:
             f"SELECT {CONTENT} WHERE t.removed > ? AND t.removed <= ? AND t.added <= ? AND {where} ORDER BY t.id",
             (old, new, old, *parameters),
         ).fetchall()
-    added, removed = _without(came, went), _without(went, came)
+    added, removed = _without(store, came, went), _without(store, went, came)
     return KBDiff(added, removed) if before <= after else KBDiff(removed, added)
 
 
-def _without(rows: list[tuple[str, ...]], others: list[tuple[str, ...]]) -> list[Triple]:
+def _without(store: Store, rows: list[tuple[Any, ...]], others: list[tuple[Any, ...]]) -> list[Triple]:
     """Return the triples of `rows` without those that `others` has as well: removed, and brought back."""
-    left = Counter(others)
+    left = Counter(row[1:] for row in others)  # an id comes back under another
     triples = []
     for row in rows:
-        if left[row]:
-            left[row] -= 1
+        if left[row[1:]]:
+            left[row[1:]] -= 1
         else:
-            triples.append(triple_from_row(*row))
+            triples.append(triple_from_row(store.label, row))
     return triples

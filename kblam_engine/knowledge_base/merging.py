@@ -32,7 +32,7 @@ def check_names(keep: str, others: Sequence[str]) -> tuple[str, list[str]]:
     return kept, distinct
 
 
-def renamed(connection: sqlite3.Connection, keep: str, others: Sequence[str]) -> dict[int, Triple]:
+def renamed(connection: sqlite3.Connection, label: str, keep: str, others: Sequence[str]) -> dict[int, Triple]:
     """Return what the other names' triples will be, by the ids they have now.
 
     Raises:
@@ -41,16 +41,16 @@ def renamed(connection: sqlite3.Connection, keep: str, others: Sequence[str]) ->
     found: dict[int, Triple] = {}
     for name in (keep, *others):
         rows = connection.execute(
-            f"SELECT t.id, {CONTENT} WHERE t.removed IS NULL AND t.name_id = (SELECT id FROM names WHERE text = ?) "
+            f"SELECT {CONTENT} WHERE t.removed IS NULL AND t.name_id = (SELECT id FROM names WHERE text = ?) "
             "ORDER BY t.slot",
             (name,),
         ).fetchall()
         if not rows:
             raise ConfigurationError(f"expected the name of a triple that is there, got {name!r}")
         if name != keep:
-            for row_id, *content in rows:
-                triple = triple_from_row(*content)
-                found[row_id] = replace(triple, name=keep, metadata={WRITTEN: name, **triple.metadata})
+            for row in rows:
+                triple = triple_from_row(label, row)
+                found[row[0]] = replace(triple, name=keep, metadata={WRITTEN: name, **triple.metadata})
     return found
 
 
@@ -60,13 +60,13 @@ def merge(changes: ChangeSet, connection: sqlite3.Connection, keep: str, others:
     Raises:
         ConfigurationError: no triple has one of the names.
     """
-    coming = renamed(connection, keep, others)
+    coming = renamed(connection, changes.label, keep, others)
     multi = bool(changes.meta.multi)
     said: dict[tuple[str, str], list[Triple]] = {}
     for row in connection.execute(
         f"SELECT {CONTENT} WHERE t.removed IS NULL AND t.name_id = (SELECT id FROM names WHERE text = ?)", (keep,)
     ):
-        triple = triple_from_row(*row)
+        triple = triple_from_row(changes.label, row)
         said.setdefault((triple.namespace, triple.property), []).append(triple)
     moved: list[Triple] = []
     overruled: list[Triple] = []

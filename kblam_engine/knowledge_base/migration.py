@@ -25,9 +25,12 @@ _CHUNK = 2**24
 
 
 def is_outdated(connection: sqlite3.Connection) -> bool:
-    """Say whether an older version wrote this database."""
-    version = read_version(connection)
-    return isinstance(version, int) and version < SCHEMA_VERSION
+    """Say whether an older version wrote this database.
+
+    Raises:
+        KnowledgeBaseError: it is of no version that is known.
+    """
+    return read_version(connection) < SCHEMA_VERSION
 
 
 def migrate(connection: sqlite3.Connection, path: Path | None) -> None:

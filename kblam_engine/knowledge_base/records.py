@@ -196,7 +196,7 @@ def moment(seconds: float | None) -> datetime | None:
     """Return a stored time, None where it is none or beyond what a calendar holds."""
     try:
         return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
-    except (ValueError, OverflowError, OSError):
+    except (TypeError, ValueError, OverflowError, OSError):
         return None
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 import uuid
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any
 
 from kblam_engine.errors import KnowledgeBaseError
 
 SCHEMA_VERSION = 2
+KNOWN_VERSIONS = (1, SCHEMA_VERSION)
+"""What is opened; all but the last are brought up to date first."""
+_MAX_COUNT = 2**31  # ids and rows are 32-bit numbers in arrays
+_MAX_DIM = 2**16
 
 # A triple's content never changes under its id: a new value is a new id, and the old one is tombstoned
 # (`removed` = the revision that removed it). Its key embedding depends on name and property only, so a new value
@@ -116,25 +122,64 @@ def has_tables(connection: sqlite3.Connection) -> bool:
     return bool(row[0] == 2)
 
 
-def read_version(connection: sqlite3.Connection) -> object:
-    """Read the number of the format, which comes before everything else."""
+def read_version(connection: sqlite3.Connection) -> int:
+    """Read the number of the format, which comes before everything else.
+
+    Raises:
+        KnowledgeBaseError: it is none that this version of the package reads.
+    """
     row = connection.execute("SELECT value FROM meta WHERE key = 'schema_version'").fetchone()
-    return row[0] if row else None
+    return _checked_version(connection, row[0] if row else None, KNOWN_VERSIONS)
 
 
 def read_meta(connection: sqlite3.Connection) -> Meta:
     """Read the record.
 
     Raises:
-        KnowledgeBaseError: another version of this package wrote it.
+        KnowledgeBaseError: another version of this package wrote it, or it is damaged.
     """
     values: dict[str, Any] = dict(connection.execute("SELECT key, value FROM meta"))
-    if values.get("schema_version") != SCHEMA_VERSION:
-        raise KnowledgeBaseError(
-            f"expected a knowledge base of format {SCHEMA_VERSION}, got {values.get('schema_version')}; "
-            "open it with the version of kblam-engine that wrote it"
-        )
-    return Meta(**{name: values[name] for name in _META_FIELDS if name in values})
+    _checked_version(connection, values.get("schema_version"), (SCHEMA_VERSION,))
+    meta = Meta(**{name: values[name] for name in _META_FIELDS if name in values})
+    for name in _META_FIELDS:
+        if not _is_sound(name, getattr(meta, name)):
+            raise damaged(connection, f"{name} of its record is {getattr(meta, name)!r:.60}")
+    encoder = (meta.encoder_name, meta.encoder_fingerprint, meta.embed_dim)
+    if any(part is None for part in encoder) and (any(encoder) or meta.n_slots or meta.n_value_slots):
+        raise damaged(connection, "its record does not say which sentence encoder the embeddings are of")
+    return meta
+
+
+def damaged(connection: sqlite3.Connection, what: str) -> KnowledgeBaseError:
+    """Return the error for contents that no version of this package has written."""
+    return KnowledgeBaseError(
+        f"{_label(connection)}: damaged: {what}; kblam kb verify tells more; restore it from a backup or an export"
+    )
+
+
+def _checked_version(connection: sqlite3.Connection, version: object, expected: tuple[int, ...]) -> int:
+    if type(version) is int and version in expected:  # 2.0 is none, though it equals one
+        return version
+    newer = type(version) is int and version > SCHEMA_VERSION
+    remedy = "open it with the version of kblam-engine that wrote it" if newer else "restore it from a backup or an export"
+    raise KnowledgeBaseError(
+        f"{_label(connection)}: expected a knowledge base of format {SCHEMA_VERSION}, got {version!r:.60}; {remedy}"
+    )
+
+
+def _is_sound(name: str, value: object) -> bool:
+    if name in ("encoder_name", "encoder_fingerprint", "kb_id"):
+        return isinstance(value, str) or (value is None and name != "kb_id")
+    if name == "digest":
+        return isinstance(value, str) and re.fullmatch("-?[0-9a-f]{1,40}", value) is not None
+    if name == "embed_dim":
+        return value is None or (type(value) is int and 0 < value <= _MAX_DIM)
+    return type(value) is int and 0 <= value < _MAX_COUNT
+
+
+def _label(connection: sqlite3.Connection) -> str:
+    file = connection.execute("SELECT file FROM pragma_database_list WHERE name = 'main'").fetchone()
+    return str(Path(file[0]).parent) if file and file[0] else ":memory:"
 
 
 def write_meta(connection: sqlite3.Connection, meta: Meta) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kblam_engine.errors import ConfigurationError
+from kblam_engine.knowledge_base.slots import integers
 from kblam_engine.knowledge_base.store import Store
 from kblam_engine.triples import instant
 
@@ -125,7 +126,7 @@ class LabelIndex:
         last = int(known.max()) if len(known) else 0
         with self._store.connection() as connection:
             query = f"{_LABELLED}{_BY_KIND[kind]} AND l.triple_id > ?"
-            new = np.fromiter((row[0] for row in connection.execute(query, (text, last))), np.int64)
+            new = integers(connection.execute(query, (text, last)))
         if len(new):
             known = self._known[kind, text] = np.concatenate([known, new])
         return known
@@ -134,12 +135,13 @@ class LabelIndex:
         last = int(self._times[:, 0].max()) if len(self._times) else 0
         bounds = np.iinfo(np.int64)
         with self._store.connection() as connection:
-            new = connection.execute(
+            cursor = connection.execute(
                 "SELECT triple_id, coalesce(valid_from, ?), coalesce(valid_to, ?) FROM validity WHERE triple_id > ?",
                 (int(bounds.min), int(bounds.max), last),
-            ).fetchall()
-        if new:
-            self._times = np.concatenate([self._times, np.array(new, np.int64).reshape(-1, 3)])
+            )
+            new = integers(cursor).reshape(-1, 3)
+        if len(new):
+            self._times = np.concatenate([self._times, new])
         return self._times
 
 

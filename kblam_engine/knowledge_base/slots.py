@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sqlite3
 from dataclasses import dataclass, replace
 from itertools import chain
 from typing import NamedTuple, TypeVar
@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kblam_engine.errors import ConfigurationError
-from kblam_engine.knowledge_base.schema import Meta, read_meta
+from kblam_engine.knowledge_base.schema import Meta, damaged, read_meta
 from kblam_engine.knowledge_base.store import Store
 
+_LEAST = -(2**63)  # a damaged slot may be below 0, and is to be found
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 
@@ -119,7 +120,7 @@ def read_changes(store: Store, since: SlotTable) -> tuple[SlotTable, Changes]:
         added = _matrix(
             connection.execute(
                 f"SELECT t.slot, t.id, t.name_id, t.property_id FROM triples t WHERE t.removed IS NULL AND {by}",
-                (since.last_id,),
+                (since.last_id or _LEAST,),
             ),
             4,
         )
@@ -128,6 +129,7 @@ def read_changes(store: Store, since: SlotTable) -> tuple[SlotTable, Changes]:
             query = "SELECT slot, id FROM triples WHERE removed > ? AND id <= ?"
             removed = _matrix(connection.execute(query, (since.revision, since.last_id)), 2)
         newest = connection.execute("SELECT coalesce(max(id), 0) FROM triples").fetchone()[0]
+        _check_rows(connection, meta, added, removed)
     return since, Changes(meta, newest, removed, added)
 
 
@@ -149,6 +151,7 @@ def read_past(store: Store, revision: int) -> tuple[SlotTable, Meta]:
             4,
         )
         row = connection.execute("SELECT digest FROM revisions WHERE revision = ?", (revision,)).fetchone()
+        _check_rows(connection, meta, added, np.zeros((0, 2), np.int64))
     digest = row[0] if row and row[0] else ("0" if revision == 0 else "")
     past = replace(meta, revision=revision, n_triples=len(added), digest=digest)
     last_id = int(added[:, 1].max()) if len(added) else 0
@@ -207,8 +210,44 @@ def _with(
     return changed
 
 
-def _matrix(rows: Iterable[tuple[int, ...]], width: int) -> NDArray[np.int64]:
-    return np.fromiter(chain.from_iterable(rows), np.int64).reshape(-1, width)
+def _matrix(rows: sqlite3.Cursor, width: int) -> NDArray[np.int64]:
+    return integers(rows).reshape(-1, width)
+
+
+def integers(rows: sqlite3.Cursor) -> NDArray[np.int64]:
+    """Return every column of every row, one after the other.
+
+    Raises:
+        KnowledgeBaseError: one is no whole number.
+    """
+    try:
+        return np.fromiter(chain.from_iterable(rows), np.int64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise damaged(rows.connection, f"expected whole numbers in a row, got another kind ({error})") from error
+
+
+def _check_rows(
+    connection: sqlite3.Connection, meta: Meta, added: NDArray[np.int64], removed: NDArray[np.int64]
+) -> None:
+    """Refuse places and ids that no array has, before any is made or written.
+
+    Raises:
+        KnowledgeBaseError: there is one.
+    """
+    # Every slot was new with some triple, whose ids are counted here and never used again.
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'triples'").fetchone()
+    n_ever = row[0] if row else 0
+    if type(n_ever) is not int or meta.n_slots > n_ever:
+        raise damaged(connection, f"its record counts {meta.n_slots} embeddings, though there were {n_ever} triples")
+    last_name, last_property = connection.execute(
+        "SELECT (SELECT coalesce(max(id), 0) FROM names), (SELECT coalesce(max(id), 0) FROM properties)"
+    ).fetchone()
+    limits = {"slot": (0, meta.n_slots - 1), "id": (1, n_ever), "name": (1, last_name), "property": (1, last_property)}
+    for rows in (added, removed):
+        for column, (what, (least, most)) in zip(rows.T, limits.items(), strict=False):
+            if len(column) and not least <= column.min() <= column.max() <= most:
+                wrong = rows[(column < least) | (column > most)][0]
+                raise damaged(connection, f"the triple with id {wrong[1]} has a {what} that is not in {least}..{most}")
 
 
 def _grown(array: NDArray[_Scalar], length: int) -> NDArray[_Scalar]:

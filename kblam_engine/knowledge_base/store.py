@@ -8,12 +8,19 @@ import re
 import sqlite3
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from kblam_engine.errors import KnowledgeBaseError, KnowledgeBaseNotFoundError, ReadOnlyError
-from kblam_engine.knowledge_base.connections import TIMEOUT, can_write, connect, locked, translated_errors
+from kblam_engine.knowledge_base.connections import (
+    TIMEOUT,
+    can_write,
+    connect,
+    locked,
+    scratch,
+    translated_errors,
+)
 from kblam_engine.knowledge_base.migration import is_outdated, migrate
 from kblam_engine.knowledge_base.own_files import opened
 from kblam_engine.knowledge_base.rows import Embeddings
@@ -26,7 +33,7 @@ _WRITER = "writer"
 _WORD = re.compile(r"process \d{1,20}")
 _LONGEST_WORD = 40
 CONTENT = (
-    "n.text, p.text, t.value, t.metadata, t.context FROM triples t "
+    "t.id, n.text, p.text, t.value, t.metadata, t.context FROM triples t "
     "JOIN names n ON n.id = t.name_id JOIN properties p ON p.id = t.property_id"
 )
 _PAGE = 500  # ids in one SELECT: below every SQLite's limit of parameters
@@ -129,6 +136,14 @@ class Store:
             finally:
                 self._give_back(connection)
 
+    @contextmanager
+    def scratch_copy(self) -> Iterator[sqlite3.Connection]:
+        """Hold a copy of the tables, as of one revision, that may be written and is gone afterwards."""
+        with translated_errors(self.label), closing(scratch()) as copy:
+            with self.connection() as connection:
+                connection.backup(copy)
+            yield copy
+
     def segment(self, kind: str, meta: Meta) -> Segment:
         """Return the "keys" or "values" segment of the record's generation."""
         assert meta.embed_dim is not None
@@ -159,13 +174,16 @@ class Store:
         """Return the triples with these ids in this order; removed ones too, an id keeps its content.
 
         Raises:
-            KnowledgeBaseError: there is no such triple, or a compaction has dropped it.
+            KnowledgeBaseError: there is no such triple, a compaction has dropped it, or its row is damaged.
         """
-        return [triple_from_row(*row) for row in self._by_id(f"t.id, {CONTENT}", ids)]
+        return [triple_from_row(self.label, row) for row in self._by_id(CONTENT, ids)]
 
     def values(self, ids: Sequence[int]) -> list[str]:
         """Return the values of the triples with these ids in this order; errors as for `triples`."""
-        return [row[0] for row in self._by_id("t.id, t.value FROM triples t", ids)]
+        values = [row[1] for row in self._by_id("t.id, t.value FROM triples t", ids)]
+        if not all(isinstance(value, str) for value in values):
+            self.triples(ids)  # says which
+        return values
 
     def _by_id(self, columns: str, ids: Sequence[int]) -> list[tuple[Any, ...]]:
         found: dict[int, tuple[Any, ...]] = {}
@@ -174,7 +192,7 @@ class Store:
             marks = ",".join("?" * len(page))
             with self.connection() as connection:
                 rows = connection.execute(f"SELECT {columns} WHERE t.id IN ({marks})", page)
-                found.update((row[0], row[1:]) for row in rows)
+                found.update((row[0], row) for row in rows)
         try:
             return [found[int(i)] for i in ids]
         except KeyError as error:
@@ -254,15 +272,27 @@ def append_block(
     connection.execute("INSERT INTO blocks VALUES (?, ?, ?, ?)", (kind, start, len(rows), checksum))
 
 
-def triple_from_row(name: str, prop: str, value: str, metadata: str | None, context: str | None) -> Triple:
-    """Build a triple from its columns."""
-    loaded: dict[str, Any] = json.loads(metadata) if metadata else {}
-    if not context:
-        return Triple(name, prop, value, loaded)
-    parts = json.loads(context)
-    if "provenance" in parts:
-        parts["provenance"] = Provenance.from_dict(parts["provenance"])
-    return Triple(name, prop, value, loaded, **parts)
+def triple_from_row(label: str, row: Sequence[Any]) -> Triple:
+    """Build a triple from the columns of `CONTENT`.
+
+    Raises:
+        KnowledgeBaseError: they do not make a triple: the row is damaged, or somebody has edited it.
+    """
+    row_id, name, prop, value, metadata, context = row
+    try:
+        loaded: dict[str, Any] = json.loads(metadata) if metadata else {}
+        if not context:
+            return Triple(name, prop, value, loaded)
+        parts = json.loads(context)
+        if "provenance" in parts:
+            parts["provenance"] = Provenance.from_dict(parts["provenance"])
+        return Triple(name, prop, value, loaded, **parts)
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:  # of JSON, of its parts, of a Triple
+        raise KnowledgeBaseError(
+            f"{label}: expected a triple in the row with id {row_id}, got one that cannot be read "
+            f"({type(error).__name__}: {error}); restore a backup, or remove it (kblam kb remove --id {row_id}), "
+            "export the others and import them into a new knowledge base"
+        ) from error
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +10,8 @@ from numpy.typing import NDArray
 from kblam_engine.errors import KnowledgeBaseError
 from kblam_engine.knowledge_base.embedder import Embedder
 from kblam_engine.knowledge_base.rows import Embeddings
-from kblam_engine.knowledge_base.schema import Meta, read_meta, write_meta
+from kblam_engine.knowledge_base.schema import Meta, damaged, read_meta, write_meta
+from kblam_engine.knowledge_base.slots import integers
 from kblam_engine.knowledge_base.store import Store, append_block
 
 _CHUNK = 16_384
@@ -86,7 +86,9 @@ class ValueEmbeddings:
                 rows = connection.execute(f"{query} IN ({marks})", unknown.tolist())
             else:
                 rows = connection.execute(f"{query} BETWEEN ? AND ?", (int(unknown.min()), last))
-            found = np.fromiter(chain.from_iterable(rows), np.int64).reshape(-1, 2)
+            found = integers(rows).reshape(-1, 2)
+            if len(found) and not 0 <= found[:, 1].min() <= found[:, 1].max() < meta.n_value_slots:
+                raise damaged(connection, f"a triple's value has an embedding that is not in 0..{meta.n_value_slots - 1}")
             self._slots[found[:, 0]] = found[:, 1]
 
     def _completed(self, ids: NDArray[np.int64], slots: NDArray[np.int32], meta: Meta) -> Embeddings:

@@ -5,18 +5,22 @@ from __future__ import annotations
 import sqlite3
 import zlib
 from collections.abc import Iterator
+from contextlib import ExitStack
 
 import numpy as np
 
-from kblam_engine.errors import KnowledgeBaseError
+from kblam_engine.errors import KnowledgeBaseError, KnowledgeBaseLockedError
 from kblam_engine.knowledge_base.contents import digest_of
 from kblam_engine.knowledge_base.embedder import Embedder
 from kblam_engine.knowledge_base.schema import Meta, read_meta
 from kblam_engine.knowledge_base.segments import as_bytes
+from kblam_engine.knowledge_base.slots import integers
 from kblam_engine.knowledge_base.store import Store
 from kblam_engine.knowledge_base.words import index_is_sound
 
 _CHUNK = 65_536
+_PAGE = 500
+_MOST = 20  # triples that are named one by one
 _UNIT = 0.01  # how far 16-bit rows may be from length 1
 # Each counts what must not be. `t` stands for the triples that are there.
 _ORPHANS = {
@@ -33,40 +37,112 @@ _ORPHANS = {
 }
 
 
-def problems(store: Store, embedder: Embedder) -> Iterator[str]:
-    """Yield one line for everything that is wrong; nothing for a sound knowledge base."""
+def problems(store: Store, embedder: Embedder) -> list[str]:
+    """Return one line for everything that is wrong; nothing for a sound knowledge base.
+
+    Raises:
+        KnowledgeBaseLockedError: another writer held a knowledge base that can be written for too long.
+    """
+    found = list[str]()
+    for check in (_bad_database, _unexpected, _miscounted, _orphans, _unreadable, _bad_segments, _bad_words):
+        try:
+            found.extend(check(store))
+        except KnowledgeBaseLockedError:
+            raise
+        except (KnowledgeBaseError, OSError) as error:  # too damaged for this check: the others go on
+            found.append(str(error))
+    try:
+        embedder.check_on_open(store.meta())
+    except KnowledgeBaseError as error:
+        found.append(f"sentence encoder: {error}")
+    return list(dict.fromkeys(found))
+
+
+def _bad_database(store: Store) -> Iterator[str]:
     with store.reading() as connection:
-        meta = read_meta(connection)
+        read_meta(connection)
         for (line,) in connection.execute("PRAGMA integrity_check"):
             if line != "ok":
                 yield f"database: {line}"
-        yield from _unexpected(connection)
-        yield from _miscounted(connection, meta)
+
+
+def _orphans(store: Store) -> Iterator[str]:
+    with store.reading() as connection:
         for line, what in _ORPHANS.items():
             count = connection.execute(f"SELECT count(*) FROM {what}").fetchone()[0]
             if count:
                 yield line.format(count)
-        blocks = connection.execute("SELECT segment, start, n_rows, checksum FROM blocks ORDER BY start").fetchall()
+
+
+def _unreadable(store: Store) -> Iterator[str]:
+    """Find the triples that cannot be read, those that were removed too; no more than anyone reads."""
+    n_found = 0
+    with store.connection() as connection:
+        ids = integers(connection.execute("SELECT id FROM triples ORDER BY id")).tolist()
+    for start in range(0, len(ids), _PAGE):
+        page = ids[start : start + _PAGE]
+        if _error_of(store, page) is None:
+            continue
+        for row_id in page:
+            error = _error_of(store, [row_id])
+            if error is None:
+                continue
+            if n_found == _MOST:
+                yield f"triples: more than {_MOST} that cannot be read"
+                return
+            n_found += 1
+            yield f"triples: {row_id} cannot be read: {error}"
+
+
+def _error_of(store: Store, ids: list[int]) -> KnowledgeBaseError | None:
+    try:
+        store.triples(ids)
+    except KnowledgeBaseError as error:
+        return error
+    return None
+
+
+def _bad_segments(store: Store) -> Iterator[str]:
+    with store.reading() as connection:
+        meta = read_meta(connection)
+        rows = connection.execute("SELECT segment, start, n_rows, checksum FROM blocks ORDER BY start").fetchall()
+    blocks = [(segment, start, n, checksum) for segment, start, n, checksum in rows if _is_block(segment, start, n)]
+    if len(blocks) < len(rows):
+        yield f"blocks: {len(rows) - len(blocks)} of no segment or without a place"
     if meta.embed_dim is not None:
         for kind, n_rows in (("keys", meta.n_slots), ("values", meta.n_value_slots)):
             own = [(start, n, checksum) for segment, start, n, checksum in blocks if segment == kind]
             yield from _bad_embeddings(store, meta, kind, n_rows, own)
-    if not store.read_only:
-        with store.writing() as connection:
-            if not index_is_sound(connection):
-                yield "words: the full-text index does not agree with the triples; kblam kb compact rebuilds it"
-    try:
-        embedder.check_on_open(meta)
-    except KnowledgeBaseError as error:
-        yield f"sentence encoder: {error}"
 
 
-def _unexpected(connection: sqlite3.Connection) -> Iterator[str]:
-    for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'"):
+def _is_block(segment: object, start: object, n_rows: object) -> bool:
+    return segment in ("keys", "values") and type(start) is int and type(n_rows) is int and start >= 0 < n_rows
+
+
+def _bad_words(store: Store) -> Iterator[str]:
+    """Compare the full-text index with the texts, which SQLite does while it writes: in a copy if this cannot be."""
+    with ExitStack() as stack:
+        if store.read_only:
+            connection = stack.enter_context(store.scratch_copy())
+        else:
+            connection = stack.enter_context(store.writing())
+        if not index_is_sound(connection):
+            yield "words: the full-text index does not agree with the triples; kblam kb compact rebuilds it"
+
+
+def _unexpected(store: Store) -> Iterator[str]:
+    with store.connection() as connection:
+        names = connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
+    for (name,) in names:
         yield f"database: a trigger {name!r}, which no knowledge base has"
 
 
-def _miscounted(connection: sqlite3.Connection, meta: Meta) -> Iterator[str]:
+def _miscounted(store: Store) -> Iterator[str]:
+    with store.reading() as connection:
+        yield from _counts(connection, read_meta(connection))
+
+
+def _counts(connection: sqlite3.Connection, meta: Meta) -> Iterator[str]:
     live = "FROM triples WHERE removed IS NULL"
     count, outside = connection.execute(
         f"SELECT count(*), coalesce(sum(slot < 0 OR slot >= ?), 0) {live}", (meta.n_slots,)

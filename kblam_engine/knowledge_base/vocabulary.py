@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from kblam_engine.knowledge_base.schema import damaged, read_meta
 from kblam_engine.knowledge_base.slots import Numbering
 from kblam_engine.knowledge_base.store import Store
 
@@ -50,6 +51,12 @@ class Vocabulary:
                 rows = connection.execute(
                     f"SELECT text{column} FROM {self._table} WHERE id > ? ORDER BY id", (known,)
                 ).fetchall()
+                if len(rows) < last - known or any(type(row[0]) is not str for row in rows):
+                    raise damaged(connection, f"the {self._table} have gaps, or are not all texts")
+                if column:
+                    size = 4 * (read_meta(connection).embed_dim or 0)
+                    if any(type(row[1]) is not bytes or len(row[1]) != size for row in rows):
+                        raise damaged(connection, f"properties have embeddings of other sizes than {size} bytes")
             if column:
                 read = np.stack([np.frombuffer(row[1], dtype="<f4") for row in rows])
                 self._embeddings = (
