@@ -96,6 +96,7 @@ def test_what_another_writer_changes_during_the_encoding_is_seen(tmp_path, all_i
 
 
 def test_rounding_by_torch_gives_the_bits_of_numpy(monkeypatch):
+    pytest.importorskip("torch")
     rng = np.random.default_rng(0)
     parts = [np.float32(2) ** rng.uniform(-28, 15, 20_000) * rng.choice([-1, 1], 20_000), rng.normal(0, 0.05, 20_000)]
     halves = np.arange(0x7C00, dtype=np.uint16).view(np.float16).astype(np.float32)  # every one, and what lies between
