@@ -25,7 +25,7 @@ from kblam_engine.knowledge_base import KBSnapshot, KnowledgeBase
 from kblam_engine.knowledge_state import KnowledgeState, Row
 from kblam_engine.models import LoadedModel, load_base_model, resolve_model
 from kblam_engine.retrieval import EveryKey, KeySearch, KeyTable, Message, Retriever
-from kblam_engine.search.indexes import Indexes
+from kblam_engine.search.indexes import Indexes, IndexSource
 from kblam_engine.sentence_encoder import SentenceEncoder, load_sentence_encoder
 from kblam_engine.statements import StatementTokenizer, StatementTokens
 from kblam_engine.triples import Triple
@@ -42,7 +42,11 @@ class KBLaM:
     """
 
     def __init__(
-        self, loaded: LoadedModel, encoder: SentenceEncoder, adapter: KnowledgeAdapter, index: str = "auto"
+        self,
+        loaded: LoadedModel,
+        encoder: SentenceEncoder,
+        adapter: KnowledgeAdapter,
+        index: str | IndexSource = "auto",
     ) -> None:
         """Put the parts together; ``from_pretrained`` finds and loads them.
 
@@ -78,7 +82,7 @@ class KBLaM:
         encoder: str | os.PathLike[str] | None = None,
         dtype: str | torch.dtype | None = None,
         device: str | torch.device | None = None,
-        index: str = "auto",
+        index: str | IndexSource = "auto",
     ) -> KBLaM:
         """Load a base model with its adapter.
 
@@ -90,7 +94,9 @@ class KBLaM:
             device: None takes a GPU where there is one.
             index: how the keys of a large knowledge base are searched: "exact" scores every one, "tree" and "ann" use
                 an index of that kind (built in the background where there is none), "auto" takes an index once
-                scoring every key costs more than a quarter of a short prompt's prefill (docs/scale.md).
+                scoring every key costs more than a quarter of a short prompt's prefill (docs/scale.md). Or an object
+                with the method ``of(snapshot)`` that returns the index of a snapshot's keys, such as
+                ``kblam_engine.search.remote.connect(...)``.
 
         Raises:
             ConfigurationError: there is no such index.

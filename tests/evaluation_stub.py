@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from typing import NamedTuple
 
 from kblam_engine.evaluation.metrics import fold
+from kblam_engine.search.indexes import Indexes
 from kblam_engine.triples import Triple
+
+
+class StubRetrieved(NamedTuple):
+    id: int
+    triple: Triple
+    probability: float
 
 
 @dataclass(frozen=True)
@@ -37,6 +45,7 @@ class StubModel:
 
     def __init__(self, encoder, context=400):
         self.encoder = encoder
+        self.indexes = Indexes("exact")
         self.lm = SimpleNamespace(config=SimpleNamespace(max_position_embeddings=context))
         self.tokenizer = lambda texts, add_special_tokens: {"input_ids": [text.split() for text in texts]}
         self.asked_kb = []
@@ -71,7 +80,7 @@ class StubModel:
         snapshot = kb.snapshot() if hasattr(kb, "snapshot") else kb
         self.log.append(("retrieve", question))
         return [
-            (0, triple, score)
+            StubRetrieved(0, triple, score)
             for score, triple in self._rank(question, snapshot.triples(range(len(snapshot))))[:k]
         ]
 

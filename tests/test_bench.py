@@ -6,13 +6,19 @@ import pytest
 from evaluation_parts import command_fixture  # noqa: F401
 from evaluation_stub import StubModel
 
-from kblam_engine.errors import ConfigurationError
-from kblam_engine.evaluation.latency import BenchOptions, bench
+from kblam_engine.errors import ConfigurationError, KnowledgeBaseNotFoundError
+from kblam_engine.evaluation import latency, updates
+from kblam_engine.evaluation.latency import BenchOptions, bench, bench_folders
+from kblam_engine.evaluation.runs import read_runs
 from kblam_engine.evaluation.synthetic_kb import InventingEncoder, fill, fresh_questions, invented_triples
+from kblam_engine.evaluation.updates import sampled
 from kblam_engine.knowledge_base import KnowledgeBase
+from kblam_engine.search.files import read_record
+from kblam_engine.search.indexes import Indexes
 from kblam_engine.sentence_encoder import HashingEncoder
+from kblam_engine.triples import Triple
 
-QUICK = BenchOptions(n_pairs=4, max_new_tokens=4)
+QUICK = BenchOptions(n_pairs=4, max_new_tokens=4, n_changes=0)
 
 
 @pytest.fixture
@@ -53,7 +59,7 @@ def test_fill_embeds_some_and_invents_the_rest():
 
 def test_pairs_alternate_and_never_repeat_a_question(model):
     (found,) = bench(model, [30], QUICK)
-    asked = [(side, text) for side, text in model.log if side != "retrieve"][6:]  # after three warm-up pairs
+    asked = [(side, text) for side, text in model.log if side != "retrieve"][9:]  # after three answers and three pairs to warm up
     assert [side for side, _ in asked] == ["kb", "base", "base", "kb"] * 2
     texts = [text for side, text in model.log if side == "kb"]
     assert len(set(texts)) == len(texts) == 7
@@ -81,6 +87,72 @@ def test_what_cannot_be_measured(model):
         bench(model, [0])
     with pytest.raises(ConfigurationError, match="n_pairs"):
         BenchOptions(n_pairs=0)
+    with pytest.raises(ConfigurationError, match="folder"):
+        bench_folders(model, [])
+
+
+@pytest.fixture
+def folder(tmp_path, model):
+    """A knowledge base of 60 triples on disk, closed."""
+    with KnowledgeBase.open(tmp_path / "some.kb", encoder=model.encoder) as kb:
+        kb.add([Triple(f"Orca {n // 3}", ("founder", "price", "colour")[n % 3], f"value {n}") for n in range(60)])
+    return tmp_path / "some.kb"
+
+
+def test_a_folder_is_asked_about_its_own_triples_and_stays_as_it_is(model, folder):
+    def contents():
+        with KnowledgeBase.open(folder, create=False) as kb:
+            return kb.revision, kb.snapshot().fingerprint
+
+    before = contents()
+    (found,) = bench_folders(model, [folder], BenchOptions(n_pairs=3, n_changes=2))
+    assert contents() == before
+    asked = [text for side, text in model.log if side == "kb"]
+    assert len(set(asked)) == len(asked) == 6 and all("Orca" in text for text in asked)
+    assert (found.n_triples, found.n_synthetic_embeddings, found.build_s) == (60, 0, None)
+    assert (found.search, found.kb, found.attended_top1) == ("exact", str(folder), 1.0)
+    assert found.update_ms > found.update_encoding_ms > 0 < found.update_retrieval_ms and found.update_found == 1.0
+
+
+def test_updates_of_a_size_are_measured_too(model):
+    (found,) = bench(model, [30], BenchOptions(n_pairs=2, n_changes=1))
+    assert (found.update_found, found.kb, found.n_triples) == (1.0, None, 30) and found.build_s > 0
+    (without,) = bench(model, [30], QUICK)
+    assert without.update_ms is without.update_found is None
+
+
+def test_an_index_that_is_wanted_is_there_before_the_first_question(model, folder, monkeypatch):
+    monkeypatch.setattr(updates, "KEPT_KEYS", 10)
+    model.indexes = Indexes("tree")
+    kinds = []
+    real = model.answer
+    monkeypatch.setattr(
+        model, "answer", lambda m, kb, **options: kinds.append(model.indexes.of(kb.snapshot()).kind) or real(m, kb, **options)
+    )
+    (found,) = bench_folders(model, [folder], BenchOptions(n_pairs=2, n_changes=2))
+    assert set(kinds) == {"tree"} and found.search == "tree" == read_record(folder).kind
+    assert found.index_s > 0 and found.update_found == 1.0
+
+
+def test_memory_is_what_the_knowledge_base_adds_to_the_model(model, folder, monkeypatch):
+    answered = []
+    monkeypatch.setattr(model, "answer", lambda *a, real=model.answer, **o: answered.append(1) or real(*a, **o))
+    monkeypatch.setattr(
+        latency.environment, "anonymous_bytes", lambda: 1024**2 * (11 if len(answered) >= 5 else 10)
+    )
+    (found,) = bench_folders(model, [folder], BenchOptions(n_pairs=2, n_changes=0))
+    assert (found.anonymous_mb_base, found.anonymous_mb_kb) == (10, 11)
+    assert found.anonymous_bytes_per_triple == pytest.approx(1024**2 / 60)
+    monkeypatch.setattr(latency.environment, "anonymous_bytes", lambda: None)
+    (found,) = bench_folders(model, [folder], BenchOptions(n_pairs=2, n_changes=0))
+    assert found.anonymous_bytes_per_triple is None is found.anonymous_mb_base
+
+
+def test_a_sample_has_no_key_twice(model, tmp_path):
+    with KnowledgeBase.open(tmp_path / "multi.kb", encoder=model.encoder, multi=True) as kb:
+        kb.add([Triple(f"Orca {n % 5}", "colour", f"value {n}") for n in range(20)])
+        assert len(sampled(kb.snapshot(), 100, 0)) == 5
+        assert len(sampled(kb.snapshot(), 3, 0)) <= 3
 
 
 def test_scale_command(command, tmp_path):
@@ -94,7 +166,26 @@ def test_scale_command(command, tmp_path):
         "peak_rss_mb", "retrieval_ms", "embeddings",
     }  # fmt: skip
     assert keys <= set(found["results"][0])
-    assert {"command", "seed", "versions", "hardware", "method"} <= set(found)
+    assert {"command", "seed", "versions", "hardware", "method", "index"} <= set(found)
+
+
+def test_scale_command_over_a_folder(command, folder, tmp_path):
+    done = command("bench", "scale", "--kb", folder, "--pairs", 2, "--changes", 1, "--index", "exact", "--json", "-")
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    assert (found["index"], found["results"][0]["n_triples"], found["results"][0]["kb"]) == ("exact", 60, str(folder))
+    assert found["results"][0]["update_ms"] > 0
+    (read,) = read_runs([_written(tmp_path, done.stdout)]).benches
+    assert (read.results[0].search, read.results[0].kb, read.results[0].build_s) == ("exact", str(folder), None)
+    assert isinstance(command("bench", "scale").exception, ConfigurationError)
+    missing = command("bench", "scale", "--kb", tmp_path / "none.kb")
+    assert isinstance(missing.exception, KnowledgeBaseNotFoundError) and not (tmp_path / "none.kb").exists()
+
+
+def _written(tmp_path, text):
+    path = tmp_path / "bench.json"
+    path.write_text(text)
+    return path
 
 
 def test_latency_command(command):

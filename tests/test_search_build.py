@@ -96,6 +96,20 @@ def test_earlier_revisions_and_views_are_searched_by_the_same_index(kb, queries)
         np.testing.assert_array_equal(found.at < 0, truth.at < 0)
 
 
+def test_a_revision_is_searched_without_a_map_of_every_slot(kb, queries):
+    """At a million slots such a map takes as long as the search."""
+    build_index(kb.snapshot())
+    for n in range(12):
+        kb.remove(f"Orca {n} {chr(97 + n)}")
+    kb.set("Narwhal 7", "depth", "900 m")
+    search = same_as_exact(kb, queries)
+    moved = kb.snapshot().moved()
+    assert len(moved.positions) == len(moved.slots) > 0 and "_position_of" not in vars(search)
+    # Every position by its slot, the moved ones too.
+    np.testing.assert_array_equal(search._positions(kb.snapshot().slots()), np.arange(len(kb)))
+    assert search._positions(np.array([-1])) == [-1]
+
+
 def test_a_rollback_brings_triples_back_into_the_index(kb, queries):
     before = kb.revision
     kb.remove("Orca 1 b")

@@ -1,12 +1,18 @@
 """Keys in a vector service, in Qdrant's local mode: the same client and code as for a server."""
 
+import logging
 import sys
 
 import numpy as np
 import pytest
+from engine_parts import BASE, adapter_config, build_llama, engine_fixture, random_adapter, same  # noqa: F401
 
-from kblam_engine import KnowledgeBase, Triple
+from kblam_engine import KBLaM, KnowledgeBase, Triple, retrieval
+from kblam_engine import engine as engine_module
+from kblam_engine.checkpoint import save_adapter
 from kblam_engine.errors import ConfigurationError, KnowledgeBaseError, MissingDependencyError
+from kblam_engine.models import LoadedModel
+from kblam_engine.search.indexes import Indexes
 from kblam_engine.search.remote import connect
 from kblam_engine.search.snapshot_search import SnapshotSearch
 
@@ -84,3 +90,92 @@ def test_without_the_client_the_command_to_install_it_is_told(monkeypatch):
     monkeypatch.setitem(sys.modules, "qdrant_client", None)
     with pytest.raises(MissingDependencyError, match=r"kblam-engine\[remote\]"):
         connect(":memory:", "orcas")
+
+
+QUESTIONS = ["What is the price of Orca 12?", "Who founded Orca 7?"]
+
+
+class Counting:
+    """An index source that tells how often it was asked, and an index that tells how often it was searched."""
+
+    def __init__(self, index):
+        self._index, self.asked, self.searched = index, 0, 0
+        self.kind = index.kind
+
+    @property
+    def n_slots(self):
+        return self._index.n_slots
+
+    def of(self, snapshot):
+        self.asked += 1
+        return self if self._index.of(snapshot) is not None else None
+
+    def search(self, queries, k, alive=None):
+        self.searched += 1
+        return self._index.search(queries, k, alive)
+
+
+def test_the_model_answers_over_the_service_as_over_every_key(engine, kb, monkeypatch):
+    monkeypatch.setattr(retrieval, "KEPT_KEYS", 10)
+    monkeypatch.setattr(engine, "indexes", Indexes("exact"))
+    exact = engine.answer_batch(QUESTIONS, kb, max_new_tokens=6)
+    remote = connect(":memory:", "orcas")
+    remote.send(kb.snapshot())
+    counting = Counting(remote)
+    monkeypatch.setattr(engine, "indexes", Indexes(counting))
+    for one, other in zip(exact, engine.answer_batch(QUESTIONS, kb, max_new_tokens=6), strict=True):
+        assert one.attended
+        same(one, other)
+    assert (counting.asked, engine.indexes.of(kb.snapshot()).kind) == (1, "remote") and counting.searched >= 2
+    kb.remove("Orca 12", "price")
+    kb.set("Orca 7", "founder", "Ida")
+    found = [f.triple for f in engine.retrieve(QUESTIONS[1], kb, 20)]
+    assert Triple("Orca 7", "founder", "Ida") in found and counting.asked == 2
+    assert all(t.key_text != "the price of Orca 12" for t in found)
+
+
+def test_from_pretrained_takes_a_source_of_indexes(kb, tmp_path, tiny_tokenizer, hashing_encoder, monkeypatch):
+    loaded = LoadedModel(build_llama(), tiny_tokenizer, "tiny-llama", BASE, None, next(build_llama().parameters()).device)
+    monkeypatch.setattr(engine_module, "load_base_model", lambda *_, **__: loaded)
+    monkeypatch.setattr(engine_module, "resolve_model", lambda _: None)
+    monkeypatch.setattr(engine_module, "load_sentence_encoder", lambda _: hashing_encoder)
+    folder = save_adapter(random_adapter(adapter_config(hashing_encoder)), tmp_path / "adapter")
+    remote = connect(":memory:", "orcas")
+    remote.send(kb.snapshot())
+    model = KBLaM.from_pretrained("tiny", adapter=folder, index=remote)
+    assert model.indexes.of(kb.snapshot()).index is remote
+    model.injection.detach()
+    with pytest.raises(ConfigurationError, match=r"of\(snapshot\)"):
+        KBLaM.from_pretrained("tiny", adapter=folder, index=object())
+
+
+def test_nothing_sent_and_the_keys_of_another_knowledge_base_are_not_used(kb, tmp_path, hashing_encoder, caplog):
+    remote = connect(":memory:", "orcas")
+    indexes = Indexes(remote)
+    assert indexes.of(kb.snapshot()).kind == "exact"
+    remote.send(kb.snapshot())
+    assert indexes.of(kb.snapshot()).kind == "exact", "asked once for each revision"
+    kb.set("Orca 7", "founder", "Ida")
+    assert indexes.of(kb.snapshot()).kind == "remote"
+    with KnowledgeBase.open(tmp_path / "other.kb", encoder=hashing_encoder) as other:
+        other.add([Triple("a", "b", "c")])
+        with caplog.at_level(logging.WARNING):
+            assert indexes.of(other.snapshot()).kind == "exact"
+    assert "take another collection" in caplog.text
+
+
+def test_what_another_process_has_sent_disturbs_no_earlier_revision(kb, queries, tmp_path):
+    index = connect(str(tmp_path / "vectors"), "orcas")
+    index.send(kb.snapshot())
+    earlier = SnapshotSearch(kb.snapshot(), index)
+    truth = SnapshotSearch(kb.snapshot()).search(queries, 6)
+    earlier.search(queries, 6)
+    kb.add([Triple(f"Orca {n}", "weight", f"{n} t") for n in range(40)])
+    index._client.close()
+    other = connect(str(tmp_path / "vectors"), "orcas")
+    assert other.send(kb.snapshot()) == 40
+    index._client = other._client
+    np.testing.assert_allclose(earlier.search(queries, 6).scores, truth.scores, atol=2e-3)
+    check(kb.snapshot(), index, queries)
+    assert index.n_slots == 200 and index.of(kb.snapshot()).n_slots == 240
+    check(kb.snapshot(), index, queries)

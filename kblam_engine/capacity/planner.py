@@ -150,7 +150,6 @@ def _memory(request: PlanRequest, n: Term, shape: ModelShape, beyond: bool) -> l
     elif request.index == "exact":
         parts.append(Estimate.of(section, "blocks of a scan", term(measured.SCAN_BYTES), "B"))
     else:
-        slots = n * (term(4) + 1)
         if request.index == "tree":
             tree = TreeSize.of(n)
             roots, inters = named("roots", tree.roots), named("inters", tree.inters)
@@ -159,7 +158,7 @@ def _memory(request: PlanRequest, n: Term, shape: ModelShape, beyond: bool) -> l
             centres = term(measured.LISTS) * n ** 0.5 * dim * 4
         parts += [
             Estimate.of(section, "centres of the index", centres, "B", beyond),
-            Estimate.of(section, "place of each slot, and whether it is alive", slots, "B"),
+            Estimate.of(section, "whether each slot is alive", n * term(1), "B"),
         ]
     parts_of_model = [
         Estimate.of(section, "base model, 32 bits", term(_parameters(shape)) * 4, "B"),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from kblam_engine.cli import encoding_bench, kb_bench, published_bench, search_bench
+from kblam_engine.cli._answering import IndexOption
 from kblam_engine.cli._measuring import STDOUT, check_target, labels_of, load_model, progress_bar, write_json
 from kblam_engine.cli._options import (
     DEFAULT_MODEL,
@@ -29,6 +30,9 @@ _REAL = typer.Option(
     "--real-embeddings",
     min=1,
     help="Triples the sentence encoder embeds; the rest get random unit vectors.",
+)
+_CHANGES = typer.Option(
+    5, "--changes", min=0, help="Triples added and changed to measure updates; 0: none, and --kb is not copied."
 )
 
 
@@ -54,6 +58,8 @@ def latency(
     max_new_tokens: int = _TOKENS,
     seed: int = _SEED,
     real_embeddings: int = _REAL,
+    index: IndexOption = "auto",
+    changes: int = _CHANGES,
     as_json: JSONFileOption = None,
 ) -> None:
     """Measure time to first token and per token at one KB size."""
@@ -62,12 +68,21 @@ def latency(
         "max_new_tokens": max_new_tokens,
         "seed": seed,
         "real_up_to": real_embeddings,
+        "n_changes": changes,
     }
-    _run([triples], (model, adapter, dtype, device), options, as_json)
+    _run([triples], [], (model, adapter, dtype, device, index), options, as_json)
 
 
 def scale(
-    triples: list[int] = typer.Option(..., "--triples", min=1, help="Size of a KB; repeat for several."),
+    triples: list[int] | None = typer.Option(
+        None, "--triples", min=1, help="Size of a KB of invented triples; repeat for several.", show_default=False
+    ),
+    kb: list[Path] | None = typer.Option(
+        None,
+        "--kb",
+        help="Folder of a KB to measure as it is, with questions about its own triples; repeatable.",
+        show_default=False,
+    ),
     model: ModelOption = DEFAULT_MODEL,
     adapter: AdapterOption = None,
     dtype: DtypeOption = None,
@@ -76,39 +91,60 @@ def scale(
     max_new_tokens: int = _TOKENS,
     seed: int = _SEED,
     real_embeddings: int = _REAL,
+    index: IndexOption = "auto",
+    changes: int = _CHANGES,
     as_json: JSONFileOption = None,
 ) -> None:
-    """Measure several KB sizes, one after the other."""
+    """Measure several KBs, one after the other: of invented triples, or --kb.
+
+    An index is built before the first question where --index wants one that is not there. A KB of up to 100,000 triples
+    is searched key by key, whatever --index says.
+    """
+    from kblam_engine.errors import ConfigurationError
+
+    if not triples and not kb:
+        raise ConfigurationError("expected --triples N or --kb FOLDER, got neither")
     options = {
         "n_pairs": pairs,
         "max_new_tokens": max_new_tokens,
         "seed": seed,
         "real_up_to": real_embeddings,
+        "n_changes": changes,
     }
-    _run(triples, (model, adapter, dtype, device), options, as_json)
+    _run(triples or [], kb or [], (model, adapter, dtype, device, index), options, as_json)
 
 
 def _run(
     sizes: list[int],
-    source: tuple[str, str | None, str | None, str | None],
+    folders: list[Path],
+    source: tuple[str, str | None, str | None, str | None, str],
     options: dict[str, int],
     as_json: Path | None,
 ) -> None:
     check_target(as_json)
     from kblam_engine.evaluation.environment import describe
-    from kblam_engine.evaluation.latency import FORMAT, METHOD, BenchOptions, bench
+    from kblam_engine.evaluation.latency import FORMAT, METHOD, BenchOptions, bench, bench_folders
     from kblam_engine.evaluation.results import finite
+    from kblam_engine.knowledge_base import KnowledgeBase
     from kblam_engine.models import cache_dir
 
     checked = BenchOptions(**options)
-    model, adapter, dtype, device = source
-    loaded = load_model(model, adapter, None, dtype, device)
+    for folder in folders:  # a wrong path is told at once, not after the seconds that loading takes
+        with KnowledgeBase.open(folder, create=False, read_only=True):
+            pass
+    model, adapter, dtype, device, index = source
+    loaded = load_model(model, adapter, None, dtype, device, index)
+    results: list[LatencyResult] = []
     with progress_bar() as progress:
-        results = bench(loaded, sizes, checked, embedding_cache=cache_dir() / "embeddings", progress=progress)
+        if sizes:
+            results += bench(loaded, sizes, checked, embedding_cache=cache_dir() / "embeddings", progress=progress)
+        if folders:
+            results += bench_folders(loaded, folders, checked, progress=progress)
     found: dict[str, Any] = {
         "format": FORMAT,
         "method": METHOD,
         **labels_of(loaded, model, adapter),
+        "index": index,
         **describe(checked.seed),
         "results": [result.to_dict() for result in results],
     }
@@ -122,21 +158,28 @@ def _show(results: list[LatencyResult], *, to_stderr: bool) -> None:
     from rich.table import Table
 
     table = Table()
-    for heading in ("triples", "first token ms", "ratio", "per token ms", "ratio", "retrieval ms", "peak MB"):
+    for heading in (
+        "triples", "search", "first token ms", "ratio", "per token ms", "ratio", "retrieval ms", "update ms", "B/triple",
+        "peak MB",
+    ):  # fmt: skip
         table.add_column(heading, justify="right")
     for r in results:
         table.add_row(
             f"{r.n_triples:,}",
+            r.search,
             f"{_cell(r.ttft_ms_base, 0)} → {_cell(r.ttft_ms_kb, 0)}",
             _cell(r.ttft_ratio, 2),
             f"{_cell(r.per_token_ms_base, 1)} → {_cell(r.per_token_ms_kb, 1)}",
             _cell(r.per_token_ratio, 2),
             _cell(r.retrieval_ms, 1),
+            _cell(r.update_ms, 1),
+            _cell(r.anonymous_bytes_per_triple, 0),
             _cell(r.peak_rss_mb, 0),
         )
     console = Console(stderr=to_stderr)
     console.print(table)
-    console.print("base model alone → with the KB; ratios are medians of paired ratios", highlight=False)
+    told = "base model alone → with the KB; ratios are medians of paired ratios; B/triple: resident anonymous memory"
+    console.print(told, highlight=False)
     if any(r.n_synthetic_embeddings for r in results):
         console.print("beyond --real-embeddings the key embeddings are random unit vectors", highlight=False)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
 import os
 import platform
 import subprocess
@@ -103,6 +105,26 @@ def peak_rss_mb() -> float | None:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return round(peak / (_MB if sys.platform == "darwin" else 1024), 1)
+
+
+def anonymous_bytes() -> int | None:
+    """Return the resident memory of this process that no file backs (RssAnon, Linux); None elsewhere.
+
+    Mapped embeddings and indexes are not in it. What has been freed is given back to the system first, where the C
+    library can (glibc), so that two calls can be subtracted.
+    """
+    gc.collect()
+    try:
+        ctypes.CDLL(None).malloc_trim(0)
+    except (AttributeError, OSError, TypeError):  # another C library, macOS, Windows
+        pass
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("RssAnon:"):
+                return 1024 * int(line.split()[1])
+    except OSError:
+        pass
+    return None
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -85,6 +85,10 @@ class EvaluatedModel(Protocol):
     def lm(self) -> Any:
         """The base model."""
 
+    @property
+    def indexes(self) -> Any:
+        """How the keys of large knowledge bases are searched (`Indexes`)."""
+
     def chat_prompt(self, messages: list[Message]) -> str:
         """Return the prompt text of a conversation."""
 

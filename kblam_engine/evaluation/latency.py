@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.evaluation import environment
@@ -17,13 +16,20 @@ from kblam_engine.evaluation.embedding_cache import CachedEncoder
 from kblam_engine.evaluation.interface import AnswerLike, EvaluatedModel
 from kblam_engine.evaluation.metrics import key_of, percentile
 from kblam_engine.evaluation.synthetic_kb import REAL_UP_TO, InventingEncoder, fill, fresh_questions
+from kblam_engine.evaluation.updates import NO_UPDATES, Updates, measure_updates, ready_search, sampled
 from kblam_engine.triples import Triple
+
+if TYPE_CHECKING:
+    from kblam_engine.knowledge_base import KnowledgeBase
 
 FORMAT = "kblam-bench/1"
 METHOD = (
     "Each pair asks one question, never asked before in this run, of the base model alone and of the model "
     "with the knowledge base, in alternating order, after a warm-up. Ratios are medians of paired ratios. "
-    "Time to first token holds everything: encoding the question, retrieval, prefill."
+    "Time to first token holds everything: encoding the question, retrieval, prefill. An index that is wanted is there "
+    "before the first question. Memory is resident anonymous memory of this process (Linux) after the answers, beyond "
+    "what it was after three answers of the model alone; mapped files are not in it. Changes come last; a knowledge base "
+    "that was given is changed in a copy."
 )
 _WARM_UP = 3
 _SPREAD = (25, 75)
@@ -42,10 +48,12 @@ class BenchOptions:
     seed: int = 0
     real_up_to: int = REAL_UP_TO
     """Triples embedded by the sentence encoder; the rest get random unit vectors."""
+    n_changes: int = 5
+    """Triples that are added and changed to measure what an update costs; 0: none, and no copy is made."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
-        for name, least in (("n_pairs", 1), ("max_new_tokens", 2), ("real_up_to", 1)):
+        for name, least in (("n_pairs", 1), ("max_new_tokens", 2), ("real_up_to", 1), ("n_changes", 0)):
             if getattr(self, name) < least:
                 raise ConfigurationError(f"{name}: expected at least {least}, got {getattr(self, name)}")
 
@@ -79,12 +87,63 @@ class LatencyResult:
     """Share of questions whose first attended triple is the one asked about: shows that the KB was in use."""
     peak_rss_mb: float | None
     """Of the whole process while answering."""
-    build_s: float
-    """Seconds to fill the knowledge base; sentence encoding included where it is not found on disk."""
+    anonymous_mb_base: float | None
+    """Resident anonymous memory with the model alone, in MiB; None where the system does not tell it."""
+    anonymous_mb_kb: float | None
+    """The same after the answers from the KB."""
+    anonymous_bytes_per_triple: float | None
+    """Their difference over the number of triples. Of a small KB it is mostly what answering takes once."""
+    update_ms: float | None
+    """From `set` of one triple until the search of keys found it in the new revision, encoding included."""
+    update_encoding_ms: float | None
+    """Of that, the sentence encoder: key and value of one triple."""
+    update_retrieval_ms: float | None
+    """The first `retrieve` after a change; more than `retrieval_ms` where something is kept for each revision."""
+    update_found: float | None
+    """Share of the triples just added that this `retrieve` returned."""
+    build_s: float | None
+    """Seconds to fill the knowledge base; sentence encoding included where it is not found on disk. None: it was given."""
+    index_s: float | None
+    """Seconds until the search was there: an index opened, and built where it was wanted and missing."""
+    search: str
+    """How keys were searched: "exact", "tree", "ann" or "remote"."""
+    kb: str | None
+    """The folder, of a knowledge base that was given."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values, rounded."""
         return {key: _rounded(value) for key, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Subject:
+    """A knowledge base to measure, closed until the model alone has been."""
+
+    folder: Path
+    encoder: Any
+    askable: list[Triple] | None = None
+    """What is asked about; None: a sample of its triples."""
+    n_synthetic: int = 0
+    build_s: float | None = None
+    given: bool = False
+    """Not to be written to."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Memory:
+    """Resident anonymous bytes, without and with the knowledge base."""
+
+    base: int | None
+    kb: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the questions of one knowledge base took."""
+
+    pairs: list[_Pair]
+    retrieval: list[float]
+    peak: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,30 +177,78 @@ def bench(
     for size in sizes:
         encoder = InventingEncoder(real)
         with TemporaryDirectory(prefix="kblam-bench-") as folder:
-            with KnowledgeBase.open(Path(folder) / "bench.kb", encoder=encoder) as kb:
+            path = Path(folder) / "bench.kb"
+            with KnowledgeBase.open(path, encoder=encoder) as kb:
                 start = time.perf_counter()
                 built = partial(_built, told, size)
                 askable, n_synthetic = fill(kb, encoder, size, options.seed, options.real_up_to, built)
                 build_s = time.perf_counter() - start
-                results.append(measure(model, kb, askable, n_synthetic, build_s, options, told))
+            # Opened again, so that what filling it has left in memory is not measured.
+            subject = _Subject(path, model.encoder, askable, n_synthetic, build_s)
+            results.append(_measured(model, subject, options, told))
     return results
 
 
-def measure(
+def bench_folders(
     model: EvaluatedModel,
-    kb: Any,
-    askable: list[Triple],
-    n_synthetic: int,
-    build_s: float,
-    options: BenchOptions,
-    told: Progress,
-) -> LatencyResult:
-    """Time pairs of answers, without and with `kb`, to questions about the `askable` triples."""
+    folders: Sequence[Path],
+    options: BenchOptions | None = None,
+    *,
+    progress: Progress | None = None,
+) -> list[LatencyResult]:
+    """Measure knowledge bases as they are, with questions about triples of their own.
+
+    Their triples stay as they are: changes are made in a copy in the temporary folder. An index that the model wants
+    and that is not there is built in the folder, as the model does for any answer.
+
+    Raises:
+        ConfigurationError: no folder, or one without triples enough for the questions.
+        KBLaMError: there is no knowledge base.
+    """
+    if not folders:
+        raise ConfigurationError("expected the folder of a knowledge base, got none")
+    told = progress or (lambda what, done, total: None)
+    options = options or BenchOptions()
+    return [_measured(model, _Subject(f, model.encoder, given=True), options, told) for f in folders]
+
+
+def _measured(model: EvaluatedModel, subject: _Subject, options: BenchOptions, told: Progress) -> LatencyResult:
+    """Time pairs of answers, without and with the knowledge base, then updates of it."""
+    from kblam_engine.knowledge_base import KnowledgeBase
+
+    _warm_base(model, options)
+    base = environment.anonymous_bytes()
+    with KnowledgeBase.open(subject.folder, encoder=subject.encoder, create=False) as kb:
+        begun = time.perf_counter()
+        told(f"preparing {len(kb):,} triples", 0, 1)
+        search = ready_search(model, kb.snapshot())
+        index_s = time.perf_counter() - begun
+        told(f"preparing {len(kb):,} triples", 1, 1)
+        # As many for each answer, each retrieval and the warm-up, and some to spare: a key may occur twice.
+        askable = subject.askable or sampled(kb.snapshot(), 4 * (options.n_pairs + _WARM_UP), options.seed)
+        asked = _ask(model, kb, askable, options, told)
+        memory = _Memory(base, environment.anonymous_bytes())
+        updates = measure_updates(model, kb, options.n_changes, copy=subject.given) if options.n_changes else NO_UPDATES
+        return _summarise(len(kb), subject, asked, memory, updates, search, index_s, options)
+
+
+def _warm_base(model: EvaluatedModel, options: BenchOptions) -> None:
+    """Have the model alone answer, so that what it keeps is not taken for memory of the knowledge base."""
+    for number in range(_WARM_UP):
+        text = f"What is the number {number} on this list of names?"
+        model.encoder.encode([text])
+        model.generate_text([{"role": "user", "content": text}], options.max_new_tokens)
+
+
+def _ask(
+    model: EvaluatedModel, kb: KnowledgeBase, askable: list[Triple], options: BenchOptions, told: Progress
+) -> _Asked:
+    """Answer pairs of questions about the `askable` triples, then retrieve for others."""
     questions = fresh_questions(askable, options.seed)
     for text, triple in _take(questions, _WARM_UP, len(askable)):
         _ask_pair(model, kb, text, triple, options.max_new_tokens, kb_first=True)
         model.retrieve(text, kb, 10)
-    gc.collect()
+    environment.anonymous_bytes()  # frees what the warm-up has left
     environment.reset_peak_rss()
     what = f"asking {len(kb):,} triples"
     pairs: list[_Pair] = []
@@ -155,7 +262,7 @@ def measure(
         model.retrieve(text, kb, 10)
         retrieval.append((time.perf_counter() - start) * 1000)
     told(what, options.n_pairs, options.n_pairs)
-    return _summarise(len(kb), n_synthetic, build_s, pairs, retrieval, peak, options)
+    return _Asked(pairs, retrieval, peak)
 
 
 def _built(told: Progress, size: int, n_done: int) -> None:
@@ -187,21 +294,23 @@ def _ask_pair(
 
 def _summarise(
     n_triples: int,
-    n_synthetic: int,
-    build_s: float,
-    pairs: list[_Pair],
-    retrieval: list[float],
-    peak: float | None,
+    subject: _Subject,
+    asked: _Asked,
+    memory: _Memory,
+    updates: Updates,
+    search: str,
+    index_s: float,
     options: BenchOptions,
 ) -> LatencyResult:
+    pairs = asked.pairs
     # An answer of a single token has no time per token.
     steady = [p for p in pairs if min(p.base.usage.completion_tokens, p.kb.usage.completion_tokens) > 1]
     first = [p.kb.ttft_ms / p.base.ttft_ms for p in pairs if p.base.ttft_ms > 0]
     each = [p.kb.ms_per_token / p.base.ms_per_token for p in steady if p.base.ms_per_token > 0]
     return LatencyResult(
         n_triples=n_triples,
-        embeddings="synthetic" if n_synthetic else "real",
-        n_synthetic_embeddings=n_synthetic,
+        embeddings="synthetic" if subject.n_synthetic else "real",
+        n_synthetic_embeddings=subject.n_synthetic,
         n_pairs=len(pairs),
         max_new_tokens=options.max_new_tokens,
         ttft_ratio=percentile(first, 50),
@@ -213,14 +322,30 @@ def _summarise(
         ttft_ms_kb_p95=percentile((p.kb.ttft_ms for p in pairs), 95),
         per_token_ms_base=percentile((p.base.ms_per_token for p in steady), 50),
         per_token_ms_kb=percentile((p.kb.ms_per_token for p in steady), 50),
-        retrieval_ms=percentile(retrieval, 50),
+        retrieval_ms=percentile(asked.retrieval, 50),
         prompt_tokens=percentile((p.base.usage.prompt_tokens for p in pairs), 50),
         completion_tokens_base=percentile((p.base.usage.completion_tokens for p in pairs), 50),
         completion_tokens_kb=percentile((p.kb.usage.completion_tokens for p in pairs), 50),
         attended_top1=sum(_first_is_asked(p) for p in pairs) / len(pairs),
-        peak_rss_mb=peak,
-        build_s=build_s,
+        peak_rss_mb=asked.peak,
+        anonymous_mb_base=_mib(memory.base),
+        anonymous_mb_kb=_mib(memory.kb),
+        anonymous_bytes_per_triple=(
+            None if memory.base is None or memory.kb is None else (memory.kb - memory.base) / n_triples
+        ),
+        update_ms=updates.visible_ms,
+        update_encoding_ms=updates.encoding_ms,
+        update_retrieval_ms=updates.retrieval_ms,
+        update_found=updates.found,
+        build_s=subject.build_s,
+        index_s=index_s,
+        search=search,
+        kb=str(subject.folder) if subject.given else None,
     )
+
+
+def _mib(n_bytes: int | None) -> float | None:
+    return None if n_bytes is None else n_bytes / 1024**2
 
 
 def _first_is_asked(pair: _Pair) -> bool:

@@ -222,7 +222,7 @@ def _scale(benches: Sequence[BenchRun]) -> list[str]:
     ]
     if synthetic:
         lines.append(
-            "† Some key embeddings are random unit vectors, which does not change how long it takes."
+            "† Some key embeddings are random unit vectors: what real triples would have found may take another time."
         )
     return lines
 

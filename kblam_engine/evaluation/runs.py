@@ -268,10 +268,12 @@ def _bench(name: str, data: dict[str, Any]) -> BenchRun:
 
 
 def _latency(data: dict[str, Any]) -> LatencyResult:
-    own = ("n_triples", "embeddings", "ttft_ratio_p25_p75", "per_token_ratio_p25_p75")
+    own = ("n_triples", "embeddings", "ttft_ratio_p25_p75", "per_token_ratio_p25_p75", "search", "kb")
     return LatencyResult(
         n_triples=_count(data, "n_triples"),
         embeddings=str(data.get("embeddings")),
+        search=str(data.get("search", "exact")),
+        kb=None if data.get("kb") is None else str(data["kb"]),
         ttft_ratio_p25_p75=_pair(data, "ttft_ratio_p25_p75"),
         per_token_ratio_p25_p75=_pair(data, "per_token_ratio_p25_p75"),
         **_numbers(data, LatencyResult, except_for=own),

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kblam_engine.knowledge_base.contents import context_text, digest_text, hash_of, metadata_text
 from kblam_engine.knowledge_base.rows import Embeddings, selected
 from kblam_engine.knowledge_base.schema import Meta
-from kblam_engine.knowledge_base.slots import SlotTable, dense_index
+from kblam_engine.knowledge_base.slots import Moved, SlotTable, dense_index
 from kblam_engine.knowledge_base.store import Store
 from kblam_engine.knowledge_base.vocabulary import Vocabulary
 from kblam_engine.knowledge_base.words import matching_names, names_with, query_of, split
@@ -118,6 +118,10 @@ class KBSnapshot:
         slots = np.arange(len(self))
         slots[self._moved.positions] = self._moved.slots
         return slots
+
+    def moved(self) -> Moved | None:
+        """Return the few positions whose row of the key segment has another number; None for a choice of triples."""
+        return self._moved
 
     def key_segment(self) -> Embeddings:
         """Return the key embedding of every slot, `[n_slots, embed_dim]` float16; a row never changes.
@@ -275,6 +279,10 @@ class _ChosenSnapshot(KBSnapshot):
     def slots(self) -> NDArray[np.int64]:
         """Return the row of the key segment of every position."""
         return self._whole.slots()[self._chosen]
+
+    def moved(self) -> Moved | None:
+        """Return None: these have an order of their own."""
+        return None
 
 
 def _frozen(array: NDArray[_Scalar]) -> NDArray[_Scalar]:

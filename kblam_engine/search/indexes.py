@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -40,6 +41,21 @@ _TIMED_KEYS = 16_384
 logger = logging.getLogger(__name__)
 
 
+@runtime_checkable
+class IndexSource(Protocol):
+    """Where an application gets its indexes from; `search.remote.RemoteIndex` is one."""
+
+    def of(self, snapshot: KBSnapshot) -> KeyIndex | None:
+        """Return the index of a snapshot's keys; None where every key is to be scored.
+
+        Asked once for every snapshot of a knowledge base, from many threads. The index holds slots 0..n_slots - 1 of
+        this knowledge base and generation: what came later is scored key by key, what is removed is passed over.
+
+        Raises:
+            KBLaMError: the index cannot be used. It is told as a warning, and every key is scored.
+        """
+
+
 @dataclass
 class _Opened:
     """The index of one folder, None where there is none to be used."""
@@ -53,23 +69,31 @@ class Indexes:
     """Hands out the search of a snapshot's keys; share one among threads."""
 
     def __init__(
-        self, wanted: str = "auto", prefill_s: Callable[[], float] | None = None, *, background: bool = True
+        self,
+        wanted: str | IndexSource = "auto",
+        prefill_s: Callable[[], float] | None = None,
+        *,
+        background: bool = True,
     ) -> None:
         """Choose how keys are searched.
 
         Args:
             wanted: "exact", "tree", "ann", or "auto": every key is scored while that costs less than a quarter of the
-                prompt's prefill, then whatever index there is serves.
+                prompt's prefill, then whatever index there is serves. Or a source of indexes of the application's own.
             prefill_s: seconds of a short prompt's prefill, asked for once; None: "auto" never takes an index.
             background: build an index that is wanted and not there, and build again one that has fallen behind, in
                 a thread, while every key is scored.
 
         Raises:
-            ConfigurationError: another word.
+            ConfigurationError: another word, or another object.
         """
-        if wanted not in WANTED:
-            raise ConfigurationError(f"index: expected one of {', '.join(WANTED)}, got {wanted!r}")
-        self.wanted = wanted
+        self._source = wanted if isinstance(wanted, IndexSource) else None
+        if self._source is None and wanted not in WANTED:
+            raise ConfigurationError(
+                f"index: expected one of {', '.join(WANTED)}, or an object with the method of(snapshot), got {wanted!r}"
+            )
+        self.wanted = "own" if self._source is not None else str(wanted)
+        """What was asked for; "own" for a source of the application's own."""
         self.background = background
         self._prefill_s = prefill_s
         self._budget_s: float | None = None
@@ -82,6 +106,8 @@ class Indexes:
 
     def of(self, snapshot: KBSnapshot) -> SnapshotSearch:
         """Return the search of a snapshot's keys, by an index if that is wanted and there."""
+        if self._source is not None:
+            return self._sourced(self._source, snapshot)
         with self._lock:
             opened = self._index_of(snapshot)
             index = None if opened is None else opened.index
@@ -92,16 +118,37 @@ class Indexes:
                 self._follow(snapshot, opened, search.n_unindexed)
             return search
 
+    def ready(self, snapshot: KBSnapshot) -> SnapshotSearch:
+        """Return the search of a snapshot's keys after any index that is missing or behind has been built."""
+        self.of(snapshot)
+        self.wait()
+        return self.of(snapshot)
+
     def wait(self) -> None:
         """Wait for what is being done in the background."""
         while self._work:
             for thread in list(self._work.values()):
                 thread.join()
 
+    def _sourced(self, source: IndexSource, snapshot: KBSnapshot) -> SnapshotSearch:
+        """Return the search by the application's index, which is asked for outside the lock: it may be far away."""
+        with self._lock:
+            search = self._searches.get(snapshot)
+        if search is not None:
+            return search
+        index = None
+        if not _is_small_view(snapshot):
+            try:
+                index = source.of(snapshot)
+            except KBLaMError as error:
+                logger.warning("every key is scored: %s", error)
+        with self._lock:
+            return self._searches.setdefault(snapshot, SnapshotSearch(snapshot, index))
+
     def _index_of(self, snapshot: KBSnapshot) -> _Opened | None:
         """Return what is known about the index of a snapshot's folder; None where every key is to be scored."""
         folder = snapshot.folder
-        if self.wanted == "exact" or folder is None or len(snapshot) < _SEEN_SHARE * snapshot.n_slots:
+        if self.wanted == "exact" or folder is None or _is_small_view(snapshot):
             return None
         if self.wanted == "auto" and self._exact_is_cheap(snapshot):
             return None
@@ -182,6 +229,10 @@ def seconds_per_key(snapshot: KBSnapshot) -> float:
         scan(keys, query, K)
         times.append(time.perf_counter() - begun)
     return min(times) / max(1, len(keys))
+
+
+def _is_small_view(snapshot: KBSnapshot) -> bool:
+    return len(snapshot) < _SEEN_SHARE * snapshot.n_slots
 
 
 def _stamp(path: Path) -> object:

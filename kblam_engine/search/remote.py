@@ -22,7 +22,7 @@ _SPARE = 4
 
 
 class RemoteIndex:
-    """A `KeyIndex` whose keys are in a collection of Qdrant.
+    """A `KeyIndex` whose keys are in a collection of Qdrant, and an `IndexSource` of it for the model.
 
     Found keys that are not alive are passed over, and more is asked for until there are enough. The normaliser is over
     the keys found, because the service tells no other scores: a lower bound.
@@ -39,8 +39,23 @@ class RemoteIndex:
     def n_slots(self) -> int:
         """How many slots are in the collection: they are sent in order, and none is left out."""
         if self._n_slots is None:
-            self._n_slots = int(self._client.count(self.collection, exact=True).count) if self._exists() else 0
+            self._n_slots = self._counted()
         return self._n_slots
+
+    def of(self, snapshot: KBSnapshot) -> RemoteIndex | None:
+        """Return this index for a snapshot of its knowledge base; None while nothing has been sent.
+
+        What other processes have sent since is counted in.
+
+        Raises:
+            KnowledgeBaseError: the collection is of another knowledge base, or of one before its last compaction.
+        """
+        n_slots = self._counted()
+        if not n_slots:
+            return None
+        self._check(_origin(snapshot))
+        self._n_slots = n_slots
+        return self
 
     def send(self, snapshot: KBSnapshot) -> int:
         """Send the slots that the collection does not have, batch by batch; return how many there were.
@@ -51,7 +66,7 @@ class RemoteIndex:
             KnowledgeBaseError: the collection is of another knowledge base, or of one before its last compaction.
         """
         models = _qdrant().models
-        origin = f"{snapshot.kb_id}-{snapshot.generation}"
+        origin = _origin(snapshot)
         if not self._exists():
             self._client.create_collection(
                 self.collection,
@@ -89,10 +104,18 @@ class RemoteIndex:
         limit = k
         while True:
             points = self._client.query_points(self.collection, query=query.tolist(), limit=limit).points
-            found = [(int(p.id), float(p.score)) for p in points if alive is None or alive[int(p.id)]]
+            # Others may have sent slots that the mask does not know.
+            found = [
+                (int(p.id), float(p.score))
+                for p in points
+                if alive is None or (int(p.id) < len(alive) and alive[int(p.id)])
+            ]
             if len(found) >= k or len(points) < limit:
                 return found[:k]
             limit *= _SPARE
+
+    def _counted(self) -> int:
+        return int(self._client.count(self.collection, exact=True).count) if self._exists() else 0
 
     def _exists(self) -> bool:
         return bool(self._client.collection_exists(self.collection))
@@ -104,6 +127,10 @@ class RemoteIndex:
                 f"collection {self.collection!r}: expected the keys of {origin}, got those of "
                 f"{some[0].payload.get('origin')}; take another collection, or delete this one"
             )
+
+
+def _origin(snapshot: KBSnapshot) -> str:
+    return f"{snapshot.kb_id}-{snapshot.generation}"
 
 
 def connect(place: str, collection: str, **options: Any) -> RemoteIndex:
