@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
+from kblam_engine.errors import TripleError
 from kblam_engine.triples import Provenance, Triple
 from kblam_integrations._documents import provenance_of
 
 __all__ = ["triples_from_graph_document"]
 
+_NO_TYPES = frozenset({"Node", "entity"})
+"""What LangChain and LlamaIndex call nodes of which nobody said a type."""
 
-def triples_from_graph_document(document: Any) -> Iterator[Triple]:
+
+def triples_from_graph_document(
+    document: Any, *, node_types: bool = False, on_rejected: Callable[[str], object] | None = None
+) -> Iterator[Triple]:
     """Yield a triple for each relationship, and one for each property of a node or relationship.
 
     A relationship ``Lena -[FOUNDED {year: 2009}]-> Acme`` gives (Lena, founded, Acme), with the year in the metadata. A
@@ -21,19 +28,48 @@ def triples_from_graph_document(document: Any) -> Iterator[Triple]:
     Args:
         document: an object with ``nodes`` (``id``, ``type``, ``properties``), ``relationships`` (``source``,
             ``target``, ``type``, ``properties``) and perhaps ``source``.
+        node_types: a triple (name, "type", type) as well for each node whose type says something, which "Node", what nodes
+            are called that have none, does not.
+        on_rejected: told, in one line, of each property or relationship that gives no usable triple, and the others
+            come; None: the first of them is an error.
 
     Raises:
-        TripleError: a node or relationship gives no usable triple, such as one with an empty id.
+        TripleError: a node or relationship gives no usable triple, such as one with an empty id, and there is no
+            `on_rejected`.
     """
     origin = _origin(getattr(document, "source", None))
+    for parts in _parts(document, node_types):
+        try:
+            yield Triple(parts.name, parts.property, parts.value, parts.metadata, provenance=origin)
+        except TripleError as error:
+            if on_rejected is None:
+                raise
+            on_rejected(f"{parts.where}: {error}")
+
+
+class _Parts(NamedTuple):
+    """A triple in the making, and what it is made of, for messages."""
+
+    where: str
+    name: str
+    property: str
+    value: str
+    metadata: Mapping[str, Any] = MappingProxyType({})
+
+
+def _parts(document: Any, node_types: bool) -> Iterator[_Parts]:
     for node in document.nodes:
+        kind = _text(getattr(node, "type", None)) if node_types else ""
+        if kind and kind not in _NO_TYPES:
+            yield _Parts(f"type {kind!r} of {node.id!r}", _name(node), "type", kind)
         for key, value in _properties(node).items():
             text = _text(value)
             if key != "name" and text:
-                yield Triple(_name(node), _phrase(key), text, provenance=origin)
+                yield _Parts(f"property {key!r} of {node.id!r}", _name(node), _phrase(key), text)
     for edge in document.relationships:
         extra = {f"relationship_{key}": _text(value) for key, value in _properties(edge).items()}
-        yield Triple(_name(edge.source), _phrase(edge.type), _name(edge.target), extra, provenance=origin)
+        where = f"{edge.source.id!r} -[{edge.type}]-> {edge.target.id!r}"
+        yield _Parts(where, _name(edge.source), _phrase(edge.type), _name(edge.target), extra)
 
 
 def _origin(source: Any) -> Provenance | None:

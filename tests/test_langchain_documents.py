@@ -9,7 +9,7 @@ from langchain_core.documents import Document
 from langchain_core.indexing import InMemoryRecordManager, index
 from pydantic import ValidationError
 
-from kblam_engine.errors import ConfigurationError
+from kblam_engine.errors import ConfigurationError, TripleError
 from kblam_engine.triples import Provenance, Triple
 from kblam_integrations._documents import MAX_TEXT
 from kblam_integrations._shared import triples_of
@@ -230,3 +230,63 @@ def test_graph_documents_are_read_by_their_shape():
     kb_index = new_index(extract=lambda document: triples_from_graph_document(graph_document()))
     kb_index.upsert([ORCA])
     assert contents(kb_index.kb) == contents(triples) and kb_index.get(["orca"]) == [ORCA]
+
+
+def test_a_graph_document_gives_what_is_usable_and_tells_the_rest():
+    nodes = [SimpleNamespace(id="", type="Person", properties={"age": 61}), SimpleNamespace(id="Acme", properties={"staff": 40})]
+    edges = [
+        SimpleNamespace(source=nodes[0], target=nodes[1], type="FOUNDED", properties={}),
+        SimpleNamespace(source=nodes[1], target=SimpleNamespace(id="Bonn", properties={}), type="CITY", properties={}),
+    ]
+    told, broken = [], SimpleNamespace(nodes=nodes, relationships=edges, source=None)
+    found = triples_from_graph_document(broken, on_rejected=told.append)
+    assert contents(found) == {("Acme", "staff", "40"), ("Acme", "city", "Bonn")}
+    assert [line.partition(":")[0] for line in told] == ["property 'age' of ''", "'' -[FOUNDED]-> 'Acme'"]
+    with pytest.raises(TripleError, match="name"):
+        list(triples_from_graph_document(broken))
+
+
+def test_an_empty_page_can_be_skipped(caplog):
+    pages = [
+        Document("name: Orca 2\ncolour: red", metadata={"source": "a.pdf"}),
+        Document("  ", metadata={"source": "blank.pdf"}),
+        Document("name: Kite\ncolour: blue", metadata={"source": "b.pdf"}),
+    ]
+    options = {"cleanup": "incremental", "source_id_key": "source", "key_encoder": "sha256"}
+
+    def indexed(target):
+        records = InMemoryRecordManager("pages")
+        records.create_schema()
+        return index(pages, records, target, **options)
+
+    with pytest.raises(ConfigurationError, match="expected metadata name and property"):
+        indexed(new_index())
+    skipping = new_index(empty="skip")
+    indexed(skipping)
+    assert contents(skipping.kb) == {("Orca 2", "colour", "red"), ("Kite", "colour", "blue")}
+    assert "no triples were found in it; skipped" in caplog.text
+    for extract in (triples_from_document, lambda document: []):
+        one = new_index(empty="skip")
+        one.upsert([Document("name: Orca 2\ncolour: red", id="orca")])
+        one.extract = extract
+        response = one.upsert([Document("x" * (MAX_TEXT + 1), id="orca")])  # what it said before goes
+        assert (response["succeeded"], response["failed"]) == ([], ["orca"]) and len(one.kb) == 0
+    with pytest.raises(ConfigurationError, match="no triples were found"):
+        new_index(extract=lambda document: []).upsert([Document("a", id="a")])
+    with pytest.raises(ValidationError, match="empty"):
+        new_index(empty="ignore")
+
+
+def test_what_is_wrong_with_a_skipping_index_is_still_an_error():
+    def extract(document):
+        raise ConfigurationError("the extractor has no model")
+
+    with pytest.raises(ConfigurationError, match="has no model"):
+        new_index(empty="skip", extract=extract).upsert([Document("a", id="a")])
+
+
+def test_node_types_are_triples_when_asked_for():
+    lena = SimpleNamespace(id="Lena", type="Person", properties={})
+    known = SimpleNamespace(nodes=[lena, SimpleNamespace(id="Acme", type="Node", properties={})], relationships=[])
+    assert contents(triples_from_graph_document(known, node_types=True)) == {("Lena", "type", "Person")}
+    assert not list(triples_from_graph_document(known))

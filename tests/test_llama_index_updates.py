@@ -1,10 +1,12 @@
-"""Documents that change: what they said before goes, in a knowledge base opened again and through a pipeline as well."""
+"""Documents that change, in a knowledge base opened again and through a pipeline as well, and what is of no use in them."""
 
 import asyncio
+import logging
 
 import pytest
 from integration_parts import copier
 from llama_index.core import Document
+from llama_index.core.graph_stores import SimplePropertyGraphStore
 from llama_index.core.graph_stores.types import EntityNode, Relation
 from llama_index.core.ingestion import IngestionPipeline
 from llama_index.core.node_parser import SentenceSplitter
@@ -12,7 +14,8 @@ from llama_index.core.schema import NodeRelationship, RelatedNodeInfo, TextNode,
 
 from kblam_engine import KnowledgeBase, Triple
 from kblam_engine.sentence_encoder import HashingEncoder
-from kblam_integrations.llama_index import KBLaMIndex, KBLaMLLM, KBLaMTripleSink
+from kblam_integrations.llama_index import KBLaMIndex, KBLaMLLM, KBLaMTripleSink, triples_from_node
+from kblam_integrations.llama_index.index import extract_triples
 
 
 def parts(triples):
@@ -118,3 +121,57 @@ def test_a_sink_takes_a_documents_nodes_in_several_calls(tmp_path):
     through_a_pipeline(folder, long_sheet("colour: red"))
     _, said = through_a_pipeline(folder, long_sheet("maker: Acme"), whole_documents=False)
     assert said == {("colour", "red"), ("maker", "Acme")}
+
+
+def test_an_index_counts_and_tells_what_it_leaves_out(caplog):
+    long = "x" * 10_001
+    sheet = TextNode(text=f"name: Orca 2\ncolour: red\nlog: {long}\nmaker: Acme", id_="sheet")
+    nameless = TextNode(text="colour: red\nmaker: Acme", id_="nameless")
+    left = TextNode(text="", id_="left")
+    left.metadata["nodes"] = [EntityNode(name="Lena", properties={"age": 61, "diary": long, "city": "Bonn"})]
+    left.metadata["relations"] = [Relation(label=" ", source_id="Lena", target_id="Acme")]
+    with caplog.at_level(logging.WARNING):
+        index = KBLaMIndex([sheet, nameless, left, TextNode(text="prose")], llm=KBLaMLLM(engine=copier()))
+    assert {(t.property, t.value) for t in index.kb} == {
+        ("colour", "red"), ("maker", "Acme"), ("age", "61"), ("city", "Bonn")
+    }  # what is wrong with one property is not wrong with the others of its name
+    told = [record.getMessage() for record in caplog.records]
+    assert index.n_rejected == len(told) == 4 and all(line.startswith("no usable triple: ") for line in told)
+    for part in ("'sheet', 'log': value", "'nameless': 2 lines", "property 'diary' of 'Lena'", "'Lena' -[ ]-> 'Acme'"):
+        assert any(part in line for line in told), part
+
+
+def test_an_index_of_a_graph_store_counts_what_it_leaves_out(caplog):
+    store = SimplePropertyGraphStore()
+    store.upsert_nodes([EntityNode(name="Lena"), EntityNode(name="Acme")])
+    relations = [Relation(label=label, source_id="Lena", target_id="Acme") for label in (" ", "FOUNDED")]
+    store.upsert_relations(relations)
+    with caplog.at_level(logging.WARNING):
+        index = KBLaMIndex.from_property_graph_store(store, llm=KBLaMLLM(engine=copier()))
+    assert parts(index.kb) == {("Lena", "founded", "Acme")} and index.n_rejected == 1
+    assert "no usable triple: 'Lena' -[ ]-> 'Acme'" in caplog.text
+
+
+def test_extracting_alone_tells_the_log_or_a_listener(caplog):
+    node = TextNode(text="colour: red", id_="nameless")
+    assert extract_triples(node) == [] and "'nameless': 1 lines" in caplog.text
+    told = []
+    assert extract_triples(node, told.append) == [] and len(told) == 1
+
+
+def test_labels_of_entities_are_triples_when_asked_for():
+    def node():
+        found = TextNode(text="Lena runs Acme.", id_="n")
+        found.metadata["nodes"] = [EntityNode(name="Lena", label="PERSON"), EntityNode(name="Acme")]
+        return found
+
+    typed = {("Lena", "type", "PERSON")}  # and nothing of Acme, which nobody gave a label
+    assert parts(triples_from_node(node(), node_types=True)) == typed and triples_from_node(node()) == []
+    kb = KnowledgeBase.open(":memory:", encoder=HashingEncoder())
+    KBLaMTripleSink(kb, node_types=True)([node()])
+    assert parts(kb) == typed
+    store = SimplePropertyGraphStore()
+    store.upsert_nodes(node().metadata["nodes"])
+    for options, expected in (({}, set()), ({"node_types": True}, typed)):
+        llm = KBLaMLLM(engine=copier())
+        assert parts(KBLaMIndex.from_property_graph_store(store, llm=llm, **options).kb) == expected

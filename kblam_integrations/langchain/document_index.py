@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self
+from dataclasses import replace
+from typing import Any, Literal, Self
 
 from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
@@ -18,6 +20,8 @@ from kblam_engine.sources.loaded import NAME_FIELDS, fields_of
 from kblam_engine.triples import Provenance, Triple
 from kblam_integrations._documents import DocumentStore, SourceDocument, provenance_of
 from kblam_integrations._shared import as_knowledge_base
+
+_log = logging.getLogger(__name__)
 
 
 def triples_from_document(document: Document) -> list[Triple]:
@@ -42,7 +46,7 @@ def triples_from_document(document: Document) -> list[Triple]:
     name_field, name = next((named[key] for key in NAME_FIELDS if key in named), (None, ""))
     name = name or str(metadata.get("name") or metadata.get("title") or "")
     if not fields or not name:
-        raise ConfigurationError(
+        raise _NothingSaidError(
             f"document {document.id or document.page_content[:40]!r}: expected metadata name and property, or lines "
             "`field: value` with a name; for other documents give KBLaMDocumentIndex(extract=LoadedDocumentExtractor()) of "
             "kblam_engine.sources.loaded, or another function from a document to its triples"
@@ -52,6 +56,10 @@ def triples_from_document(document: Document) -> list[Triple]:
         for field, value, span in fields
         if field != name_field and value
     ]
+
+
+class _NothingSaidError(ConfigurationError):
+    """A document holds nothing that reads as a triple; what `empty="skip"` passes over."""
 
 
 def origin_of(document: Document, span: tuple[int, int] | None = None) -> Provenance | None:
@@ -93,10 +101,13 @@ class KBLaMDocumentIndex(DocumentIndex):
             one name different values; else the last document's value counts.
         extract: from a document to its triples; for graph transformers,
             ``lambda d: triples_from_graph_document(transformer.convert_to_graph_documents([d])[0])``.
+        empty: what happens with a document that gives no triples: "error", or "skip", which logs a warning, takes back what
+            a document with its id said before, and goes on.
         k: how many documents a query returns at most.
 
     Raises:
-        ConfigurationError: a document gives no triples (nothing of its batch is stored), or `kb` cannot be changed.
+        ConfigurationError: a document gives no triples (nothing of its batch is stored) and `empty` is "error", or `kb`
+            cannot be changed.
         ValueError: `delete` without ids.
     """
 
@@ -104,6 +115,7 @@ class KBLaMDocumentIndex(DocumentIndex):
 
     kb: Any
     extract: Callable[[Document], Iterable[Triple]] = triples_from_document
+    empty: Literal["error", "skip"] = "error"
     k: int = Field(default=5, ge=1)
     _store: DocumentStore = PrivateAttr()
 
@@ -117,17 +129,36 @@ class KBLaMDocumentIndex(DocumentIndex):
         return self
 
     def upsert(self, items: Sequence[Document], /, **kwargs: Any) -> UpsertResponse:
-        """Store documents, or replace those with the same id; one without an id gets one."""
+        """Store documents, or replace those with the same id; one without an id gets one.
+
+        The response's ``failed`` are the ids of those that gave no triples and were skipped.
+        """
         sources = []
         for item in items:
-            triples = list(self.extract(item))
-            if not triples:
-                raise ConfigurationError(f"document {item.id or item.page_content[:40]!r}: no triples were found in it")
             document_id = item.id if item.id is not None else str(uuid.uuid4())
+            triples = self._triples_of(item)
             origin = origin_of(item.model_copy(update={"id": document_id}))
             sources.append(SourceDocument(document_id, item.page_content, item.metadata, triples, origin))
-        self._store.upsert(sources)
-        return UpsertResponse(succeeded=[source.id for source in sources], failed=[])
+        skipped = {source.id for source in sources if not source.triples}
+        # Of an empty one nothing is stored, its text neither, and so none is too long.
+        self._store.upsert([replace(each, text="") if each.id in skipped else each for each in sources])
+        return UpsertResponse(
+            succeeded=[source.id for source in sources if source.id not in skipped], failed=sorted(skipped)
+        )
+
+    def _triples_of(self, document: Document) -> list[Triple]:
+        """Return what a document says; nothing, if it says nothing and that is no error."""
+        what = repr(document.id or document.page_content[:40])
+        try:
+            triples = list(self.extract(document))
+            if not triples:
+                raise _NothingSaidError(f"document {what}: no triples were found in it, and empty is 'error'")
+        except _NothingSaidError:
+            if self.empty == "error":
+                raise
+            _log.warning("document %s: no triples were found in it; skipped", what)
+            return []
+        return triples
 
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> DeleteResponse:
         """Take documents and what only they said out of the knowledge base; unknown ids are fine."""

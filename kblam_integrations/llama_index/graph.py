@@ -30,6 +30,8 @@ _INTERNAL = frozenset({TRIPLET_SOURCE_KEY, VECTOR_SOURCE_KEY, "_node_content", "
 _STRUCTURE = frozenset({KG_SOURCE_REL, *(relation.name for relation in NodeRelationship)})
 _SOURCE_KEYS = ("source", "file_path", "file_name", "url")
 _NO_LIMIT = 2**31 - 1
+OnRejected = Callable[[str], object]
+"""Told, in one line, what makes no usable triple and why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +41,7 @@ class _Entity:
     id: str
     properties: Mapping[str, Any] = field(default_factory=dict)
     origin: Mapping[str, Any] = field(default_factory=dict)
+    type: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,9 @@ class _Piece:
     relationships: tuple[_Edge, ...] = ()
 
 
-def triples_from_node(node: BaseNode, on_rejected: Callable[[str], None] | None = None) -> list[Triple]:
+def triples_from_node(
+    node: BaseNode, on_rejected: OnRejected | None = None, *, node_types: bool = False
+) -> list[Triple]:
     """Return what KG extractors have left in a node's metadata as triples.
 
     A relation ``Lena -[FOUNDED]-> Acme`` gives (Lena, founded, Acme); a property of an entity gives
@@ -68,7 +73,8 @@ def triples_from_node(node: BaseNode, on_rejected: Callable[[str], None] | None 
 
     Args:
         node: any node; without such metadata it gives nothing.
-        on_rejected: told, in one line, of each entity or relation that makes no usable triple.
+        on_rejected: told, in one line, of each property of an entity and each relation that makes no usable triple.
+        node_types: a triple (entity, "type", label) as well for each entity whose label is not LlamaIndex's "entity".
     """
     shared = {key: value for key, value in node.metadata.items() if key not in (KG_NODES_KEY, KG_RELATIONS_KEY)}
     linked, origin = {node.node_id, *_linked_ids(node)}, origin_of(node)
@@ -77,7 +83,7 @@ def triples_from_node(node: BaseNode, on_rejected: Callable[[str], None] | None 
         name = _part(item, "name")
         if name is not None:
             entities[str(name).replace('"', " ")] = _Entity(
-                str(name), _own(_part(item, "properties"), shared), origin
+                str(name), _own(_part(item, "properties"), shared), origin, str(_part(item, "label") or "")
             )
     edges = []
     for item in node.metadata.get(KG_RELATIONS_KEY) or ():
@@ -86,12 +92,12 @@ def triples_from_node(node: BaseNode, on_rejected: Callable[[str], None] | None 
             source, target = (entities.get(end) or _Entity(end) for end in ends)
             properties = _own(_part(item, "properties"), shared)
             edges.append(_Edge(source, target, str(_part(item, "label")), properties, origin))
-    found = _triples([*entities.values(), *edges], on_rejected)
+    found = _triples([*entities.values(), *edges], on_rejected, node_types)
     return [replace(triple, provenance=provenance_from(node)) for triple in found]
 
 
 def triples_from_property_graph(
-    store: PropertyGraphStore, on_rejected: Callable[[str], None] | None = None
+    store: PropertyGraphStore, on_rejected: OnRejected | None = None, *, node_types: bool = False
 ) -> list[Triple]:
     """Return a property graph store as triples, sorted: the same graph gives the same list in every process.
 
@@ -101,7 +107,8 @@ def triples_from_property_graph(
     Args:
         store: any store; of a ``SimplePropertyGraphStore`` the graph itself is read, because its ``get_triplets()``
             returns nothing without a filter and its relations can hide each other.
-        on_rejected: told, in one line, of each entity or relation that makes no usable triple.
+        on_rejected: told, in one line, of each property of an entity and each relation that makes no usable triple.
+        node_types: a triple (entity, "type", label) as well for each entity whose label is not LlamaIndex's "entity".
     """
     nodes = {node.id: node for node in store.get()}
     chunks = {key: node for key, node in nodes.items() if isinstance(node, ChunkNode)}
@@ -114,7 +121,7 @@ def triples_from_property_graph(
         return _own(properties, shared), {key: str(value) for key, value in told.items() if value}
 
     entities = {
-        key: _Entity(str(getattr(node, "name", key)), *described(node.properties))
+        key: _Entity(str(getattr(node, "name", key)), *described(node.properties), node.label)
         for key, node in sorted(nodes.items())
         if key not in chunks
     }
@@ -128,7 +135,7 @@ def triples_from_property_graph(
         for source, relation, target in _relations(store, nodes.values())
         if source not in chunks and target not in chunks and relation.label not in _STRUCTURE
     ]
-    found = _triples([*entities.values(), *edges], on_rejected)
+    found = _triples([*entities.values(), *edges], on_rejected, node_types)
     found = [replace(t, provenance=provenance_of(t.metadata.get(REF_DOC) or t.metadata.get(NODE))) for t in found]
     unique = {(triple.name, triple.property, triple.value): triple for triple in found}
     return [unique[key] for key in sorted(unique)]
@@ -163,24 +170,20 @@ def document_of(node: BaseNode) -> str | None:
     return node.node_id if isinstance(node, Document) else node.ref_doc_id
 
 
-def _triples(
-    parts: Iterable[_Entity | _Edge], on_rejected: Callable[[str], None] | None
-) -> list[Triple]:
+def _triples(parts: Iterable[_Entity | _Edge], on_rejected: OnRejected | None, node_types: bool) -> list[Triple]:
     found = []
     for part in parts:
         piece = _Piece(nodes=(part,)) if isinstance(part, _Entity) else _Piece(relationships=(part,))
-        try:
-            for triple in triples_from_graph_document(piece):
-                metadata = {**triple.metadata, **part.origin}
-                found.append(Triple(triple.name, triple.property, triple.value, metadata))
-        except TripleError as error:
-            if on_rejected is not None:
-                on_rejected(f"{_told(part)}: {error}")
+        for triple in triples_from_graph_document(piece, node_types=node_types, on_rejected=on_rejected or _unheard):
+            try:
+                found.append(replace(triple, metadata={**triple.metadata, **part.origin}))
+            except TripleError as error:  # more metadata than a triple may have
+                (on_rejected or _unheard)(f"{triple.key_text}: {error}")
     return found
 
 
-def _told(part: _Entity | _Edge) -> str:
-    return repr(part.id) if isinstance(part, _Entity) else f"{part.source.id!r} -[{part.type}]-> {part.target.id!r}"
+def _unheard(reason: str) -> None:
+    """Take no notice."""
 
 
 def _relations(

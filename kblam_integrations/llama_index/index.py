@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
@@ -17,13 +19,14 @@ from llama_index.core.llms.utils import LLMType
 from llama_index.core.schema import BaseNode, MetadataMode
 from llama_index.core.storage.docstore.types import RefDocInfo
 
-from kblam_engine.errors import ConfigurationError
+from kblam_engine.errors import ConfigurationError, TripleError
 from kblam_engine.knowledge_base import KnowledgeBase
 from kblam_engine.triples import Triple
 from kblam_integrations._documents import SourceDocument
 from kblam_integrations.llama_index.graph import (
     NODE,
     REF_DOC,
+    OnRejected,
     origin_of,
     provenance_from,
     triples_from_node,
@@ -35,18 +38,25 @@ from kblam_integrations.llama_index.retriever import KBLaMRetriever
 from kblam_integrations.llama_index.sink import source_of, writable
 from kblam_integrations.llama_index.stored import NodeStore
 
+_log = logging.getLogger(__name__)
 Extract = Callable[[BaseNode], Iterable[Triple]]
 _NAME_KEYS = ("name", "title", "file_name")
 
 
-def extract_triples(node: BaseNode) -> list[Triple]:
+def extract_triples(node: BaseNode, on_rejected: OnRejected | None = None) -> list[Triple]:
     """Return the triples that a node says plainly, which needs no model.
 
     First, what KG extractors left in its metadata. If there is nothing of that, each line ``property: value`` of its text
     is a triple about the metadata's ``name``, ``title`` or ``file_name``, or about the value of a line ``name: ...``; its
     provenance has the document and the characters of the line in it.
+
+    Args:
+        node: any node.
+        on_rejected: told, in one line, of each property, relation or line that makes no usable triple, and of a node with
+            such lines that says no name; None: a warning is logged.
     """
-    found = triples_from_node(node)
+    told = on_rejected or _warn
+    found = triples_from_node(node, told)
     if found:
         return found
     pairs, start = [], 0
@@ -59,13 +69,24 @@ def extract_triples(node: BaseNode) -> list[Triple]:
     given = (str(node.metadata[key]) for key in _NAME_KEYS if node.metadata.get(key))
     name = next(named, None) or next(given, None)
     if name is None:
+        if pairs:
+            told(
+                f"node {node.node_id!r}: {len(pairs)} lines `property: value`, the first about {pairs[0][0]!r}, and no name: "
+                "expected a line `name: ...`, or name, title or file_name in the metadata"
+            )
         return []
     origin = origin_of(node)
-    return [
-        Triple(name, prop, value, origin, provenance_from(node, span))
-        for prop, value, span in pairs
-        if prop.lower() != "name"
-    ]
+    for prop, value, span in pairs:
+        if prop.lower() != "name":
+            try:
+                found.append(Triple(name, prop, value, origin, provenance_from(node, span)))
+            except TripleError as error:
+                told(f"node {node.node_id!r}, {prop[:40]!r}: {error}")
+    return found
+
+
+def _warn(reason: str) -> None:
+    _log.warning("no usable triple: %s", reason)
 
 
 class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
@@ -126,7 +147,8 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
         self._llm = llm or KBLaMLLM()
         self._kb = writable(kb if kb is not None else self._new_kb())
         self._llm = self._with_kb(self._llm)
-        self._extract = extract
+        self._n_rejected = 0
+        self._extract = partial(extract_triples, on_rejected=self._reject) if extract is extract_triples else extract
         self._store = NodeStore(self._kb)
         kwargs.pop("show_progress", None)
         if nodes is None and index_struct is None:
@@ -134,16 +156,19 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
         super().__init__(nodes=nodes, index_struct=index_struct, **kwargs)
 
     @classmethod
-    def from_property_graph_store(cls, store: PropertyGraphStore, **kwargs: Any) -> KBLaMIndex:
+    def from_property_graph_store(
+        cls, store: PropertyGraphStore, *, node_types: bool = False, **kwargs: Any
+    ) -> KBLaMIndex:
         """Return an index over the triples of a property graph store.
 
         Args:
             store: any store; see ``triples_from_property_graph``.
+            node_types: triples (entity, "type", label) as well.
             kwargs: `kb`, `llm` and what else the constructor takes.
         """
         index = cls(**kwargs)
         by_node: dict[str, list[Triple]] = {}
-        for triple in triples_from_property_graph(store):
+        for triple in triples_from_property_graph(store, index._reject, node_types=node_types):
             by_node.setdefault(triple.metadata.get(NODE, "property graph"), []).append(triple)
         documents = []
         for node_id, triples in by_node.items():
@@ -157,6 +182,14 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
     def kb(self) -> KnowledgeBase:
         """The knowledge base."""
         return self._kb
+
+    @property
+    def n_rejected(self) -> int:
+        """How often a property, relation, line or node has made no usable triple; a warning of each is logged.
+
+        What an `extract` of your own leaves out is not counted.
+        """
+        return self._n_rejected
 
     @property
     def ref_doc_info(self) -> dict[str, RefDocInfo]:
@@ -253,6 +286,10 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
     ) -> None:
         found = [source_of(node, list(self._extract(node))) for node in nodes]
         self._store.put(found, whole_documents=whole_documents)
+
+    def _reject(self, reason: str) -> None:
+        self._n_rejected += 1
+        _warn(reason)
 
     def _delete_node(self, node_id: str, **delete_kwargs: Any) -> None:
         self._store.delete([node_id])

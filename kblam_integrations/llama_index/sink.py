@@ -53,8 +53,9 @@ class KBLaMTripleSink(TransformComponent):
         keep_metadata: leave the graph in the metadata as well, for a property graph index behind.
         whole_documents: a call brings all nodes of each of its documents, as a pipeline does. False: the nodes of a document
             come in several calls; then only nodes with the same ids are replaced.
+        node_types: put (entity, "type", label) in as well, for entities whose label is not LlamaIndex's "entity".
         n_triples: how many triples have gone into the knowledge base so far.
-        n_rejected: how many entities and relations made no usable triple; a warning of each is logged.
+        n_rejected: how many properties of entities and relations made no usable triple; a warning of each is logged.
 
     Raises:
         ConfigurationError: `kb` cannot be changed.
@@ -63,14 +64,17 @@ class KBLaMTripleSink(TransformComponent):
     kb: Any = Field(exclude=True, repr=False)
     keep_metadata: bool = False
     whole_documents: bool = True
+    node_types: bool = False
     n_triples: int = Field(default=0, exclude=True)
     n_rejected: int = Field(default=0, exclude=True)
     _store: NodeStore = PrivateAttr()
 
-    def __init__(self, kb: Any, *, keep_metadata: bool = False, whole_documents: bool = True) -> None:
+    def __init__(
+        self, kb: Any, *, keep_metadata: bool = False, whole_documents: bool = True, node_types: bool = False
+    ) -> None:
         """Open the knowledge base."""
-        fields = {"kb": writable(kb), "keep_metadata": keep_metadata, "whole_documents": whole_documents}
-        super().__init__(**fields)
+        options = {"keep_metadata": keep_metadata, "whole_documents": whole_documents, "node_types": node_types}
+        super().__init__(kb=writable(kb), **options)  # type: ignore[call-arg]
         self._store = NodeStore(self.kb)
 
     @classmethod
@@ -82,7 +86,7 @@ class KBLaMTripleSink(TransformComponent):
         """Put the triples of all nodes into the knowledge base, in one transaction."""
         documents = []
         for node in nodes:
-            triples = triples_from_node(node, self._reject)
+            triples = triples_from_node(node, self._reject, node_types=self.node_types)
             if not self.keep_metadata:
                 node.metadata.pop(KG_NODES_KEY, None)
                 node.metadata.pop(KG_RELATIONS_KEY, None)
