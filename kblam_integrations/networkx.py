@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from kblam_engine.errors import ConfigurationError, MissingDependencyError
 from kblam_engine.knowledge_base.neighbours import Neighbour
+from kblam_engine.sources.graph_context import context_attributes
 from kblam_engine.sources.graph_files import read_graph
 from kblam_engine.sources.graphs import GraphOptions, GraphTriples
 from kblam_engine.triples import Triple
@@ -80,8 +81,11 @@ def graph_from_kb(
 ) -> nx.MultiDiGraph:
     """Return a knowledge base, or triples, as a graph: an edge from name to value for each triple.
 
-    An edge's key and its attribute ``relation`` are the property, its other attributes the metadata (of triples that
-    differ in nothing else, joined). So ``triples_from_graph`` of the graph gives the same triples.
+    An edge's key and its attribute ``relation`` are the property. Its attributes ``kb_provenance`` (a JSON object),
+    ``kb_namespace``, ``kb_tags`` (with commas between) and ``kb_valid_from``, ``kb_valid_to`` are what is known of these, as
+    text; its others are the metadata. Of triples that are alike in words and namespace the metadata is joined and the last
+    one's context stays; the same words in another namespace are another edge, whose key has a number. So
+    ``triples_from_graph`` of the graph gives the same triples; metadata called ``relation`` or ``kb_...`` gets lost.
 
     >>> graph = graph_from_kb([Triple("Orca 2", "maker", "Acme"), Triple("Acme", "founder", "Lena")])
     >>> list(graph.edges(keys=True))
@@ -90,7 +94,7 @@ def graph_from_kb(
     Args:
         kb: a knowledge base, its snapshot, or triples.
         literals: what becomes of a value that is no name of the knowledge base, such as "11 hours": a node like
-            others, or an attribute of the name's node (a list, where there are several), without metadata.
+            others, or an attribute of the name's node (a list, where there are several), without metadata or context.
 
     Raises:
         ConfigurationError: `literals` is neither.
@@ -110,14 +114,26 @@ def graph_from_kb(
     attributes: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for triple in triples:
         if literals == "nodes" or triple.value in names:
-            data = {**triple.metadata, "relation": triple.property}
-            graph.add_edges_from([(triple.name, triple.value, triple.property, data)])
+            data = {**triple.metadata, "relation": triple.property, **context_attributes(triple)}
+            graph.add_edges_from([(triple.name, triple.value, _edge_key(graph, triple), data)])
         else:
             graph.add_node(triple.name)
             attributes[triple.name][triple.property].append(triple.value)
     for name, values in attributes.items():
         graph.nodes[name].update({prop: each[0] if len(each) == 1 else each for prop, each in values.items()})
     return graph
+
+
+def _edge_key(graph: nx.MultiDiGraph, triple: Triple) -> str:
+    """Return the key of a triple's edge: its property, and a number where another triple's edge has that key."""
+    key, number = triple.property, 1
+    while graph.has_edge(triple.name, triple.value, key):
+        data = graph.edges[triple.name, triple.value, key]
+        if (data["relation"], data.get("kb_namespace", "")) == (triple.property, triple.namespace):
+            break
+        number += 1
+        key = f"{triple.property} ({number})"
+    return key
 
 
 def neighbours(kb: KnowledgeBase, name: str, *, hops: int = 1, incoming: bool = True) -> list[Neighbour]:

@@ -13,6 +13,7 @@ from typing import Any
 from xml.etree.ElementTree import ParseError
 
 from kblam_engine.errors import ImportFileError, TripleError
+from kblam_engine.sources.graph_context import with_context
 from kblam_engine.sources.graphs import EDGE_ID, RELATION_ATTRIBUTES, GraphOptions, GraphTriples
 from kblam_engine.sources.source import MAX_MB, FileSource, missing
 from kblam_engine.triples import Triple
@@ -80,7 +81,7 @@ class GraphFile(FileSource):
             for name, prop, value, metadata in GraphTriples(read_graph(self.path), self.options).parts():
                 triple = self.checked(name, prop, value, metadata)
                 if triple is not None:
-                    yield triple
+                    yield with_context(triple)
         except TripleError as error:
             raise self.error(0, str(error)) from None
 

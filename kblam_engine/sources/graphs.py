@@ -11,6 +11,7 @@ from pathlib import PurePath
 from typing import Any, Literal, NamedTuple
 
 from kblam_engine.errors import ConfigurationError, TripleError
+from kblam_engine.sources.graph_context import CONTEXT_ATTRIBUTES, with_context
 from kblam_engine.sources.values import as_text
 from kblam_engine.triples import Triple
 
@@ -141,7 +142,7 @@ class GraphTriples:
         """
         for parts in self.parts():
             try:
-                yield Triple(*parts)
+                yield with_context(Triple(*parts))
             except TripleError as error:
                 reason = str(error).removeprefix(f"{error.field}: ")
                 raise TripleError(error.field, f"{reason} (at {parts.name!r}, {parts.property!r})") from None
@@ -212,7 +213,7 @@ def _own_triples(
     name: str, relation_attribute: str | None, data: Mapping[Any, Any], options: GraphOptions
 ) -> Iterator[Parts]:
     for attribute, value in data.items():
-        if attribute != relation_attribute and attribute not in options.skip:
+        if attribute != relation_attribute and attribute not in options.skip | CONTEXT_ATTRIBUTES:
             for text in _texts(value, options, f"edge {name!r}", attribute):
                 yield Parts(name, _property(attribute, options), text)
 
