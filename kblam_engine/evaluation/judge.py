@@ -33,7 +33,7 @@ evidence deserves it.
 0: wrong and beside the point, or made up.
 
 Write a line "Score:" with one integer and a line "Reason:" that explains step by step how you arrived at it."""
-# Evidence, question, answer, score, reason: the paper's five cases.
+# Evidence, question, answer, score, reason: cases of our own, each modelled on one of the paper's five.
 _EXAMPLES = (
     (
         "The purpose of Larkspur is to sort letters.",
@@ -158,7 +158,7 @@ def judge(question: str, evidence: str, answer: str, chat: ChatModel, *, tries: 
 
 
 def grading_messages(question: str, evidence: str, answer: str) -> list[Message]:
-    """Return what a judge is asked: the scheme, the five examples, and the case."""
+    """Return what a judge is asked: the scheme, five examples of our own, and the case."""
     examples = [
         f"Example {number}\n{_case(*case[:3])}\nScore: {case[3]}\nReason: {case[4]}"
         for number, case in enumerate(_EXAMPLES, 1)
