@@ -306,6 +306,8 @@ def test_the_smoke_recipe_trains_and_saves_an_adapter(tiny_model_folder, tmp_pat
     fingerprint = load_base_model(tiny_model_folder, dtype="float32", device="cpu").fingerprint
     load_adapter(result.folder, base_fingerprint=fingerprint, encoder_fingerprint="hashing-64:v1")
     assert np.isfinite(result.validation_loss)
+    card = (result.folder / "README.md").read_text("utf-8")
+    assert f"| native tokens | 2 | {result.validation_loss:.3f} |" in card
     again, _ = run("other")
     for name in ("adapter.safetensors", "adapter_config.json"):
         assert (result.folder / name).read_bytes() == (again.folder / name).read_bytes(), name

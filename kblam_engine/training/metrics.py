@@ -5,8 +5,27 @@ from __future__ import annotations
 import json
 import os
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+METRICS = "metrics.jsonl"
+"""The name of the file, in the folder of a run's stages."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """One validation of a run.
+
+    Attributes:
+        stage: what was being trained.
+        step: optimiser steps taken.
+        loss: mean nats per answer token on what training does not see.
+    """
+
+    stage: str
+    step: int
+    loss: float
 
 
 class Metrics:
@@ -60,6 +79,20 @@ class Metrics:
         unfinished.write_text("".join(json.dumps(line) + "\n" for line in own), encoding="utf-8")
         os.replace(unfinished, self._path)
         return max((float(line["seconds"]) for line in own if line["stage"] == stage), default=0.0)
+
+
+def validations(path: Path, run: str) -> list[Validation]:
+    """Return the validations of a run from its ``metrics.jsonl``, in the order of the file; none without a file.
+
+    Args:
+        path: of the file.
+        run: tells runs apart.
+    """
+    if not path.exists():
+        return []
+    lines = map(_parsed, path.read_text(encoding="utf-8", errors="replace").splitlines())
+    own = [line for line in lines if line is not None and line["run"] == run and line.get("validation") is not None]
+    return [Validation(line["stage"], line["step"], line["validation"]) for line in own]
 
 
 def _parsed(text: str) -> dict[str, Any] | None:

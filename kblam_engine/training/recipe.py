@@ -24,7 +24,7 @@ from kblam_engine.training.card import render_card
 from kblam_engine.training.checkpoints import EVERY
 from kblam_engine.training.config import TrainConfig
 from kblam_engine.training.lexicon import load_lexicon
-from kblam_engine.training.metrics import Metrics
+from kblam_engine.training.metrics import METRICS, Metrics, validations
 from kblam_engine.training.mining import Miner
 from kblam_engine.training.native_stage import train_native_tokens
 from kblam_engine.training.own_data import digest_of, own_worlds
@@ -101,7 +101,7 @@ def train(
         # Sentence tokens decide nothing of the other stages: added to a finished run, they are all that is trained.
         stages = Stages(Path(f"{folder}.stages"), replace(config, sentence_steps=0), made_for, processes)
         checkpoints = stages.checkpoints("native", checkpoint_every)
-        metrics = Metrics(stages.folder / "metrics.jsonl", stages.key[:12])
+        metrics = Metrics(stages.folder / METRICS, stages.key[:12])
         lexicon = load_lexicon().without(config.exclude_properties)
 
         def tell(stage: str, done: int, total: int, numbers: dict[str, float]) -> None:
@@ -133,8 +133,13 @@ def train(
     finally:
         injection.detach()
     loss = native.numbers["validation"]
-    card = render_card(adapter.config, config, loss, evidence.numbers, seconds, sentence_loss)
-    path = processes.from_main(lambda: save_adapter(adapter, folder, card))
+
+    def save() -> Path:
+        done = validations(stages.folder / METRICS, stages.key[:12])
+        card = render_card(adapter.config, config, loss, evidence.numbers, seconds, sentence_loss, done)
+        return save_adapter(adapter, folder, card)
+
+    path = processes.from_main(save)
     return TrainResult(path, loss, evidence.numbers, seconds, sentence_loss)
 
 
