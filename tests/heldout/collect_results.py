@@ -2,7 +2,8 @@
 
     python tests/heldout/collect_results.py docs/results elements-100.json elements-1000.json ...
 
-A short copy has everything but the attended triples of each answer and the baselines' texts.
+A short copy has what `kblam report` needs, the attention of each answer included; it leaves out the values of attended
+triples and those without attention, times and memory of single answers, and the baselines' texts.
 """
 
 from __future__ import annotations
@@ -15,21 +16,35 @@ from typing import Any
 from kblam_engine.evaluation.report import by_kind, overview
 from kblam_engine.evaluation.runs import read_runs
 
+KEPT = ("text", "refused", "confidence", "exact", "token_f1", "retrieval_top1", "retrieval_top5", "judge_score", "rouge_l", "bertscore")
+
 
 def short(run: dict[str, Any]) -> dict[str, Any]:
     """Return a run without the parts that are long."""
     answers = [
         {
-            "question": answer.get("question") or answer["messages"][-1]["content"],
             "kind": answer["kind"],
-            "text": answer["system"]["text"],
-            "refused": answer["system"]["refused"],
-            "exact": answer["system"]["exact"],
-            "dense_exact": answer["baselines"].get("dense", {}).get("exact"),
+            "messages": answer["messages"],
+            "supports": answer["supports"],
+            "system": {**_scores(answer["system"]), "attended": attended(answer["system"]["attended"])},
+            "baselines": {
+                name: {key: value for key, value in _scores(found).items() if key != "text"}
+                for name, found in answer["baselines"].items()
+            },
         }
         for answer in run["answers"]
     ]
     return {**run, "answers": answers}
+
+
+def attended(triples: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return name, property and weight of the triples with attention; of an answer without any the first."""
+    kept = [t for t in triples if t["weight"]] or triples[:1]
+    return [{key: t[key] for key in ("name", "property", "weight")} for t in kept]
+
+
+def _scores(found: dict[str, Any]) -> dict[str, Any]:
+    return {key: found[key] for key in KEPT if found.get(key) is not None}
 
 
 def main() -> None:
