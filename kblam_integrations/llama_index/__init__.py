@@ -11,6 +11,7 @@ from kblam_integrations._lazy import load
 
 if TYPE_CHECKING:
     from kblam_integrations._shared import KBRegistry
+    from kblam_integrations.llama_index.chat_engine import KBLaMChatEngine, KBLaMChatStream
     from kblam_integrations.llama_index.events import KBLaMAttentionEvent
     from kblam_integrations.llama_index.graph import triples_from_node, triples_from_property_graph
     from kblam_integrations.llama_index.index import KBLaMIndex
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "KBLaMAttentionEvent",
+    "KBLaMChatEngine",
+    "KBLaMChatStream",
     "KBLaMIndex",
     "KBLaMLLM",
     "KBLaMQueryEngine",
@@ -38,6 +41,8 @@ __all__ = [
 
 _HOMES = {
     "KBLaMAttentionEvent": "kblam_integrations.llama_index.events",
+    "KBLaMChatEngine": "kblam_integrations.llama_index.chat_engine",
+    "KBLaMChatStream": "kblam_integrations.llama_index.chat_engine",
     "KBLaMIndex": "kblam_integrations.llama_index.index",
     "KBLaMLLM": "kblam_integrations.llama_index.llm",
     "KBLaMQueryEngine": "kblam_integrations.llama_index.query_engine",

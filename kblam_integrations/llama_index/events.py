@@ -7,7 +7,7 @@ from llama_index.core.schema import NodeWithScore
 
 
 class KBLaMAttentionEvent(BaseEvent):
-    """Which triples an answer attended; sent by ``KBLaMQueryEngine`` when the answer is complete.
+    """Which triples an answer attended; sent by ``KBLaMQueryEngine`` and ``KBLaMChatEngine`` when the answer is complete.
 
     Example:
         .. code-block:: python

@@ -10,7 +10,6 @@ from typing import Any
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.base_retriever import BaseRetriever
-from llama_index.core.chat_engine import SimpleChatEngine
 from llama_index.core.chat_engine.types import BaseChatEngine, ChatMode
 from llama_index.core.data_structs.data_structs import EmptyIndexStruct
 from llama_index.core.graph_stores.types import PropertyGraphStore
@@ -23,6 +22,7 @@ from kblam_engine.errors import ConfigurationError, TripleError
 from kblam_engine.knowledge_base import KnowledgeBase
 from kblam_engine.triples import Triple
 from kblam_integrations._documents import SourceDocument
+from kblam_integrations.llama_index.chat_engine import KBLaMChatEngine
 from kblam_integrations.llama_index.graph import (
     NODE,
     REF_DOC,
@@ -226,7 +226,7 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
 
         Args:
             chat_mode: "best" and "simple" give the conversation to the index's own LLM, which understands what refers to
-                earlier messages. The other modes have an LLM rewrite questions or read triples in its prompt.
+                earlier messages; the responses have sources (see ``KBLaMChatEngine``). The other modes have an LLM rewrite questions or read triples in its prompt.
             llm: for the other modes, any LLM that follows instructions.
             kwargs: of the chat engine.
 
@@ -240,7 +240,7 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
                 f"chat_mode: {chat_mode.value!r} needs an LLM that follows instructions, and a KBLaMLLM answers from its "
                 "triples: give another llm, or use the mode 'best'"
             )
-        return SimpleChatEngine.from_defaults(llm=self._with_kb(llm), **kwargs)
+        return KBLaMChatEngine.from_defaults(llm=self._with_kb(llm), **kwargs)
 
     def delete_ref_doc(self, ref_doc_id: str, delete_from_docstore: bool = False, **delete_kwargs: Any) -> None:
         """Take back what only this document said; an unknown one is fine."""

@@ -119,7 +119,7 @@ class KBLaMQueryEngine(BaseQueryEngine):
         ) as event:
             response: RESPONSE_TYPE
             if self._streaming:
-                found = _Found(question)
+                found = FoundSoFar(question)
                 pieces = self._llm.stream_chat(self._messages(question), **self._call_options)
                 begin = found.hear(next(pieces))
 
@@ -144,7 +144,7 @@ class KBLaMQueryEngine(BaseQueryEngine):
         ) as event:
             response: RESPONSE_TYPE
             if self._streaming:
-                found = _Found(question)
+                found = FoundSoFar(question)
                 pieces = await self._llm.astream_chat(self._messages(question), **self._call_options)
                 begin = found.hear(await anext(pieces))
 
@@ -172,7 +172,7 @@ class KBLaMQueryEngine(BaseQueryEngine):
         return messages
 
 
-class _Found:
+class FoundSoFar:
     """What is known of an answer so far; its list and dictionary are handed out before the end."""
 
     def __init__(self, question: str) -> None:
@@ -192,6 +192,7 @@ class _Found:
         return []
 
     def fill(self, raw: Mapping[str, Any]) -> None:
+        """Take a whole answer, as ``KBLaMLLM`` responses carry it, and tell instrumentation."""
         self.nodes[:] = attended_nodes(raw)
         self.metadata.update(answer_metadata(raw))
         _dispatcher.event(
@@ -206,6 +207,6 @@ class _Found:
 
 
 def _response(question: str, raw: Mapping[str, Any]) -> Response:
-    found = _Found(question)
+    found = FoundSoFar(question)
     found.fill(raw)
     return Response(raw["text"], found.nodes, found.metadata)
