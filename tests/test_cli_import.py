@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from kblam_engine import KnowledgeBase
+
 ORCA = "# Orca 2\n\nPayload: 80 kg\nMaker: Acme\n"
 
 
@@ -31,15 +33,16 @@ def test_a_document(tmp_path, kblam, imported):
 
 def test_a_table_with_options_and_what_was_left_out(tmp_path, kblam, imported):
     (tmp_path / "t.csv").write_text("sku,part,weight\n1,battery,3.5\n2,,4\n", "utf-8")
-    code, _, err = imported("t.csv", "--option", "name-column=part", "--option", "properties=weight:weight in kg")
+    code, out, err = imported("t.csv", "--option", "name-column=part", "--option", "properties=weight:weight in kg")
     assert code == 0 and "left out - record without a name: 1" in err
+    assert json.loads(out)["skipped"] == {"record without a name": 1}
     assert listed(kblam, tmp_path) == {("battery", "weight in kg", "3.5")}
 
 
 def test_review_then_import(tmp_path, kblam, imported):
     (tmp_path / "orca.md").write_text(ORCA, "utf-8")
     code, out, _ = imported("orca.md", "--review", "--option", "extractors=structured")
-    assert code == 0 and json.loads(out) == {"candidates": 2, "file": "orca.review.csv"}
+    assert code == 0 and json.loads(out) == {"candidates": 2, "file": "orca.review.csv", "skipped": {}}
     assert not (tmp_path / "x.kb").exists()
     code, _, err = imported("orca.md", "--review")
     assert code == 1 and "orca.review.csv: expected no review yet" in err and "move it away" in err
@@ -57,11 +60,18 @@ def test_review_then_import(tmp_path, kblam, imported):
         (["orca.md", "--option", "colour=red"], 1, "no option 'colour'"),
         (["orca.md", "--option", "colour"], 2, "expected KEY=VALUE"),
         (["orca.md", "--option", "min_confidence=high"], 2, "expected a number"),
+        (["orca.md", "--option", "extractors=llm"], 1, "--llm MODEL on the command line"),
+        (["orca.md", "--llm", "no_such_module:chat"], 1, "--llm: expected a function 'chat'"),
+        (["orca.md", "--llm", "no such model"], 1, "no such model"),
+        (["t.csv", "--llm", "json:loads"], 1, "--llm: expected a document, got t.csv"),
+        (["orca.md", "--replace", "--review"], 2, "when the review is imported"),
+        (["orca.md", "--from", "soon"], 1, "valid_from: expected a time"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, imported, arguments, code, message):
     (tmp_path / "orca.md").write_text(ORCA, "utf-8")
     (tmp_path / "x.xyz").write_text("", "utf-8")
+    (tmp_path / "t.csv").write_text("name,staff\nAcme,3\n", "utf-8")
     found, _, err = imported(*arguments)
     assert found == code and message in err and len(err.strip().splitlines()) == 1
     assert not (tmp_path / "x.kb").exists()
@@ -83,3 +93,100 @@ def test_names_are_spelled_as_the_knowledge_base_has_them(tmp_path, kblam, impor
     assert kblam("kb", "import", "new.csv", "--aliases", "aliases.csv", "--kb", "y.kb", "--review")[0] == 0
     assert "K1" not in [row.split(",")[1] for row in (tmp_path / "new.review.csv").read_text("utf-8").splitlines()]
     assert not (tmp_path / "y.kb").exists()
+
+
+# what was read before, labels, a chat model
+
+
+def triples_of(tmp_path, **choice):
+    with KnowledgeBase.open(tmp_path / "x.kb") as base:
+        return {(t.name, t.property, t.value) for t in base.view(**choice)}
+
+
+def test_a_document_read_again_replaces_what_it_said(tmp_path, imported):
+    structured = ("--option", "extractors=structured")
+    (tmp_path / "orca.md").write_text(ORCA, "utf-8")
+    (tmp_path / "kite.md").write_text("# Kite\n\nSpeed: 12 m/s\n", "utf-8")
+    for name in ("orca.md", "kite.md"):
+        assert imported(name, *structured)[0] == 0
+    (tmp_path / "orca.md").write_text("# Orca 2\n\nPayload: 90 kg\nColour: red\nSpeed: 2 m/s\n", "utf-8")
+    code, out, err = imported("orca.md", *structured, "--replace")
+    told = json.loads(out)
+    assert (code, err, told["revision"], told["n_triples"], told["removed"]) == (0, "", 3, 4, 2)
+    orca = {("Orca 2", "payload", "90 kg"), ("Orca 2", "colour", "red"), ("Orca 2", "speed", "2 m/s")}
+    assert triples_of(tmp_path) == {*orca, ("Kite", "speed", "12 m/s")}
+    told = json.loads(imported("orca.md", *structured, "--replace")[1])
+    assert (told["revision"], told["unchanged"], told["added"], told["removed"]) == (3, 3, 0, 0)
+    code, _, err = imported("./orca.md", *structured, "--replace")
+    assert code == 0 and "is from ./orca.md, spelled like this" in err
+
+
+def test_a_folder_read_again_forgets_the_files_that_are_gone(tmp_path, imported):
+    (tmp_path / "docs").mkdir()
+    for name, weight in (("a", 3), ("b", 4), ("c", 5)):
+        (tmp_path / "docs" / f"{name}.csv").write_text(f"name,weight\n{name},{weight}\n", "utf-8")
+    assert imported("docs/")[0] == 0
+    (tmp_path / "docs" / "a.csv").unlink()
+    (tmp_path / "docs" / "b.csv").write_text("name,weight\nb,9\n", "utf-8")
+    (tmp_path / "docs" / "c.csv").write_text("name,weight\nc,\n", "utf-8")
+    told = json.loads(imported("docs/", "--replace")[1])
+    assert (told["revision"], told["added"], told["removed"]) == (2, 1, 3)
+    assert triples_of(tmp_path) == {("b", "weight", "9")}
+
+
+def test_a_file_of_triples_is_replaced_in_one_namespace(tmp_path, imported):
+    def write(*values):
+        lines = [json.dumps({"name": "Acme", "property": f"p{i}", "value": value}) for i, value in enumerate(values)]
+        (tmp_path / "t.jsonl").write_text("\n".join(lines), "utf-8")
+
+    write("1", "2")
+    for namespace in ("sales", "lab"):
+        code, _, err = imported("t.jsonl", "--replace", "--namespace", namespace)
+        assert code == 0
+    write("1")
+    assert json.loads(imported("t.jsonl", "--replace", "--namespace", "lab")[1])["removed"] == 1
+    assert len(triples_of(tmp_path, namespace="sales")) == 2 and len(triples_of(tmp_path, namespace="lab")) == 1
+
+
+def test_what_is_imported_carries_labels(tmp_path, kblam, imported):
+    lines = [{"name": "a", "property": "p", "value": "1"}]
+    lines += [{"name": "b", "property": "p", "value": "2", "namespace": "own", "tags": ["old"], "valid_from": "2001"}]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)), "utf-8")
+    labels = ("--namespace", "sales", "--tag", "x", "--tag", "y", "--from", "2020", "--to", "2024")
+    assert imported("t.jsonl", *labels)[0] == 0
+    listed = json.loads(kblam("kb", "list", "--kb", tmp_path / "x.kb", "--json")[1])
+    common = {"namespace": "sales", "valid_from": "2020", "valid_to": "2024"}
+    assert [t | common for t in listed] == listed and [t["tags"] for t in listed] == [["x", "y"], ["old", "x", "y"]]
+    code, _, err = imported("t.jsonl", "--to", "2000")
+    assert code == 1 and "expected a time after 2001" in err and len(err.splitlines()) == 1
+    (tmp_path / "orca.md").write_text(ORCA, "utf-8")
+    assert imported("orca.md", "--review", "--tag", "robots", "--option", "extractors=structured")[0] == 0
+    assert imported("orca.review.csv")[0] == 0
+    assert triples_of(tmp_path, tags="robots") == {("Orca 2", "payload", "80 kg"), ("Orca 2", "maker", "Acme")}
+
+
+@pytest.mark.parametrize("extractors", [None, "llm", "llm,structured"])
+def test_a_chat_model_reads_a_document(tmp_path, imported, monkeypatch, extractors):
+    (tmp_path / "own_chat.py").write_text(
+        "def chat(messages):\n"
+        "    assert 'founded Acme' in messages[-1]['content']\n"
+        """    return '{"triples": [{"name": "Acme", "property": "founder", "value": "Lena"}, """
+        """{"name": "Acme", "property": "founded", "value": "1998"}]}'\n""",
+        "utf-8",
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (tmp_path / "note.md").write_text("# Acme\n\nLena founded Acme.\n\nSeat: Ulm\n", "utf-8")
+    option = () if extractors is None else ("--option", f"extractors={extractors}")
+    code, out, _ = imported("note.md", "--llm", "own_chat:chat", *option)
+    assert code == 0 and json.loads(out)["skipped"] == {"llm: value not in the text": 1}
+    found = {("Acme", "founder", "Lena")} | (set() if extractors == "llm" else {("Acme", "seat", "Ulm")})
+    assert triples_of(tmp_path) == found
+
+
+def test_a_model_in_a_folder_reads_a_document(tmp_path, imported, tiny_model_folder, monkeypatch):
+    monkeypatch.setattr("kblam_engine.cli._importing._LLM_TOKENS", 4)
+    (tmp_path / "orca.md").write_text(ORCA, "utf-8")
+    code, out, _ = imported("orca.md", "--llm", tiny_model_folder)
+    told = json.loads(out)
+    assert code == 0 and told["added"] == 2, "of the structure; random weights write no triples"
+    assert told["skipped"] == {"llm: reply that could not be read": 1}

@@ -58,7 +58,8 @@ def test_nothing_is_cut_where_a_table_is_narrow(tmp_path, kblam, monkeypatch):
 def test_import_makes_the_knowledge_base_and_reports(tmp_path, file, kblam):
     code, out, _ = kblam("kb", "import", file, "--kb", tmp_path / "new.kb", "--encoder", "hashing", "--json")
     assert code == 0
-    assert json.loads(out) == {"added": 3, "replaced": 0, "unchanged": 0, "n_triples": 3, "revision": 1}
+    counts = {"added": 3, "replaced": 0, "unchanged": 0, "n_triples": 3, "revision": 1}
+    assert json.loads(out) == {**counts, "skipped": {}}
     _, out, _ = kblam("kb", "import", file, "--kb", tmp_path / "new.kb")
     assert out.startswith("0 added, 0 replaced, 3 unchanged; 3 triples in ")
 
@@ -66,11 +67,54 @@ def test_import_makes_the_knowledge_base_and_reports(tmp_path, file, kblam):
 def test_list_shows_values_as_they_are(kb, kblam):
     code, out, err = kblam("kb", "list", "--kb", kb)
     assert code == 0 and "Lena [b]Hoffmann[/b]" in out and "Tomás Rivera" in out and err == ""
-    assert json.loads(kblam("kb", "list", "--kb", kb, "--json")[1]) == LINES
-    assert json.loads(kblam("kb", "list", "--kb", kb, "--json", "--name", "Acme")[1]) == LINES[:2]
-    assert json.loads(kblam("kb", "list", "--kb", kb, "--json", "--property", "founder")[1]) == [LINES[0], LINES[2]]
+    numbered = [{"id": i, **line} for i, line in enumerate(LINES, start=1)]
+    assert json.loads(kblam("kb", "list", "--kb", kb, "--json")[1]) == numbered
+    assert json.loads(kblam("kb", "list", "--kb", kb, "--json", "--name", "Acme")[1]) == numbered[:2]
+    assert json.loads(kblam("kb", "list", "--kb", kb, "--json", "--property", "founder ")[1]) == numbered[::2]
     code, out, err = kblam("kb", "list", "--kb", kb, "--limit", 1)
     assert "Berlin" not in out and "the first 1, of 3" in err
+    assert kblam("kb", "list", "--kb", kb, "--limit", 3)[2] == ""
+
+
+def test_what_is_listed_can_be_removed_by_its_id(kb, kblam):
+    kblam("kb", "add", "Acme", "seat", "Bonn", "--kb", kb, "--namespace", "sales", "--meta", "id=7", "--meta", "score=x")
+    (bonn,) = json.loads(kblam("kb", "list", "--kb", kb, "--namespace", "sales", "--json")[1])
+    metadata = {"id": "7", "score": "x"}
+    expected = {"name": "Acme", "property": "seat", "value": "Bonn", "namespace": "sales", "metadata": metadata}
+    assert bonn == {"id": 4, **expected}
+    for look in ("search", "find"):
+        hits = json.loads(kblam("kb", look, "Acme seat", "--kb", kb, "--json")[1])
+        assert {hit["id"] for hit in hits if hit["property"] == "seat"} == {2, 4}, look
+        assert all(isinstance(hit["score"], float) for hit in hits) and metadata in [hit.get("metadata") for hit in hits]
+    assert kblam("kb", "remove", "--id", bonn["id"], "--kb", kb)[0] == 0
+    assert [t["value"] for t in json.loads(kblam("kb", "list", "--kb", kb, "--json", "--property", "seat")[1])] == ["Berlin"]
+
+
+def test_a_triple_is_replaced_by_its_id(kb, kblam):
+    placed = ("--namespace", "sales", "--tag", "places", "--from", "2020", "--source", "atlas", "--meta", "page=3")
+    kblam("kb", "add", "Acme", "seat", "Bonn", "--kb", kb, *placed)
+    code, out, _ = kblam("kb", "set", "Acme", "office", "Ulm", "--id", 4, "--kb", kb, "--to", "2024", "--json")
+    assert code == 0 and json.loads(out) == {"id": 5, "before": ["Bonn"], "revision": 3}
+    with KnowledgeBase.open(kb) as base:
+        assert base.triple(5) == Triple(
+            "Acme", "office", "Ulm", namespace="sales", tags=("places",), valid_from="2020", valid_to="2024"
+        )
+        assert base.ids() == [1, 2, 3, 5]
+    assert_one_line(kblam("kb", "set", "Acme", "seat", "Ulm", "--id", 4, "--kb", kb), 1, "id of a triple that is there, got 4")
+    assert_one_line(kblam("kb", "set", "Acme", "seat", "Ulm", "--id", 9, "--kb", kb), 1, "id of a triple, got 9")
+
+
+def test_tables_have_ids_and_sources_where_there_is_room(kb, kblam, monkeypatch):
+    def heading(*arguments):
+        return re.findall(r"\w+", kblam("kb", *arguments, "--kb", kb)[1].splitlines()[1])
+
+    assert heading("list") == ["id", "name", "property", "value"]
+    kblam("kb", "add", "Acme", "seat", "Bonn", "--kb", kb, "--source", "atlas")
+    assert heading("list") == ["id", "name", "property", "value", "source"]
+    assert heading("find", "bonn") == ["score", "id", "name", "property", "value", "source"]
+    assert "atlas" in kblam("kb", "search", "seat of Acme", "--kb", kb)[1]
+    monkeypatch.setenv("COLUMNS", "70")
+    assert heading("list") == ["name", "property", "value"]
 
 
 def test_search(kb, kblam):
@@ -103,7 +147,8 @@ def test_export(kb, tmp_path, kblam, suffix):
     target = tmp_path / f"out.{suffix}"
     assert json.loads(kblam("kb", "export", target, "--kb", kb, "--json")[1])["exported"] == 3
     kblam("kb", "import", target, "--kb", tmp_path / "copy.kb", "--encoder", "hashing")
-    assert json.loads(kblam("kb", "list", "--kb", tmp_path / "copy.kb", "--json")[1]) == LINES
+    listed = json.loads(kblam("kb", "list", "--kb", tmp_path / "copy.kb", "--json")[1])
+    assert [{key: part for key, part in line.items() if key != "id"} for line in listed] == LINES
     _, out, _ = kblam("kb", "export", "-", "--kb", kb)
     assert [json.loads(line) for line in out.splitlines()] == LINES
 

@@ -25,10 +25,11 @@ from kblam_engine.errors import ConfigurationError, ImportFileError, ModelNotFou
 from kblam_engine.evaluation import run_evaluation
 from kblam_engine.evaluation.copies import counterfactual_set
 from kblam_engine.evaluation.grid_run import run_grid
-from kblam_engine.evaluation.judge_model import LocalChat, load_judge
+from kblam_engine.evaluation.judge_model import load_judge
 from kblam_engine.evaluation.judging import FILE, Judge, Judgements, check_judged
 from kblam_engine.evaluation.questions import OPEN_ENDED, read_questions
 from kblam_engine.evaluation.runs import read_runs
+from kblam_engine.local_chat import LocalChat, prompt_ids
 
 OPEN = [
     ask("Who is the founder of Acme Robotics, and what would you ask them?", OPEN_ENDED, supports=[["Acme Robotics", "founder"]]),
@@ -213,14 +214,12 @@ def test_a_folder_is_a_judge(chat_folder, tiny_tokenizer):
 
 
 def test_templates_without_a_system_message_get_one_in_front(chat_folder, tiny_tokenizer):
-    from kblam_engine.evaluation.judge_model import _prompt
-
     tiny_tokenizer.chat_template, usual = (
         "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ m['content'] }}{% endfor %}",
         tiny_tokenizer.chat_template,
     )
     try:
-        ids = _prompt(tiny_tokenizer, [{"role": "system", "content": "the of"}, {"role": "user", "content": "is"}])
+        ids = prompt_ids(tiny_tokenizer, [{"role": "system", "content": "the of"}, {"role": "user", "content": "is"}])
         assert ids == tiny_tokenizer("the of\n\nis", add_special_tokens=False)["input_ids"]
     finally:
         tiny_tokenizer.chat_template = usual

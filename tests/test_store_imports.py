@@ -5,6 +5,8 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -205,6 +207,27 @@ def test_a_short_encoding_leaves_no_draft(tmp_path, monkeypatch):
     with open_kb(tmp_path / "kb") as kb:
         kb.add(MANY)
         assert kept == [] and kb.snapshot().key_embeddings.dtype == np.float16
+
+
+@pytest.mark.parametrize(("after", "shown"), [(0.0, True), (60.0, False)])
+def test_progress_is_shown_once_it_takes_a_while(monkeypatch, capsys, after, shown):
+    class Slow(CountingEncoder):
+        steps = []
+
+        def encode(self, texts, **options):
+            self.steps.append(len(texts))
+            time.sleep(0.2)
+            return super().encode(texts, **options)
+
+    monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
+    monkeypatch.setattr(embedder, "_SHOWN_AFTER", after)
+    encoder = Slow()
+    encoder.steps.clear()
+    with KnowledgeBase.open(":memory:", encoder=encoder) as kb:
+        kb.add([Triple(f"name {i}", "property", "value") for i in range(600)], progress=True)
+    assert encoder.steps == [1, 512, 89], "the property, then keys and a value, step by step"
+    assert ("encoding" in capsys.readouterr().err) is shown
+    assert threading.active_count() == 1 or not [t for t in threading.enumerate() if isinstance(t, threading.Timer)]
 
 
 # A disk without room, a folder without permission: in processes of their own

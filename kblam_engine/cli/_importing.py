@@ -1,7 +1,9 @@
-"""What `kblam kb import` does with a file, folder or URI of any kind: read all of it, then add it or write it for review."""
+"""What `kblam kb import` has for a file, folder or URI of any kind: options, reading all of it, candidates for review."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,27 +34,98 @@ AliasesOption = Annotated[
     Path | None,
     typer.Option("--aliases", help="A table with the columns name and alias; names are spelled by it too.", show_default=False),
 ]
+ReplaceOption = Annotated[
+    bool,
+    typer.Option("--replace", help="Remove what was read from it before and is not there any more, in the same revision."),
+]
+LLMOption = Annotated[
+    str | None,
+    typer.Option(
+        "--llm",
+        metavar="MODEL",
+        help="Chat model that reads documents, beside their structure: a name, a folder, a Hugging Face id, or "
+        "module:function of your own.",
+        show_default=False,
+    ),
+]
+_LLM_TOKENS = 1024
+"""Longest reply of a model on this machine to a chunk of 2,000 characters."""
 _LISTS = ("extractors", "languages", "labels")
 _NUMBERS = ("min_confidence", "max_mb", "max_files")
 
 
-def read_source(source: str, options: list[str] | None) -> list[Triple]:
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a source says."""
+
+    uri: str
+    triples: list[Triple]
+    skipped: dict[str, int]
+    """How many triples it left out, by reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Labels:
+    """What `--namespace`, `--tag`, `--from` and `--to` say of everything that is imported; empty says nothing."""
+
+    namespace: str = ""
+    tags: tuple[str, ...] = ()
+    valid_from: str = ""
+    valid_to: str = ""
+
+    def put_on(self, triples: Iterable[Triple]) -> list[Triple]:
+        """Return triples with these labels: beside their own tags, in the place of their own namespace and times.
+
+        Raises:
+            TripleError: a label is not usable, or a triple would end before it begins.
+        """
+        named = {"namespace": self.namespace, "valid_from": self.valid_from, "valid_to": self.valid_to}
+        parts: dict[str, Any] = {part: text for part, text in named.items() if text}
+        if not parts and not self.tags:
+            return list(triples)
+        return [replace(triple, **parts, tags=(*triple.tags, *self.tags)) for triple in triples]
+
+
+def read_source(source: str, options: list[str] | None, llm: str | None = None) -> Reading:
     """Read a source whole, so that nothing is added of one that is damaged; say what it left out.
+
+    Args:
+        source: a file, folder or URI.
+        options: of `--option`.
+        llm: the chat model that reads documents too, by name or as module:function.
 
     Raises:
         ImportFileError: it is damaged, or no source reads it.
-        ConfigurationError: it has no such option.
+        ConfigurationError: it has no such option, or there is no such chat model.
+        ModelNotFoundError: there is no such base model.
     """
     from kblam_engine.sources import open_source
 
     if Path(source).is_dir() and not source.endswith("/"):
         raise ImportFileError(source, 0, f"expected a file, got a folder; {source}/ imports every file in it")
-    opened = open_source(source, **source_options(options))
+    told = source_options(options)
+    opened = open_source(source, **(told if llm is None else _with_llm(source, told, llm)))
     triples = list(counted(opened, f"reading {source}"))
     if opened.skipped:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in opened.skipped.items())
         typer.echo(f"left out - {reasons}", err=True)
-    return triples
+    return Reading(opened.uri, triples, dict(opened.skipped))
+
+
+def _with_llm(source: str, options: dict[str, Any], llm: str) -> dict[str, Any]:
+    """Return options of a source in which a chat model is one of the extractors: where "llm" stands, else the last."""
+    from kblam_engine.sources.registry import option_names
+
+    names = option_names(Path(source))
+    if names is not None and "extractors" not in names:
+        raise ConfigurationError(f"--llm: expected a document, got {source}, which is read as it is; leave it out")
+    from kblam_engine.local_chat import load_chat
+    from kblam_engine.sources.extractors import LLMExtractor
+
+    extractor = LLMExtractor(load_chat(llm, max_new_tokens=_LLM_TOKENS, role="--llm"))
+    named = options.get("extractors", ["structured"])
+    listed = named if "llm" in named else [*named, "llm"]
+    return {**options, "extractors": [extractor if which == "llm" else which for which in listed]}
 
 
 def source_options(pairs: list[str] | None) -> dict[str, Any]:

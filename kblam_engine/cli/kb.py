@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kblam_engine.cli import kb_care, kb_files, kb_index, kb_look, kb_names
+from kblam_engine.cli import kb_care, kb_files, kb_import, kb_index, kb_look, kb_names
 from kblam_engine.cli.kb_common import (
     EncoderOption,
     JSONOption,
@@ -14,6 +15,10 @@ from kblam_engine.cli.kb_common import (
     MetaOption,
     MultiOption,
     NameArgument,
+    NewFromOption,
+    NewNamespaceOption,
+    NewTagOption,
+    NewToOption,
     PropertyArgument,
     ValueArgument,
     metadata_of,
@@ -21,20 +26,21 @@ from kblam_engine.cli.kb_common import (
     print_json,
     provenance_of,
     show_result,
+    working,
 )
 from kblam_engine.errors import ConfigurationError
 
+if TYPE_CHECKING:
+    from kblam_engine.knowledge_base import KnowledgeBase
+    from kblam_engine.triples import Triple
+
 kb_app = typer.Typer(help="Look into a knowledge base and change it.")
-_Namespace = Annotated[str, typer.Option("--namespace", help="Namespace of the triple.", show_default=False)]
-_Tags = Annotated[list[str] | None, typer.Option("--tag", help="Tag of the triple; repeatable.")]
 _Source = Annotated[str, typer.Option("--source", help="Document id it comes from.", show_default=False)]
-_From = Annotated[str, typer.Option("--from", help="It holds from this time on.", show_default=False)]
-_To = Annotated[str, typer.Option("--to", help="It holds until this time.", show_default=False)]
 
 
 def register(app: typer.Typer) -> None:
     """Add `kblam kb` to the command line."""
-    for module in (kb_look, kb_names, kb_files, kb_care, kb_index):
+    for module in (kb_look, kb_names, kb_import, kb_files, kb_care, kb_index):
         module.register(kb_app)
     app.add_typer(kb_app, name="kb")
 
@@ -46,11 +52,11 @@ def add(
     value: ValueArgument,
     kb: KBOption,
     meta: MetaOption = None,
-    namespace: _Namespace = "",
-    tag: _Tags = None,
+    namespace: NewNamespaceOption = "",
+    tag: NewTagOption = None,
     source: _Source = "",
-    valid_from: _From = "",
-    valid_to: _To = "",
+    valid_from: NewFromOption = "",
+    valid_to: NewToOption = "",
     multi: MultiOption = False,
     encoder: EncoderOption = None,
     as_json: JSONOption = False,
@@ -61,7 +67,9 @@ def add(
     known = metadata_of(meta), provenance_of(source), namespace, tuple(tag or ()), valid_from, valid_to
     triple = Triple(name, property, value, *known)
     with open_kb(kb, create=True, encoder=encoder, multi=multi) as base:
-        show_result(base, base.add([triple]), as_json)
+        with working("adding"):  # the first needs the sentence encoder
+            result = base.add([triple])
+        show_result(base, result, as_json)
 
 
 @kb_app.command("set")
@@ -71,32 +79,65 @@ def set_value(
     value: ValueArgument,
     kb: KBOption,
     meta: MetaOption = None,
-    namespace: _Namespace = "",
-    tag: _Tags = None,
+    namespace: NewNamespaceOption = "",
+    tag: NewTagOption = None,
     source: _Source = "",
-    valid_from: _From = "",
-    valid_to: _To = "",
+    valid_from: NewFromOption = "",
+    valid_to: NewToOption = "",
+    triple_id: Annotated[
+        int | None,
+        typer.Option(
+            "--id",
+            help="Put it in the place of the triple with this id; namespace, tags and times stay unless given.",
+            show_default=False,
+        ),
+    ] = None,
     as_json: JSONOption = False,
 ) -> None:
-    """Make VALUE the only value of a name's property."""
-    with open_kb(kb) as base:
-        before = [triple.value for triple in base.view(namespace=namespace).get_all(name, property)]
-        triple_id = base.set(
-            name,
-            property,
-            value,
-            metadata_of(meta),
-            provenance=provenance_of(source),
-            namespace=namespace,
-            tags=tag or (),
-            valid_from=valid_from,
-            valid_to=valid_to,
-        )
+    """Make VALUE the only value of a name's property, or put it in the place of one triple."""
+    from kblam_engine.triples import Triple
+
+    known = metadata_of(meta), provenance_of(source), namespace, tuple(tag or ()), valid_from, valid_to
+    triple = Triple(name, property, value, *known)
+    with open_kb(kb) as base, working("changing"):
+        if triple_id is None:
+            before = [old.value for old in base.view(namespace=triple.namespace).get_all(name, property)]
+            new_id = _set(base, triple)
+        else:
+            old = base.triple(triple_id)
+            before = [old.value]
+            new_id = base.replace(triple_id, _placed_as(old, triple))
         revision = base.revision
     if as_json:
-        print_json({"id": triple_id, "before": before, "revision": revision})
+        print_json({"id": new_id, "before": before, "revision": revision})
     else:
         typer.echo(f"{' | '.join(before) or 'nothing'} -> {value.strip()} (revision {revision})")
+
+
+def _set(base: KnowledgeBase, triple: Triple) -> int:
+    """Make a triple the only one of its name, property and namespace; return its id."""
+    return base.set(
+        triple.name,
+        triple.property,
+        triple.value,
+        triple.metadata,
+        provenance=triple.provenance,
+        namespace=triple.namespace,
+        tags=triple.tags,
+        valid_from=triple.valid_from,
+        valid_to=triple.valid_to,
+    )
+
+
+def _placed_as(old: Triple, triple: Triple) -> Triple:
+    """Return a triple where an old one is; not what that said of its own value: where it was read, and its metadata."""
+    return replace(
+        triple,
+        namespace=triple.namespace or old.namespace,
+        tags=triple.tags or old.tags,
+        valid_from=triple.valid_from or old.valid_from,
+        valid_to=triple.valid_to or old.valid_to,
+    )
 
 
 @kb_app.command("remove")
@@ -112,7 +153,7 @@ def remove(
     as_json: JSONOption = False,
 ) -> None:
     """Remove what all of these apply to: a name, a property of it, ids, a source, a namespace, tags."""
-    with open_kb(kb) as base:
+    with open_kb(kb) as base, working("removing"):
         count = base.remove(name, property, value, ids=ids, source=source, namespace=namespace, tags=tag or ())
         revision = base.revision
     if not count:
@@ -132,7 +173,7 @@ def rollback(
     as_json: JSONOption = False,
 ) -> None:
     """Make the contents those of an earlier revision again, as a new revision."""
-    with open_kb(kb) as base:
+    with open_kb(kb) as base, working("going back"):
         now = base.rollback(revision)
         count = len(base)
     if as_json:

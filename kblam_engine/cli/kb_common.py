@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +33,8 @@ MetaOption = Annotated[
     list[str] | None, typer.Option("--meta", help="KEY=VALUE to keep beside the triple; repeatable.")
 ]
 _SHOWN_EVERY = 200
+_WIDE = 80
+"""Columns of a terminal that hold more than the triples themselves."""
 _NUMBERS = {"score", "added", "removed", "triples", "id"}
 NamespaceOption = Annotated[
     str | None, typer.Option("--namespace", help='Only this namespace; "" for triples of none.')
@@ -40,6 +42,10 @@ NamespaceOption = Annotated[
 TagOption = Annotated[list[str] | None, typer.Option("--tag", help="Only triples with this tag; repeatable.")]
 SourceOption = Annotated[str | None, typer.Option("--source", help="Only from this document or URI.")]
 AtOption = Annotated[str | None, typer.Option("--at", help="Only what holds at this time, as 2024-03-05.")]
+NewNamespaceOption = Annotated[str, typer.Option("--namespace", help="Namespace of what is added.", show_default=False)]
+NewTagOption = Annotated[list[str] | None, typer.Option("--tag", help="Tag of what is added; repeatable.")]
+NewFromOption = Annotated[str, typer.Option("--from", help="What is added holds from this time on.", show_default=False)]
+NewToOption = Annotated[str, typer.Option("--to", help="What is added holds until this time.", show_default=False)]
 RevisionOption = Annotated[int | None, typer.Option("--revision", help="As of an earlier revision.")]
 
 
@@ -147,16 +153,41 @@ def provenance_of(source: str) -> Provenance | None:
     return Provenance(document=source) if source else None
 
 
-def show_result(base: KnowledgeBase, result: AddResult, as_json: bool) -> None:
-    """Say what was added."""
+def show_result(
+    base: KnowledgeBase, result: AddResult, as_json: bool, *, n_removed: int | None = None, **more: Any
+) -> None:
+    """Say what was added, and what was removed for it where something could be; `more` are fields of the JSON alone."""
+    counts = {"added": result.added, "replaced": result.replaced, "unchanged": result.unchanged}
+    if n_removed is not None:
+        counts["removed"] = n_removed
     if as_json:
-        counts = {"added": result.added, "replaced": result.replaced, "unchanged": result.unchanged}
-        print_json({**counts, "n_triples": len(base), "revision": base.revision})
+        print_json({**counts, "n_triples": len(base), "revision": base.revision, **more})
     else:
-        typer.echo(
-            f"{result.added} added, {result.replaced} replaced, {result.unchanged} unchanged; "
-            f"{len(base)} triples in {base.path}"
-        )
+        told = ", ".join(f"{n} {what}" for what, n in counts.items())
+        typer.echo(f"{told}; {len(base)} triples in {base.path}")
+
+
+def record_of(id: int, triple: Triple, **more: Any) -> dict[str, Any]:
+    """Return a triple of a knowledge base as a JSON object; metadata of the names of other fields stays apart."""
+    first = {"id": id, **more}
+    if first.keys().isdisjoint(triple.metadata):
+        return {**first, **triple.to_dict()}
+    parts = {"name": triple.name, "property": triple.property, "value": triple.value}
+    return {**first, **parts, **triple.context(), "metadata": dict(triple.metadata)}
+
+
+def print_triples(ids: Sequence[int], triples: Sequence[Triple], scores: Sequence[float] = ()) -> None:
+    """Print triples as a table; with their ids and, if any has one, their sources where it is wide enough."""
+    from rich.console import Console
+
+    columns = {name: [str(getattr(triple, name)) for triple in triples] for name in ("name", "property", "value")}
+    if Console().width >= _WIDE:
+        columns = {"id": list(map(str, ids)), **columns}
+        sources = [(t.provenance.uri or t.provenance.document) if t.provenance else "" for t in triples]
+        columns |= {"source": sources} if any(sources) else {}
+    if scores:
+        columns = {"score": [f"{score:.2f}" for score in scores], **columns}
+    print_table(list(columns), [list(row) for row in zip(*columns.values(), strict=True)])
 
 
 def print_json(data: Any) -> None:

@@ -1,73 +1,27 @@
-"""`kblam kb`: files that triples come from and go to."""
+"""`kblam kb`: files that triples go to."""
 
 from __future__ import annotations
 
 import json
-import sys
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from kblam_engine.cli._importing import (
-    AliasesOption,
-    ReconcileOption,
-    ReviewOption,
-    SourceArgument,
-    SourceOptions,
-    read_source,
-    reconciled,
-    write_candidates,
-)
 from kblam_engine.cli.kb_common import (
-    EncoderOption,
     JSONOption,
     KBOption,
-    MultiOption,
     open_kb,
     print_json,
-    show_result,
     working,
 )
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands to `kblam kb`."""
-    app.command("import")(import_file)
     app.command("export")(export_file)
     app.command("counterfactual")(counterfactual_file)
     app.command("synthesize")(synthesize_file)
-
-
-def import_file(
-    source: SourceArgument,
-    kb: KBOption,
-    multi: MultiOption = False,
-    encoder: EncoderOption = None,
-    review: ReviewOption = False,
-    option: SourceOptions = None,
-    reconcile: ReconcileOption = False,
-    aliases: AliasesOption = None,
-    as_json: JSONOption = False,
-) -> None:
-    """Add the triples of a file, folder or database, all or none.
-
-    The knowledge base is made if it is missing.
-    """
-    triples = read_source(source, option)  # before a knowledge base is made for a file that cannot be read
-    if reconcile or aliases is not None:
-        with open_kb(kb) if kb.exists() else nullcontext() as before:
-            triples = reconciled(triples, before, aliases)
-    if review:
-        path = write_candidates(source, triples)
-        if as_json:
-            print_json({"candidates": len(triples), "file": str(path)})
-        else:
-            typer.echo(f"{len(triples)} candidates in {path}; edit it, then: kblam kb import {path} --kb {kb}")
-        return
-    with open_kb(kb, create=True, encoder=encoder, multi=multi) as base:
-        show_result(base, base.add(triples, progress=not as_json and sys.stderr.isatty()), as_json)
 
 
 def export_file(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from itertools import islice
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +21,8 @@ from kblam_engine.cli.kb_common import (
     open_kb,
     print_json,
     print_table,
+    print_triples,
+    record_of,
     working,
 )
 from kblam_engine.cli.kb_index import index_facts
@@ -29,7 +30,6 @@ from kblam_engine.cli.kb_plot import check_target, plot_stats
 
 if TYPE_CHECKING:
     from kblam_engine.knowledge_base import KnowledgeBase, SearchHit
-    from kblam_engine.triples import Triple
 
 _COLUMNS = ["name", "property", "value"]
 
@@ -73,18 +73,15 @@ def list_triples(
     """List triples."""
     with open_kb(kb) as whole:
         base = Part.of(namespace, tag, source, at, revision).view(whole)
-        triples: Iterable[Triple] = base if name is None else base.get_all(name, property)
-        if property is not None:
-            triples = (triple for triple in triples if triple.property == property.strip())
-        shown = list(islice(triples, limit or None))
+        ids = base.ids(name, property)
+        shown = ids[: limit or None]
+        triples = base.triples(shown)  # an id keeps its content, whatever changes meanwhile
         if as_json:
-            print_json([triple.to_dict() for triple in shown])
+            print_json([record_of(i, triple) for i, triple in zip(shown, triples, strict=True)])
             return
-        print_table(_COLUMNS, [[t.name, t.property, t.value] for t in shown])
-        if limit and len(shown) == limit:
-            typer.echo(
-                f"the first {limit}, of {len(base)} in the knowledge base; --limit 0 shows all", err=True
-            )
+        print_triples(shown, triples)
+        if len(shown) < len(ids):
+            typer.echo(f"the first {limit}, of {len(ids)}; --limit 0 shows all", err=True)
 
 
 def _looking(what: str, summary: str, look: Callable[[KnowledgeBase, str, int], list[SearchHit]]) -> Callable[..., None]:
@@ -100,8 +97,9 @@ def _looking(what: str, summary: str, look: Callable[[KnowledgeBase, str, int], 
         at: AtOption = None,
         as_json: JSONOption = False,
     ) -> None:
-        with open_kb(kb) as whole:
-            _show_hits(look(Part.of(namespace, tag, source, at).view(whole), text, k), as_json)
+        with open_kb(kb) as whole, working("searching"):
+            hits = look(Part.of(namespace, tag, source, at).view(whole), text, k)
+        _show_hits(hits, as_json)
 
     command.__doc__ = summary
     return command
@@ -211,10 +209,9 @@ def stats(
 
 def _show_hits(hits: list[SearchHit], as_json: bool) -> None:
     if as_json:
-        print_json([{"id": hit.id, "score": round(hit.score, 4), **hit.triple.to_dict()} for hit in hits])
+        print_json([record_of(hit.id, hit.triple, score=round(hit.score, 4)) for hit in hits])
         return
-    rows = [[f"{hit.score:.2f}", hit.triple.name, hit.triple.property, hit.triple.value] for hit in hits]
-    print_table(["score", *_COLUMNS], rows)
+    print_triples([hit.id for hit in hits], [hit.triple for hit in hits], [hit.score for hit in hits])
 
 
 def _when(revision: int, time: Any) -> str:

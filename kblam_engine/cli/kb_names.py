@@ -65,7 +65,7 @@ def merge(
     as_json: JSONOption = False,
 ) -> None:
     """Give the triples of other names the name to keep; a rollback undoes it."""
-    with open_kb(kb) as base:
+    with open_kb(kb) as base, working("merging"):
         before = base.revision
         done = base.merge(keep, *others)
         after = base.revision

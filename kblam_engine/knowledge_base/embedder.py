@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from kblam_engine.sentence_encoder import SentenceEncoder
 
 DEFAULT_ENCODER = "all-minilm-l6-v2"
-_CHUNK = 4_096  # texts encoded at once: bounds memory, and how long a bar of progress stands still
+_CHUNK = 512  # texts encoded at once: bounds memory, and how long a bar of progress stands still
+_SHOWN_AFTER = 1.0  # seconds of encoding, before which no bar appears
 _KEEP_EVERY = 10.0
 """Seconds of encoding that a kill may cost; what is done sooner is not kept before the change itself is."""
 
@@ -128,7 +129,7 @@ class Embedder:
             KnowledgeBaseError: the encoder returned another shape, or values that are not finite.
         """
         embeddings = np.empty((len(texts), self.encoder(meta).embed_dim), dtype)
-        with _bar(texts, progress and len(texts) > _CHUNK) as advance:
+        with _bar(texts, progress) as advance:
             for start in range(0, len(texts), _CHUNK):
                 chunk = texts[start : start + _CHUNK]
                 embeddings[start : start + len(chunk)] = self._encoded(meta, chunk)
@@ -145,7 +146,7 @@ class Embedder:
         left = [texts[i] for i in places.tolist()] if some else texts
         fresh = np.empty((len(left), encoder.embed_dim), np.float16) if some else rows
         kept, since = 0, time.monotonic()
-        with _bar(left, progress and len(left) > _CHUNK) as advance:
+        with _bar(left, progress) as advance:
             for start in range(0, len(left), _CHUNK):
                 end = min(start + _CHUNK, len(left))
                 round_into(fresh[start:end], self._encoded(meta, left[start:end]))
@@ -171,7 +172,7 @@ class Embedder:
 
 @contextmanager
 def _bar(texts: Sequence[str], shown: bool) -> Iterator[Callable[[Sequence[str]], None]]:
-    """Show progress on stderr with the time that is left; by characters, because long texts take longer."""
+    """Show progress on stderr with the time that is left, once it has taken a while; by characters, because long texts take longer."""
     if not shown:
         yield lambda chunk: None
         return
@@ -179,6 +180,16 @@ def _bar(texts: Sequence[str], shown: bool) -> Iterator[Callable[[Sequence[str]]
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("encoding"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("encoding", total=sum(map(len, texts)))
+    bar = Progress(*columns, console=Console(stderr=True), transient=True)
+    task = bar.add_task("encoding", total=sum(map(len, texts)))
+    # Of a thread of its own: the first texts may take longer than that.
+    begin = threading.Timer(_SHOWN_AFTER, bar.start)
+    begin.daemon = True
+    begin.start()
+    try:
         yield lambda chunk: bar.advance(task, sum(map(len, chunk)))
+    finally:
+        begin.cancel()
+        begin.join()
+        if bar.live.is_started:
+            bar.stop()

@@ -122,6 +122,6 @@ def _extractor(which: str | Extractor, topic: str | None) -> Extractor:
 
         return RuleExtractor()
     if isinstance(which, str):
-        remedy = "; pass LLMExtractor(chat)" if which == "llm" else ""
+        remedy = "; pass LLMExtractor(chat), or --llm MODEL on the command line" if which == "llm" else ""
         raise ConfigurationError(f"extractors: expected {' or '.join(EXTRACTORS)}, got {which!r}{remedy}")
     return which
