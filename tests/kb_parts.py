@@ -1,9 +1,12 @@
 """What the tests of the knowledge base share."""
 
+import sqlite3
+
 import numpy as np
 import pytest
 
 from kblam_engine import KnowledgeBase, Triple
+from kblam_engine.knowledge_base import schema
 from kblam_engine.sentence_encoder import HashingEncoder
 
 ACME = [
@@ -61,3 +64,34 @@ def assert_consistent(snapshot, encoder):
             snapshot.value_embeddings(), encoder.encode([t.value for t in triples]).astype(np.float16)
         )
         np.testing.assert_array_equal(snapshot.property_embeddings, encoder.encode(snapshot.properties))
+
+
+def make_version_1(path, triples):
+    """Write a knowledge base as the first format had it."""
+    path.mkdir()
+    encoder = HashingEncoder()
+    connection = sqlite3.connect(path / "kb.sqlite")
+    connection.executescript(
+        schema.TABLES.replace(",\n    namespace INTEGER NOT NULL DEFAULT 0,\n    context TEXT", "")
+        + ";CREATE UNIQUE INDEX live_slots ON triples (slot) WHERE removed IS NULL"
+    )
+    assert "context" not in str(connection.execute("SELECT sql FROM sqlite_master WHERE name = 'triples'").fetchall())
+    for i, triple in enumerate(triples):
+        for table, text in (("names", triple.name), ("properties", triple.property)):
+            blob = encoder.encode([text])[0].astype("<f4").tobytes()
+            values = (text,) if table == "names" else (text, blob)
+            columns = "text" if table == "names" else "text, embedding"
+            connection.execute(f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({','.join('?' * len(values))})", values)
+        connection.execute(
+            "INSERT INTO triples (name_id, property_id, value, slot, added) VALUES ((SELECT id FROM names WHERE text = ?),"
+            "(SELECT id FROM properties WHERE text = ?), ?, ?, 1)",
+            (triple.name, triple.property, triple.value, i),
+        )
+    rows = encoder.encode([t.key_text for t in triples]).astype("<f2")
+    (path / "keys-000001.f16").write_bytes(rows.tobytes())
+    meta = {"schema_version": 1, "kb_id": "0" * 32, "revision": 1, "n_triples": len(triples), "n_slots": len(triples)}
+    meta |= {"n_value_slots": 0, "digest": "0", "multi": 0, "embed_dim": 64}
+    meta |= {"encoder_name": encoder.name, "encoder_fingerprint": encoder.fingerprint}
+    connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
+    connection.commit()
+    connection.close()

@@ -3,29 +3,32 @@
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import textwrap
 import threading
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from kb_parts import ACME, assert_consistent, contents, kb_fixture, open_kb  # noqa: F401
+from kb_parts import ACME, assert_consistent, contents, kb_fixture, make_version_1, open_kb  # noqa: F401
 
 from kblam_engine import KnowledgeBase, Triple
 from kblam_engine.errors import KnowledgeBaseError, KnowledgeBaseLockedError, ReadOnlyError
-from kblam_engine.knowledge_base import schema
 from kblam_engine.sentence_encoder import HashingEncoder
 from kblam_engine.triples import Provenance
 
 KILLS = int(os.environ.get("KBLAM_KILLS", "6"))
-"""How often the writer is killed; KBLAM_KILLS=200 for the long run."""
+"""How often the writer is killed; `make test-kills` is the long run."""
 WRITER = """
     import sys
     from kblam_engine import KnowledgeBase, Triple
+    from kblam_engine.knowledge_base import bulk, changes, words
     from kblam_engine.sentence_encoder import HashingEncoder
+    if sys.argv[2] == "large":  # every change takes the way of large imports: threads, blocks, more memory
+        bulk.LARGE = changes.LARGE = words._MANY = 1
+        changes._BLOCK = 3
     kb = KnowledgeBase.open(sys.argv[1], encoder=HashingEncoder())
     start = kb.revision
     print("ready", start, flush=True)
@@ -45,8 +48,9 @@ WRITER = """
 def test_a_writer_killed_at_any_time_loses_nothing_it_acknowledged(tmp_path):
     path, rng = tmp_path / "kb", random.Random(5)
     open_kb(path).close()
-    for _ in range(KILLS):
-        command = [sys.executable, "-c", textwrap.dedent(WRITER), str(path)]
+    for number in range(KILLS):
+        way = "large" if number % 2 else "usual"
+        command = [sys.executable, "-c", textwrap.dedent(WRITER), str(path), way]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         assert process.stdout.readline().startswith("ready")
         time.sleep(rng.random() * 0.4)
@@ -119,37 +123,6 @@ def test_a_link_out_of_the_folder_is_not_followed(tmp_path):
 # Versions
 
 
-def make_version_1(path, triples):
-    """Write a knowledge base as the first format had it."""
-    path.mkdir()
-    encoder = HashingEncoder()
-    connection = sqlite3.connect(path / "kb.sqlite")
-    connection.executescript(
-        schema.TABLES.replace(",\n    namespace INTEGER NOT NULL DEFAULT 0,\n    context TEXT", "")
-        + ";CREATE UNIQUE INDEX live_slots ON triples (slot) WHERE removed IS NULL"
-    )
-    assert "context" not in str(connection.execute("SELECT sql FROM sqlite_master WHERE name = 'triples'").fetchall())
-    for i, triple in enumerate(triples):
-        for table, text in (("names", triple.name), ("properties", triple.property)):
-            blob = encoder.encode([text])[0].astype("<f4").tobytes()
-            values = (text,) if table == "names" else (text, blob)
-            columns = "text" if table == "names" else "text, embedding"
-            connection.execute(f"INSERT OR IGNORE INTO {table} ({columns}) VALUES ({','.join('?' * len(values))})", values)
-        connection.execute(
-            "INSERT INTO triples (name_id, property_id, value, slot, added) VALUES ((SELECT id FROM names WHERE text = ?),"
-            "(SELECT id FROM properties WHERE text = ?), ?, ?, 1)",
-            (triple.name, triple.property, triple.value, i),
-        )
-    rows = encoder.encode([t.key_text for t in triples]).astype("<f2")
-    (path / "keys-000001.f16").write_bytes(rows.tobytes())
-    meta = {"schema_version": 1, "kb_id": "0" * 32, "revision": 1, "n_triples": len(triples), "n_slots": len(triples)}
-    meta |= {"n_value_slots": 0, "digest": "0", "multi": 0, "embed_dim": 64}
-    meta |= {"encoder_name": encoder.name, "encoder_fingerprint": encoder.fingerprint}
-    connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
-    connection.commit()
-    connection.close()
-
-
 def test_the_first_format_is_brought_up_to_date(tmp_path):
     plain = [ACME[0], ACME[2]]
     make_version_1(tmp_path / "kb", plain)
@@ -180,6 +153,68 @@ def test_the_second_writer_is_told_who_is_first(tmp_path):
             assert len(two) == 3, "readers do not wait"
         two.add([Triple("New", "thing", "x")])
         assert len(one) == 4
+
+
+HOLDER = """
+    import sys
+    from kblam_engine import KnowledgeBase
+    from kblam_engine.sentence_encoder import HashingEncoder
+    with KnowledgeBase.open(sys.argv[1], encoder=HashingEncoder()) as kb, kb._store.writing():
+        print("writing", flush=True)
+        sys.stdin.readline()
+"""
+
+
+@contextmanager
+def another_process_writes(path):
+    """Hold the writer lock in a process of its own; yield the process and what makes it let go."""
+    command = [sys.executable, "-c", textwrap.dedent(HOLDER), str(path)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout.readline() == "writing\n"
+        yield process
+    finally:
+        process.communicate("", timeout=60)
+
+
+def test_a_writer_waits_for_another_process_up_to_the_timeout(tmp_path):
+    with open_kb(tmp_path / "kb", timeout=0.5) as kb:
+        kb.add(ACME)
+        with another_process_writes(tmp_path / "kb") as holder:
+            start = time.monotonic()
+            with pytest.raises(KnowledgeBaseLockedError) as caught:
+                kb.add([Triple("New", "thing", "x")])
+            assert time.monotonic() - start >= 0.5, "no less than it was told to"
+            assert str(caught.value) == (
+                f"{tmp_path / 'kb'}: process {holder.pid} has been writing for 0.5 s; try again, or wait longer (timeout)"
+            )
+            assert list(kb) == ACME, "readers do not wait"
+        assert kb.add([Triple("New", "thing", "x")]).added == 1 and kb.verify() == []
+
+
+def test_a_writer_goes_on_when_another_process_lets_go_in_time(tmp_path):
+    with open_kb(tmp_path / "kb", timeout=60) as kb:
+        kb.add(ACME)
+        with another_process_writes(tmp_path / "kb") as holder:
+            added = []
+            worker = threading.Thread(target=lambda: added.append(kb.add([Triple("New", "thing", "x")])))
+            worker.start()
+            worker.join(timeout=0.3)
+            assert worker.is_alive() and not added, "it waits"
+            holder.stdin.write("\n")
+            holder.stdin.flush()
+            worker.join(timeout=60)
+            assert [result.added for result in added] == [1]
+        assert len(kb) == 4 and kb.verify() == []
+
+
+def test_a_killed_writer_holds_nobody_up(tmp_path):
+    with open_kb(tmp_path / "kb", timeout=10) as kb:
+        kb.add(ACME)
+        with another_process_writes(tmp_path / "kb") as holder:
+            holder.kill()
+            holder.wait()
+            assert kb.add([Triple("New", "thing", "x")]).added == 1 and kb.verify() == []
 
 
 def test_two_threads_of_one_knowledge_base_wait_for_each_other_as_long(tmp_path):
