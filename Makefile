@@ -8,7 +8,7 @@ SUM := $(shell cat $(INPUTS) | cksum | cut -d' ' -f1)
 STAMP := $(VENV)/.ready-$(SUM)
 DEV_STAMP := $(VENV)/.ready-dev-$(SUM)
 
-.PHONY: demo test test-cluster lint typecheck models install install-dev clean
+.PHONY: demo test test-cluster test-kills lint typecheck models install install-dev clean
 .DEFAULT_GOAL := test
 
 demo: models
@@ -21,6 +21,10 @@ test: lint typecheck install-dev models
 test-cluster: install-dev models
 	$(BIN)/python -m pip install -c constraints.txt -e ".[cluster,cluster-serve]"
 	$(BIN)/python -m pytest tests/test_cluster.py tests/test_cluster_ray.py tests/test_cluster_serving.py
+
+# A writer killed at random 200 times, half of them on the way of large imports.
+test-kills: install-dev models
+	KBLAM_KILLS=200 $(BIN)/python -m pytest tests/test_store_faults.py -k killed_at_any_time
 
 lint: install-dev
 	$(BIN)/ruff check .
