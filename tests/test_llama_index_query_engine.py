@@ -7,7 +7,7 @@ import pytest
 from engine_parts import QUESTION
 from integration_parts import copier, kb_of, ships
 from llama_index.core import Settings
-from llama_index.core.base.llms.types import ChatMessage, CompletionResponse, LLMMetadata, MessageRole
+from llama_index.core.base.llms.types import CompletionResponse, LLMMetadata, MessageRole
 from llama_index.core.base.response.schema import AsyncStreamingResponse, Response, StreamingResponse
 from llama_index.core.callbacks import CallbackManager, CBEventType, LlamaDebugHandler
 from llama_index.core.chat_engine import CondenseQuestionChatEngine, ContextChatEngine, SimpleChatEngine
@@ -26,8 +26,10 @@ from llama_index.core.workflow import WorkflowRuntimeError
 
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.triples import Triple
+from kblam_integrations._serving import queue_of
+from kblam_integrations.langchain import ChatKBLaM
 from kblam_integrations.llama_index import KBLaMLLM, KBLaMQueryEngine, KBLaMRetriever, KBLaMWorkflow
-from kblam_integrations.llama_index.workflow import PieceEvent
+from kblam_integrations.llama_index.workflow import PieceEvent, SourcesEvent
 
 COPIED = "The battery life of Orca 2 is 7.5 hours"
 BUNDLE = QueryBundle(QUESTION)
@@ -307,6 +309,26 @@ def test_a_workflow_falls_back_when_the_knowledge_base_refuses():
     assert response.metadata["refused"]
 
 
+def test_a_workflow_with_a_fallback_streams_what_it_knows():
+    other = copying(kb_of(("Orca 2", "battery life", "9 days")), streaming=True)
+
+    def run(**options):
+        workflow = KBLaMWorkflow(query_engine=copying(streaming=True, **options), fallback=other)
+
+        async def events():
+            handler = workflow.run(query=QUESTION)
+            told = [event async for event in handler.stream_events() if isinstance(event, PieceEvent | SourcesEvent)]
+            return await handler, told
+
+        return asyncio.run(events())
+
+    for options, by, value in (({}, "knowledge base", "7.5 hours"), ({"refusal_threshold": 0.999999}, "fallback", "9 days")):
+        response, (sources, *pieces) = run(**options)
+        assert response.metadata["answered_by"] == by and value in str(response)
+        assert isinstance(sources, SourcesEvent) and sources.nodes[0].metadata["value"] == value
+        assert len(pieces) > 1 and "".join(piece.delta for piece in pieces) == str(response)  # no refusal among them
+
+
 def test_a_workflow_says_what_it_needs():
     with pytest.raises((ConfigurationError, WorkflowRuntimeError), match="run\\(query=...\\)"):
         run_workflow(KBLaMWorkflow(query_engine=copying()), question=QUESTION)
@@ -314,7 +336,22 @@ def test_a_workflow_says_what_it_needs():
         KBLaMWorkflow(ships(), query_engine=copying())
 
 
-def test_one_engine_serves_llama_index_and_others_together():
-    chat = [ChatMessage(role=MessageRole.USER, content=QUESTION)]
-    alone = copier().answer(QUESTION, kb=ships(), max_new_tokens=60).text
-    assert copying().llm.chat(chat).message.content == alone
+def test_one_engine_serves_llama_index_and_langchain_together():
+    engine, n_calls = copier(), 6
+    kbs = [kb_of(("Orca 2", "battery life", f"{n} hours"), ("Acme Robotics", "founder", f"Ada {n}")) for n in range(n_calls)]
+    asked = [(kb, question) for kb in kbs for question in (QUESTION, FOUNDER)]
+    serial = [engine.answer(question, kb=kb, max_new_tokens=60).text for kb, question in asked]
+    assert len(set(serial)) == 2 * n_calls
+
+    async def both():
+        llama = [KBLaMQueryEngine(kb, engine=engine, max_tokens=60).aquery(question) for kb, question in asked]
+        lang = [ChatKBLaM(kb=kb, engine=engine, max_tokens=60).ainvoke(question) for kb, question in asked]
+        mixed = [call for pair in zip(llama, lang, strict=True) for call in pair]
+        return await asyncio.gather(*mixed)
+
+    sizes = queue_of(engine).batch_sizes
+    sizes.clear()
+    found = asyncio.run(both())
+    assert [str(response) for response in found[::2]] == serial
+    assert [message.text for message in found[1::2]] == serial
+    assert max(sizes) > 1  # they did share batches

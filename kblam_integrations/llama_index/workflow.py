@@ -32,7 +32,8 @@ class PieceEvent(Event):
             asyncio.run(main())
 
     Attributes:
-        delta: the characters that are new, seldom more than a token's; with a fallback the whole answer.
+        delta: the characters that are new, seldom more than a token's; the whole answer of a query engine that does not
+            stream.
     """
 
     delta: str
@@ -99,7 +100,8 @@ class KBLaMWorkflow(Workflow):
 
     Run it with `query`. Its result is a response as of a query engine; ``metadata["answered_by"]`` is
     "knowledge base" or "fallback". Its event stream carries a ``PieceEvent`` for each piece of text, and before that a
-    ``SourcesEvent`` if the query engine streams; with a fallback the whole answer is one piece.
+    ``SourcesEvent`` if the query engine streams. Retrieval comes before the first word, so that a refusal is known by then: of
+    one that the fallback takes over nothing is told, and then the fallback's answer is, as it comes.
 
     Example:
         .. code-block:: python
@@ -158,34 +160,34 @@ class KBLaMWorkflow(Workflow):
         query = ev.get("query")
         if not isinstance(query, str):
             raise ConfigurationError(f"query: expected a text, got {query!r}; start with run(query=...)")
-        response = await self._answered(await self._engine.aquery(query), ctx)
+        response = await self._engine.aquery(query)
+        # A stream says before its first word whether it will be a refusal; one that another answer replaces is not told.
+        replaced = self._fallback is not None and bool((response.metadata or {}).get("refused"))
+        response = await self._read(response, None if replaced else ctx)
         response.metadata = {**(response.metadata or {}), "answered_by": "knowledge base"}
-        if self._fallback is not None:
-            if response.metadata.get("refused"):
-                return RefusedEvent(query=query, response=response)
-            ctx.write_event_to_stream(PieceEvent(delta=str(response)))
-        return StopEvent(result=response)
+        return RefusedEvent(query=query, response=response) if replaced else StopEvent(result=response)
 
     @step
     async def fall_back(self, ctx: Context, ev: RefusedEvent) -> StopEvent:
         """Ask the other query engine."""
         assert self._fallback is not None  # else nothing sends this event
-        response = await self._answered(await self._fallback.aquery(ev.query), ctx)
+        response = await self._read(await self._fallback.aquery(ev.query), ctx)
         response.metadata = {**(response.metadata or {}), "answered_by": "fallback"}
-        ctx.write_event_to_stream(PieceEvent(delta=str(response)))
         return StopEvent(result=response)
 
-    async def _answered(self, response: RESPONSE_TYPE, ctx: Context) -> Any:
-        """Return a response with its whole text; without a fallback its pieces are told as they come."""
+    async def _read(self, response: RESPONSE_TYPE, ctx: Context | None) -> Any:
+        """Return a response with its whole text; what is new is told to `ctx` as it comes."""
+
+        def tell(event: Event) -> None:
+            if ctx is not None:
+                ctx.write_event_to_stream(event)
+
         if not isinstance(response, AsyncStreamingResponse):
-            if self._fallback is None:
-                ctx.write_event_to_stream(PieceEvent(delta=str(response)))
+            tell(PieceEvent(delta=str(response)))
             return response
+        tell(SourcesEvent(nodes=list(response.source_nodes)))
         text = ""
-        if self._fallback is None:
-            ctx.write_event_to_stream(SourcesEvent(nodes=list(response.source_nodes)))
         async for piece in response.async_response_gen():
             text += piece
-            if self._fallback is None:
-                ctx.write_event_to_stream(PieceEvent(delta=piece))
+            tell(PieceEvent(delta=piece))
         return Response(text, response.source_nodes, response.metadata)
