@@ -12,7 +12,7 @@ from kblam_engine import __version__
 from kblam_engine.engine import KBLaM
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.knowledge_base import KBSnapshot, KnowledgeBase
-from kblam_integrations._shared import EngineConfig, KBRegistry, as_knowledge_base
+from kblam_integrations._shared import EngineConfig, KBRegistry, as_knowledge_base, release_engines
 
 
 class EngineFields(BaseModel):
@@ -72,6 +72,15 @@ class EngineFields(BaseModel):
             raise ConfigurationError(f"model: {model!r} was asked for, but the engine given is {engine.name!r}")
         return engine
 
+    def close(self) -> None:
+        """Let the shared engine go: its memory is free once no call and nobody else holds it.
+
+        Objects of the same configuration share it; the next call of any of them loads it again. An engine that was given
+        as `engine` is its owner's and stays, and so do knowledge bases.
+        """
+        if self.engine is None:
+            release_engines(self.engine_config())
+
     def knowledge_base(self, kb_id: str | None = None) -> KnowledgeBase | KBSnapshot | None:
         """Return the knowledge base that a call answers from.
 
@@ -100,7 +109,7 @@ class EngineFields(BaseModel):
         """Return what tells this engine from others, for the keys of caches; loads nothing."""
         if self.engine is None:
             config = self.engine_config(model)
-            adapter, encoder = config.adapter, config.encoder
+            adapter, encoder = config.adapter_digest(), config.encoder
             return {"model": config.model, "adapter": adapter, "encoder": encoder, "dtype": config.dtype}
         return {"model": self.engine.loaded.fingerprint, "adapter": _adapter_digest(self.engine)}
 

@@ -5,15 +5,17 @@ Knows no framework: graphs and graph documents are told by their shape.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from weakref import WeakValueDictionary
 
-from kblam_engine.errors import ConfigurationError, KnowledgeBaseError
+from kblam_engine.errors import ConfigurationError, KnowledgeBaseError, ModelNotFoundError
 from kblam_engine.sources import open_source
 from kblam_engine.sources.registry import can_open
 from kblam_engine.triples import Triple
@@ -62,6 +64,7 @@ class EngineConfig:
             if self not in _engines:
                 from kblam_engine.engine import KBLaM
 
+                _loaded_digests[self] = self._digest_of_folder()
                 _engines[self] = KBLaM.from_pretrained(
                     self.model, adapter=self.adapter, encoder=self.encoder, dtype=self.dtype, device=self.device
                 )
@@ -70,6 +73,23 @@ class EngineConfig:
     def loaded(self) -> KBLaM | None:
         """Return the engine if it is there already."""
         return _engines.get(self)
+
+    def adapter_digest(self) -> str | None:
+        """Return what tells this adapter from others by its content, for the keys of caches; loads nothing.
+
+        Of a loaded engine, it is the digest of what was loaded, whatever has been written into the folder since. None: there
+        is no adapter, which is an error as soon as the engine is asked for.
+        """
+        return _loaded_digests[self] if self in _engines else self._digest_of_folder()
+
+    def _digest_of_folder(self) -> str | None:
+        from kblam_engine.checkpoint import CONFIG, WEIGHTS, shipped_adapter
+
+        try:
+            folder = Path(self.adapter) if self.adapter is not None else shipped_adapter(self.model)
+            return _digest_of_files(tuple(_state_of(folder / name) for name in (CONFIG, WEIGHTS)))
+        except (ModelNotFoundError, OSError):
+            return None
 
     def sentence_encoder(self) -> SentenceEncoder:
         """Return the sentence encoder that the engine uses or will use, without loading the base model."""
@@ -85,7 +105,30 @@ class EngineConfig:
         return load_sentence_encoder(read_config(folder).encoder)
 
 
+@dataclass(frozen=True, slots=True)
+class _FileState:
+    """A file as it is now: when it changes, so does this."""
+
+    path: Path
+    size: int
+    changed_ns: int
+
+
+def _state_of(path: Path) -> _FileState:
+    found = path.stat()
+    return _FileState(path.resolve(), found.st_size, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=64)
+def _digest_of_files(files: tuple[_FileState, ...]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(hashlib.sha256(file.path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
 _engines: dict[EngineConfig, KBLaM] = {}
+_loaded_digests: dict[EngineConfig, str | None] = {}
 _loading: dict[EngineConfig, threading.Lock] = {}
 _engines_lock = threading.Lock()
 

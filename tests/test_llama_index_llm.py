@@ -266,3 +266,17 @@ def test_importing_the_package_imports_no_llama_index(monkeypatch):
         _ = kblam_integrations.llama_index.KBLaMLLM
     with pytest.raises(AttributeError, match="no attribute 'Nothing'"):
         _ = kblam_integrations.llama_index.Nothing
+
+
+def test_structured_output_is_refused_in_every_way():
+    llm = copying()
+
+    async def asynchronous():
+        for way in (llm.astructured_predict, llm.astream_structured_predict):
+            with pytest.raises(NotImplementedError, match="writes no structured output"):
+                await way(LLM, "prompt")
+
+    asyncio.run(asynchronous())
+    for way in (llm.structured_predict, llm.stream_structured_predict, llm.as_structured_llm):
+        with pytest.raises(NotImplementedError, match="writes no structured output"):
+            way(LLM, "prompt")

@@ -286,8 +286,9 @@ class ChatKBLaM(AnsweringFields, BaseChatModel):
         )
 
     def _read_ahead(self, kb_id: str | None) -> None:
-        """Read the knowledge base as it is now: LangChain asks for its identity on the event loop."""
+        """Read knowledge base and adapter as they are now: LangChain asks for their identity on the event loop."""
         kb_identity(self.knowledge_base(kb_id))
+        self._engine_identity()
 
     async def _aload_engine(self, model: str | None) -> KBLaM:
         """Return the engine; loading it takes seconds, and is done in a thread."""

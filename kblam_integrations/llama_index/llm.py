@@ -41,6 +41,11 @@ _ROLES = {
     MessageRole.MODEL: "assistant",
 }
 
+_NO_STRUCTURE = (
+    'KBLaMLLM writes no structured output: read the triples of an answer from response.raw["attended"], or give what '
+    "needs a schema another LLM"
+)
+
 
 class KBLaMLLM(AnsweringFields, CustomLLM):
     """An LLM whose knowledge is a knowledge base; without one it is the base model.
@@ -226,6 +231,46 @@ class KBLaMLLM(AnsweringFields, CustomLLM):
             yield _completion(call, call.answer, delta="")
 
         return responses()
+
+    def structured_predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse: the model's words follow triples, not a schema.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(_NO_STRUCTURE)
+
+    async def astructured_predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse, as ``structured_predict`` does.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(_NO_STRUCTURE)
+
+    def stream_structured_predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse, as ``structured_predict`` does.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(_NO_STRUCTURE)
+
+    async def astream_structured_predict(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse, as ``structured_predict`` does.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(_NO_STRUCTURE)
+
+    def as_structured_llm(self, *args: Any, **kwargs: Any) -> Any:
+        """Refuse, as ``structured_predict`` does.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(_NO_STRUCTURE)
 
     def _as_chat(self, prompt: str, formatted: bool) -> list[ChatMessage]:
         if not formatted and self.completion_to_prompt is not None:

@@ -101,6 +101,10 @@ class KBLaMQueryEngine(BaseQueryEngine):
         """The retrieval layer alone, for what wants nodes before an answer (rerankers, retrieval evaluation)."""
         return KBLaMRetriever(llm=self._llm, kb_id=self._kb_id)
 
+    def close(self) -> None:
+        """Let the LLM's shared engine go; see ``KBLaMLLM.close``."""
+        self._llm.close()
+
     def retrieve(self, query_bundle: QueryBundle) -> list[NodeWithScore]:
         """Return the triples that most probably answer, without writing an answer."""
         return self.retriever.retrieve(query_bundle)
