@@ -5,6 +5,7 @@ from functools import cache
 
 from integration_parts import kb_of
 from langchain_tests.integration_tests import ChatModelIntegrationTests, RetrieversIntegrationTests
+from langchain_tests.unit_tests import ChatModelUnitTests
 
 from kblam_engine.sentence_encoder import load_sentence_encoder
 from kblam_integrations.langchain import ChatKBLaM, KBLaMRetriever
@@ -21,7 +22,9 @@ def robots():
     )
 
 
-class TestChatModel(ChatModelIntegrationTests):
+class Parameters:
+    """What the suites ask of the default model: it calls no tools and writes no structured output."""
+
     has_tool_calling = False
     has_structured_output = False
 
@@ -36,6 +39,14 @@ class TestChatModel(ChatModelIntegrationTests):
     @property
     def standard_chat_model_params(self):
         return {**super().standard_chat_model_params, "max_tokens": 24}
+
+
+class TestChatModelUnit(Parameters, ChatModelUnitTests):
+    pass
+
+
+class TestChatModel(Parameters, ChatModelIntegrationTests):
+    pass
 
 
 class TestRetriever(RetrieversIntegrationTests):
