@@ -257,3 +257,95 @@ StoreMachine.TestCase.settings = settings(
     max_examples=25, stateful_step_count=20, deadline=None, suppress_health_check=list(HealthCheck)
 )
 TestStore = StoreMachine.TestCase
+
+
+class ManyValuesMachine(RuleBasedStateMachine):
+    """Namespaces, tags and several values of a property: a set of triples, of which every view is a part."""
+
+    names = st.sampled_from(["Acme", "Zoë"])
+    properties = st.sampled_from(["founder", "seat"])
+    values = st.sampled_from(["x", "y", "z"])
+    namespaces = st.sampled_from(["", "sales", "support"])
+    tags = st.sets(st.sampled_from(["a", "b"]))
+    triples = st.builds(
+        lambda name, prop, value, namespace, tags: Triple(name, prop, value, namespace=namespace, tags=tuple(tags)),
+        names, properties, values, namespaces, tags,
+    )
+
+    @initialize()
+    def start(self):
+        self.kb = open_kb(":memory:", multi=True)
+        self.model = {}
+        self.revisions = {0: {}}
+
+    def teardown(self):
+        if hasattr(self, "kb"):
+            assert self.kb.verify() == []
+            self.kb.close()
+
+    def put(self, triple):
+        self.model[triple.namespace, triple.name, triple.property, triple.value] = triple
+
+    def drop(self, gone):
+        self.model = {key: triple for key, triple in self.model.items() if not gone(triple)}
+
+    @rule(batch=st.lists(triples, max_size=6))
+    def add(self, batch):
+        self.kb.add(batch)
+        for triple in batch:
+            self.put(triple)
+
+    @rule(triple=triples)
+    def set(self, triple):
+        self.kb.set(*self.parts(triple), namespace=triple.namespace, tags=triple.tags)
+        self.drop(lambda t: (t.namespace, t.name, t.property) == (triple.namespace, triple.name, triple.property))
+        self.put(triple)
+
+    @rule(namespace=namespaces | st.none(), tags=tags, name=names | st.none())
+    def remove(self, namespace, tags, name):
+        if namespace is None and not tags and name is None:
+            return
+
+        def gone(t):
+            return namespace in (None, t.namespace) and tags <= set(t.tags) and name in (None, t.name)
+
+        count = sum(map(gone, self.model.values()))
+        assert self.kb.remove(name, namespace=namespace, tags=tags) == count
+        self.drop(gone)
+
+    @rule(data=st.data())
+    def rollback(self, data):
+        revision = data.draw(st.sampled_from(sorted(self.revisions)))
+        self.kb.rollback(revision)
+        self.model = dict(self.revisions[revision])
+
+    @rule()
+    def compact(self):
+        self.kb.compact()
+        oldest = self.kb.info().oldest_revision
+        self.revisions = {number: then for number, then in self.revisions.items() if number >= oldest}
+
+    @rule(namespace=namespaces | st.none(), tags=tags, data=st.data())
+    def look_at_a_part(self, namespace, tags, data):
+        revision = data.draw(st.sampled_from(sorted(self.revisions)))
+        view = self.kb.view(namespace=namespace, tags=tags, revision=revision)
+        then = self.revisions[revision].values()
+        expected = {t for t in then if namespace in (None, t.namespace) and tags <= set(t.tags)}
+        assert set(view) == set(contents(view.snapshot())) == expected and len(view) == len(expected)
+        assert_consistent(view.snapshot(), HashingEncoder())
+
+    @staticmethod
+    def parts(triple):
+        return triple.name, triple.property, triple.value
+
+    @invariant()
+    def agrees(self):
+        if not hasattr(self, "kb"):
+            return
+        assert len(list(self.kb)) == len(self.kb) == len(self.model)
+        assert set(self.kb) == set(contents(self.kb.snapshot())) == set(self.model.values())
+        self.revisions[self.kb.revision] = dict(self.model)
+
+
+ManyValuesMachine.TestCase.settings = StoreMachine.TestCase.settings
+TestManyValues = ManyValuesMachine.TestCase
