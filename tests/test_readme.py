@@ -35,6 +35,16 @@ def test_the_snippet_prints_what_the_readme_says(tmp_path):
     assert done.stdout == printed
 
 
+def test_a_table_and_a_document_go_in_and_are_asked(tmp_path):
+    (language, snippet), (_, printed) = blocks("What goes in")
+    assert language == "python" and len(snippet.splitlines()) < 8
+    (tmp_path / "products.csv").write_text("name,battery life,maker\nOrca 2,11 hours,Acme Robotics\nKite,40 minutes,Borealis\n")
+    (tmp_path / "handbook.md").write_text("# Acme Robotics\n\nFounder: Lena Hoffmann\n\nSeat: Berlin\n")
+    done = run(sys.executable, "-c", snippet, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == printed
+
+
 def test_the_lines_for_frameworks_run(tmp_path):
     ((_, snippet),) = blocks("In LangChain, LlamaIndex and networkx")
     before = """
