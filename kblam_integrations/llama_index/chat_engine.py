@@ -15,8 +15,8 @@ from llama_index.core.memory import BaseMemory
 from llama_index.core.types import Thread
 
 from kblam_engine.errors import ConfigurationError
+from kblam_integrations.llama_index._found import FoundSoFar
 from kblam_integrations.llama_index.llm import KBLaMLLM
-from kblam_integrations.llama_index.query_engine import FoundSoFar
 
 
 @dataclass
@@ -34,6 +34,9 @@ class KBLaMChatStream(StreamingAgentChatResponse):
 
     Attributes:
         metadata: `refused` and `confidence` from the beginning, the rest when the last piece has been read.
+
+    Raises:
+        TimeoutError: while it is read: the answer took longer than the LLM's `timeout`, in seconds.
     """
 
     metadata: dict[str, Any] = field(default_factory=dict)

@@ -22,6 +22,7 @@ from kblam_engine.errors import ConfigurationError, TripleError
 from kblam_engine.knowledge_base import KnowledgeBase
 from kblam_engine.triples import Triple
 from kblam_integrations._documents import SourceDocument
+from kblam_integrations.llama_index._stored import NodeStore
 from kblam_integrations.llama_index.chat_engine import KBLaMChatEngine
 from kblam_integrations.llama_index.graph import (
     NODE,
@@ -36,7 +37,6 @@ from kblam_integrations.llama_index.llm import KBLaMLLM
 from kblam_integrations.llama_index.query_engine import KBLaMQueryEngine
 from kblam_integrations.llama_index.retriever import KBLaMRetriever
 from kblam_integrations.llama_index.sink import source_of, writable
-from kblam_integrations.llama_index.stored import NodeStore
 
 _log = logging.getLogger(__name__)
 Extract = Callable[[BaseNode], Iterable[Triple]]

@@ -7,7 +7,7 @@ from typing import Any
 
 from llama_index.core import Settings
 from llama_index.core.base.base_query_engine import BaseQueryEngine
-from llama_index.core.base.llms.types import ChatMessage, ChatResponse, MessageRole
+from llama_index.core.base.llms.types import ChatMessage, MessageRole
 from llama_index.core.base.response.schema import (
     RESPONSE_TYPE,
     AsyncStreamingResponse,
@@ -17,15 +17,11 @@ from llama_index.core.base.response.schema import (
 from llama_index.core.callbacks import CallbackManager
 from llama_index.core.callbacks.schema import CBEventType, EventPayload
 from llama_index.core.schema import NodeWithScore, QueryBundle
-from llama_index_instrumentation import get_dispatcher
 
 from kblam_engine.errors import ConfigurationError
-from kblam_integrations.llama_index.events import KBLaMAttentionEvent
+from kblam_integrations.llama_index._found import FoundSoFar
 from kblam_integrations.llama_index.llm import KBLaMLLM
-from kblam_integrations.llama_index.nodes import answer_metadata, attended_nodes, selected_nodes
 from kblam_integrations.llama_index.retriever import KBLaMRetriever
-
-_dispatcher = get_dispatcher(__name__)
 
 
 class KBLaMQueryEngine(BaseQueryEngine):
@@ -174,40 +170,6 @@ class KBLaMQueryEngine(BaseQueryEngine):
         if self._system_prompt is not None:
             messages.insert(0, ChatMessage(role=MessageRole.SYSTEM, content=self._system_prompt))
         return messages
-
-
-class FoundSoFar:
-    """What is known of an answer so far; its list and dictionary are handed out before the end."""
-
-    def __init__(self, question: str) -> None:
-        self.question = question
-        self.nodes: list[NodeWithScore] = []
-        self.metadata: dict[str, Any] = {}
-
-    def hear(self, response: ChatResponse) -> list[str]:
-        """Take a response of a stream; return its text, if it brings some."""
-        if response.raw is None:
-            return [response.delta] if response.delta else []
-        if "selected" in response.raw:
-            self.nodes.extend(selected_nodes(response.raw))
-            self.metadata.update(answer_metadata(response.raw))
-        else:
-            self.fill(response.raw)
-        return []
-
-    def fill(self, raw: Mapping[str, Any]) -> None:
-        """Take a whole answer, as ``KBLaMLLM`` responses carry it, and tell instrumentation."""
-        self.nodes[:] = attended_nodes(raw)
-        self.metadata.update(answer_metadata(raw))
-        _dispatcher.event(
-            KBLaMAttentionEvent(
-                query=self.question,
-                nodes=self.nodes,
-                refused=raw["refused"],
-                confidence=raw["confidence"],
-                n_triples=raw["usage"]["n_triples"],
-            )
-        )
 
 
 def _response(question: str, raw: Mapping[str, Any]) -> Response:

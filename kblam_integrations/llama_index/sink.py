@@ -15,8 +15,8 @@ from kblam_engine.errors import ConfigurationError
 from kblam_engine.knowledge_base import KnowledgeBase
 from kblam_integrations._documents import SourceDocument
 from kblam_integrations._shared import as_knowledge_base
+from kblam_integrations.llama_index._stored import NodeStore
 from kblam_integrations.llama_index.graph import REF_DOC, document_of, provenance_from, triples_from_node
-from kblam_integrations.llama_index.stored import NodeStore
 
 _log = logging.getLogger(__name__)
 
