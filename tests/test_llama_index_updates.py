@@ -75,9 +75,9 @@ def test_nodes_of_a_document_can_come_in_several_calls():
         node = TextNode(text=f"deck {number}: oak", metadata={"name": "Orca 2"})
         node.relationships[NodeRelationship.SOURCE] = RelatedNodeInfo(node_id="sheet")
         nodes.append(node)
-        index.insert_nodes([node], whole_documents=False)
+        index.insert_nodes([node])
     assert {t.property for t in index.kb} == {"deck 0", "deck 1"}
-    index.insert_nodes(nodes[1:])
+    index.insert_nodes(nodes[1:], whole_documents=True)
     assert {t.property for t in index.kb} == {"deck 1"}
 
 

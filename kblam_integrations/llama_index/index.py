@@ -15,7 +15,7 @@ from llama_index.core.data_structs.data_structs import EmptyIndexStruct
 from llama_index.core.graph_stores.types import PropertyGraphStore
 from llama_index.core.indices.base import BaseIndex
 from llama_index.core.llms.utils import LLMType
-from llama_index.core.schema import BaseNode, MetadataMode
+from llama_index.core.schema import BaseNode, Document, MetadataMode
 from llama_index.core.storage.docstore.types import RefDocInfo
 
 from kblam_engine.errors import ConfigurationError, TripleError
@@ -263,13 +263,21 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
             for node_id in node_ids:
                 self.docstore.delete_document(node_id, raise_error=False)
 
+    def insert(self, document: Document, **insert_kwargs: Any) -> None:
+        """Insert a document in the place of what is stored of it."""
+        super().insert(document, **{"whole_documents": True, **insert_kwargs})
+
+    async def ainsert(self, document: Document, **insert_kwargs: Any) -> None:
+        """Insert a document in the place of what is stored of it."""
+        await super().ainsert(document, **{"whole_documents": True, **insert_kwargs})
+
     def insert_nodes(self, nodes: Sequence[BaseNode], **insert_kwargs: Any) -> None:
-        """Insert nodes in the place of the earlier ones of their documents.
+        """Insert nodes beside those that are stored; one with the same id replaces it.
 
         Args:
-            nodes: all nodes of each of their documents.
-            insert_kwargs: ``whole_documents=False`` for documents whose nodes come in several calls: then what is stored
-                stays, but for nodes with the same ids.
+            nodes: any nodes.
+            insert_kwargs: ``whole_documents=True`` where these are all nodes of each of their documents: then they stand in
+                the place of the stored ones.
         """
         super().insert_nodes(nodes, **insert_kwargs)
 
@@ -278,11 +286,11 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
         await asyncio.to_thread(self.insert_nodes, nodes, **insert_kwargs)
 
     def _build_index_from_nodes(self, nodes: Sequence[BaseNode], **build_kwargs: Any) -> EmptyIndexStruct:
-        self._insert(nodes)
+        self._insert(nodes, whole_documents=True)
         return EmptyIndexStruct()
 
     def _insert(
-        self, nodes: Sequence[BaseNode], *, whole_documents: bool = True, **insert_kwargs: Any
+        self, nodes: Sequence[BaseNode], *, whole_documents: bool = False, **insert_kwargs: Any
     ) -> None:
         found = [source_of(node, list(self._extract(node))) for node in nodes]
         self._store.put(found, whole_documents=whole_documents)
