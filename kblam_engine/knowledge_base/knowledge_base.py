@@ -81,7 +81,7 @@ class KnowledgeBase(KBDocuments):
             encoder: a sentence encoder or the name of one; default the one the knowledge base was made with, or
                 "all-minilm-l6-v2". It is loaded when something has to be embedded, not before.
             create: make a new knowledge base where there is none.
-            multi: keep several values of one name and property side by side. Remembered: once on, it stays on.
+            multi: keep several values of one name and property side by side. Remembered from the first change on: it stays on.
             timeout: seconds that a change waits for another writer.
             read_only: refuse changes.
 
