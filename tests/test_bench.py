@@ -7,7 +7,7 @@ from evaluation_parts import command_fixture  # noqa: F401
 from evaluation_stub import StubModel
 
 from kblam_engine.errors import ConfigurationError, KnowledgeBaseNotFoundError
-from kblam_engine.evaluation import latency, updates
+from kblam_engine.evaluation import latency
 from kblam_engine.evaluation.latency import BenchOptions, bench, bench_folders
 from kblam_engine.evaluation.runs import read_runs
 from kblam_engine.evaluation.synthetic_kb import InventingEncoder, fill, fresh_questions, invented_triples
@@ -122,7 +122,7 @@ def test_updates_of_a_size_are_measured_too(model):
 
 
 def test_an_index_that_is_wanted_is_there_before_the_first_question(model, folder, monkeypatch):
-    monkeypatch.setattr(updates, "KEPT_KEYS", 10)
+    monkeypatch.setattr("kblam_engine.retrieval.KEPT_KEYS", 10)
     model.indexes = Indexes("tree")
     kinds = []
     real = model.answer

@@ -309,6 +309,6 @@ def test_nothing_of_a_snapshot_is_left_out(sharded):
         if not name.startswith("_") and (callable(member) or not isinstance(member, str | int)):
             assert name in own or name in inherited, name
     assert sharded.triple(4) == sharded.triples([4])[0] and "n_shards=3" in repr(sharded)
-    for refused in (sharded.slots, sharded.key_segment, lambda: sharded.chosen(np.ones(3, bool), "x")):
+    for refused in (sharded.slots, sharded.moved, sharded.key_segment, lambda: sharded.chosen(np.ones(3, bool), "x")):
         with pytest.raises(KnowledgeBaseError, match="in shards has no"):
             refused()

@@ -151,6 +151,10 @@ class ShardedKB(KBSnapshot):
         """Refuse: every shard has slots of its own."""
         self._refuse("slots")
 
+    def moved(self) -> NoReturn:
+        """Refuse: every shard has slots of its own."""
+        self._refuse("moved")
+
     def key_segment(self) -> NDArray[np.float16]:
         """Refuse: every shard has its own."""
         self._refuse("key_segment")
