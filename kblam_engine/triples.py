@@ -61,6 +61,11 @@ class Provenance:
                 raise TripleError("provenance.confidence", f"expected 0 to 1, got {self.confidence!r}")
             object.__setattr__(self, "confidence", float(self.confidence))
 
+    @property
+    def place(self) -> str:
+        """Where it was read, for people: the URI, or else the document's id."""
+        return self.uri or self.document
+
     def to_dict(self) -> dict[str, Any]:
         """Return what is known as a JSON object."""
         parts = {

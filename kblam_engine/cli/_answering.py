@@ -164,7 +164,7 @@ def source(triple: Triple) -> str:
     if triple.provenance is None:
         return ""
     page, span = triple.metadata.get("page"), triple.provenance.span
-    parts = [triple.provenance.uri or triple.provenance.document, f"page {page}" if page else ""]
+    parts = [triple.provenance.place, f"page {page}" if page else ""]
     parts += [f"characters {span[0]}-{span[1]}"] if span else []
     told = ", ".join(part for part in parts if part)
     return f" [{told}]" if told else ""

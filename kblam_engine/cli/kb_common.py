@@ -183,7 +183,7 @@ def print_triples(ids: Sequence[int], triples: Sequence[Triple], scores: Sequenc
     columns = {name: [str(getattr(triple, name)) for triple in triples] for name in ("name", "property", "value")}
     if Console().width >= _WIDE:
         columns = {"id": list(map(str, ids)), **columns}
-        sources = [(t.provenance.uri or t.provenance.document) if t.provenance else "" for t in triples]
+        sources = [t.provenance.place if t.provenance else "" for t in triples]
         columns |= {"source": sources} if any(sources) else {}
     if scores:
         columns = {"score": [f"{score:.2f}" for score in scores], **columns}

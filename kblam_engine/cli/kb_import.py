@@ -112,7 +112,7 @@ def _places(base: KnowledgeBase, source: str, reading: Reading, triples: list[Tr
     They are those that the triples name, the source itself, and of a folder or archive what was once read in it.
     """
     origins = {triple.provenance for triple in triples if triple.provenance is not None}
-    places = {reading.uri} | {origin.uri or origin.document for origin in origins}
+    places = {reading.uri} | {origin.place for origin in origins}
     if Path(source).is_dir() or source.lower().endswith(".zip"):
         inside = f"{reading.uri.rstrip('/')}/", f"{reading.uri}!/"
         sources = base.stats(max(len(base), 1)).sources

@@ -93,12 +93,9 @@ def reset_peak_rss() -> None:
 
 def peak_rss_mb() -> float | None:
     """Return the peak resident memory of this process in MiB, since the last reset where there is one."""
-    try:
-        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return round(int(line.split()[1]) / 1024, 1)
-    except OSError:
-        pass
+    known = _status_bytes("VmHWM")
+    if known is not None:
+        return round(known / _MB, 1)
     try:
         import resource
     except ImportError:  # Windows
@@ -110,17 +107,26 @@ def peak_rss_mb() -> float | None:
 def anonymous_bytes() -> int | None:
     """Return the resident memory of this process that no file backs (RssAnon, Linux); None elsewhere.
 
-    Mapped embeddings and indexes are not in it. What has been freed is given back to the system first, where the C
-    library can (glibc), so that two calls can be subtracted.
+    Mapped embeddings and indexes are not in it. What has been freed is given back first, so that two calls can be subtracted.
     """
+    give_back_freed()
+    return _status_bytes("RssAnon")
+
+
+def give_back_freed() -> None:
+    """Collect garbage and give freed memory back to the system, where the C library can (glibc)."""
     gc.collect()
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (AttributeError, OSError, TypeError):  # another C library, macOS, Windows
         pass
+
+
+def _status_bytes(field: str) -> int | None:
+    """Return a size that Linux tells of this process; None elsewhere."""
     try:
         for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("RssAnon:"):
+            if line.startswith(f"{field}:"):
                 return 1024 * int(line.split()[1])
     except OSError:
         pass

@@ -248,7 +248,7 @@ def _ask(
     for text, triple in _take(questions, _WARM_UP, len(askable)):
         _ask_pair(model, kb, text, triple, options.max_new_tokens, kb_first=True)
         model.retrieve(text, kb, 10)
-    environment.anonymous_bytes()  # frees what the warm-up has left
+    environment.give_back_freed()  # what the warm-up has left
     environment.reset_peak_rss()
     what = f"asking {len(kb):,} triples"
     pairs: list[_Pair] = []

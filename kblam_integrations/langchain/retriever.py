@@ -68,7 +68,7 @@ class KBLaMRetriever(EngineFields, BaseRetriever):
 def document_of(triple_id: int, triple: Triple, score: float) -> Document:
     """Return a triple as a document."""
     origin = triple.provenance
-    known = {} if origin is None else {"provenance": origin.to_dict(), "source": origin.uri or origin.document}
+    known = {} if origin is None else {"provenance": origin.to_dict(), "source": origin.place}
     metadata: dict[str, Any] = {
         **known,
         **without_texts(triple.metadata),
