@@ -21,10 +21,11 @@ from kblam_engine.errors import ConfigurationError, EncoderMismatchError
 from kblam_engine.evidence import Examiner
 from kblam_engine.gating import UNKNOWN, Unknown
 from kblam_engine.injection import Injection, attach
+from kblam_engine.key_table import KeySearch, KeyTable
 from kblam_engine.knowledge_base import KBSnapshot, KnowledgeBase
 from kblam_engine.knowledge_state import KnowledgeState, Row
 from kblam_engine.models import LoadedModel, load_base_model, resolve_model
-from kblam_engine.retrieval import EveryKey, KeySearch, KeyTable, Message, Retriever
+from kblam_engine.retrieval import EveryKey, Message, Retriever
 from kblam_engine.search.indexes import Indexes, IndexSource
 from kblam_engine.sentence_encoder import SentenceEncoder, load_sentence_encoder
 from kblam_engine.statements import StatementTokenizer, StatementTokens

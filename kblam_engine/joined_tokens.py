@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kblam_engine.attention import KBBlock
-from kblam_engine.retrieval import KeyTable
+from kblam_engine.key_table import KeyTable
 from kblam_engine.sentence_tokens import SentenceTokenAdapter, SentenceTokenState
 
 

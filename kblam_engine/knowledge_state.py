@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,7 @@ from kblam_engine.native_tokens import NativeTokenReader
 from kblam_engine.products import Floats
 from kblam_engine.retrieval import Message, Questions, Retrieved, Retriever, up_to_question
 from kblam_engine.sentence_tokens import SentenceTokenState
+from kblam_engine.side_thread import has_idle_cores, in_side_thread
 from kblam_engine.statements import Role, StatementSource
 
 HIDDEN_TAIL = 12
@@ -86,13 +88,17 @@ class KnowledgeState(KBState):
         self._native_layers = frozenset(adapter.config.native.layers)
         self._kb_layers = self._native_layers | frozenset(() if sentence is None else sentence.kb_layers)
         layer = adapter.config.retrieval_layer
-        self.watch = frozenset() if layer is None else frozenset({layer})
+        self._asks_hidden = layer is not None
+        # What needs no hidden state is selected while the layers below the first KB layer compute.
+        first = min(self._kb_layers) if layer is None else layer
+        self.watch = frozenset({first})
         # Before the selection there is nothing to attend to: sentence tokens may have layers below the retrieval layer.
-        self.layers = frozenset(at for at in self._kb_layers if layer is None or at >= layer)
+        self.layers = frozenset(at for at in self._kb_layers if at >= first)
         self._adapter, self._retriever, self._statements = adapter, retriever, statements
         self._unembedding, self._rows = unembedding, rows
         self._threshold, self._unknown = threshold, unknown
         self.selections: tuple[Selection, ...] | None = None
+        self._selecting: Future[tuple[Selection, ...]] | None = None
         self._native: NativeTokenState | None = None
         self._sentence: SentenceTokenState | None = None
         self._has_prompt = False
@@ -104,7 +110,7 @@ class KnowledgeState(KBState):
         self.copied: list[Tensor] = []
 
     def on_input_ids(self, input_ids: Tensor) -> None:
-        """Select before the first forward pass, unless the hidden state has a say; later ones bring the answer."""
+        """Begin to select with the first forward pass, unless the hidden state has a say; later ones bring the answer."""
         if self._has_prompt:
             if self._native is None:
                 return
@@ -116,34 +122,47 @@ class KnowledgeState(KBState):
         self._has_prompt = True
         self._copies = max(1, len(input_ids) // len(self._rows))
         if self.selections is None:
-            self.select()
+            if not self._asks_hidden and has_idle_cores(input_ids.device):
+                self._selecting = in_side_thread(self._selected)
+            else:
+                self.select()
         elif self._copies > 1:
             self.repeat(self._copies)
 
     def select(self) -> None:
         """Select now, before the prompt's forward pass, unless the hidden state has a say; a second call does nothing."""
-        if self.selections is None and not self.watch:
-            self._select([None] * len(self._rows))
+        if self.selections is None and not self._asks_hidden:
+            self._attend(self._selected() if self._selecting is None else self._selecting.result())
 
     def observe(self, layer: int, hidden: Tensor) -> None:
-        """Select at the retrieval layer, on the prompt's pass only."""
-        if self.selections is None:
+        """Select at the retrieval layer, or wait for what is selected, on the prompt's pass only."""
+        if self.selections is not None:
+            return
+        if self._asks_hidden:
             queries = self._adapter.query_of(pool_tail(hidden[:: self._copies]))
-            self._select(list(queries.cpu().numpy()))
+            self._attend(self._selected(list(queries.cpu().numpy())))
+        else:
+            self.select()
 
-    def _select(self, hidden_queries: Sequence[Floats | None]) -> None:
+    def _selected(self, hidden_queries: Sequence[Floats] | None = None) -> tuple[Selection, ...]:
+        """Return what is selected for each row; changes nothing."""
         selections = []
-        for row, query in zip(self._rows, hidden_queries, strict=True):
+        for at, row in enumerate(self._rows):
             if row.snapshot is None:
                 selections.append(
                     Selection(None, None, Gates(np.zeros(0, np.float32), MIN_LOG_GATE, False, 0.0))
                 )
                 continue
+            query = None if hidden_queries is None else hidden_queries[at]
             found = self._retriever.retrieve(row.messages, row.snapshot, query)
             asked = Questions.of(row.messages).n_asked
             gates = decide(found.log_odds[: self._adapter.config.n_select], self._threshold, self._unknown, asked)
             selections.append(Selection(row.snapshot, found, gates))
-        self.selections = tuple(selections)
+        return tuple(selections)
+
+    def _attend(self, selections: tuple[Selection, ...]) -> None:
+        """Lay out what is selected, for the KB layers."""
+        self.selections = selections
         if not any(selection.gates.uses_kb for selection in selections):
             self.layers = frozenset()
             return

@@ -8,12 +8,11 @@ candidates; the evidence head turns each into a probability, the gate of its nat
 
 from __future__ import annotations
 
-import re
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -21,12 +20,15 @@ from numpy.typing import NDArray
 
 from kblam_engine.evidence import Candidate, CandidateEmbeddings, Examiner
 from kblam_engine.evidence_head import EvidenceHead
+from kblam_engine.key_table import KeySearch, KeyTable
+from kblam_engine.knowledge_base.reading_ahead import read_ahead
+from kblam_engine.mentions import N_MENTIONED_NAMES, names_mentioned
 from kblam_engine.products import Floats, product, product_of_rows
 from kblam_engine.search.exact import scan
 from kblam_engine.search.interface import Found
 from kblam_engine.sentence_encoder import SentenceEncoder
 from kblam_engine.triples import Triple
-from kblam_engine.wording import FUNCTION_WORDS, Rarity, n_asked, words
+from kblam_engine.wording import n_asked, words
 
 Message = dict[str, str]
 _Name = TypeVar("_Name")
@@ -35,14 +37,6 @@ N_NEAREST = 24
 """Candidates taken by score alone."""
 N_SIBLING_NAMES = 3
 """Names of the best candidates whose other triples become candidates as well."""
-N_MENTIONED_NAMES = 3
-"""Names with telling words of the conversation whose triples become candidates as well: no embedding tells codes apart."""
-COMMON_NAMES = 64
-"""A word that more names have than this tells nothing."""
-MAX_LOOKED_UP = 12
-"""Words looked up at most."""
-LEAST_RARITY = 0.25
-"""How telling a word has to be; numbers always are."""
 N_SIBLINGS = 24
 """Triples taken per such name at most."""
 N_MASKED = 2
@@ -57,56 +51,6 @@ KEPT_KEYS = 100_000
 """Keys of a KB up to this size are kept in float32 beside it (1.5 KB each); larger ones are searched."""
 CONVERSATION_SHARE = 0.97
 """Of a score that the conversation gives, beside one of the turn alone."""
-
-
-class KeyTable(Protocol):
-    """What retrieval reads of a KB; ``KBSnapshot`` is one."""
-
-    @property
-    def key_embeddings(self) -> NDArray[np.floating]:
-        """[n_triples, embed_dim]."""
-
-    @property
-    def name_index(self) -> NDArray[np.int32]:
-        """[n_triples]."""
-
-    @property
-    def property_index(self) -> NDArray[np.int32]:
-        """[n_triples]."""
-
-    @property
-    def properties(self) -> Sequence[str]:
-        """The distinct properties."""
-
-    @property
-    def property_embeddings(self) -> Floats:
-        """[n_properties, embed_dim]."""
-
-    def value_embeddings(self) -> NDArray[np.floating]:
-        """[n_triples, embed_dim]."""
-
-    def positions_of_name(self, name_idx: int) -> NDArray[np.int64]:
-        """Positions of the triples of one name."""
-
-    def names_with_word(self, word: str, at_most: int) -> NDArray[np.int64] | Sequence[int]:
-        """Names that have a word, or the words of "2025-03" in a row; none if more than ``at_most`` have it."""
-
-    def triples(self, positions: Iterable[int]) -> list[Triple]:
-        """The triples at positions."""
-
-    def __len__(self) -> int:
-        """Number of triples."""
-
-
-@runtime_checkable
-class KeySearch(Protocol):
-    """What retrieval asks of the keys of a large KB; ``SnapshotSearch`` is one.
-
-    A table that is one itself is searched whatever its size: its keys lie elsewhere.
-    """
-
-    def search(self, queries: Floats, k: int) -> Found:
-        """Return the positions of the k best keys for each of the queries [n_queries, embed_dim]."""
 
 
 class EveryKey:
@@ -220,6 +164,8 @@ class Retriever:
             positions, scores = nearest(table, self._score(table, queries, hidden_query), mentioned)
         else:
             positions, scores = searched(table, self._searcher(table), queries, hidden_query, mentioned)
+        values = table.value_embeddings()
+        read_ahead(values, positions)  # while texts are read and words compared
         names = table.name_index[positions]
         candidates = [
             Candidate(triple, int(name), float(s[0]), float(s[1]), float(s[2]))
@@ -229,7 +175,7 @@ class Retriever:
         embeddings = CandidateEmbeddings(
             keys=np.asarray(table.key_embeddings[positions], np.float32),
             properties=table.property_embeddings[table.property_index[positions]],
-            values=np.asarray(table.value_embeddings()[positions], np.float32),
+            values=np.asarray(values[positions], np.float32),
             all_properties=table.property_embeddings,
             property_names=table.properties,
         )
@@ -295,32 +241,6 @@ class Retriever:
         return found
 
 
-def names_mentioned(table: KeyTable, text: str, rarity: Rarity) -> list[int]:
-    """Return the names that share the rarest words with a text, best first; at most ``2 * N_MENTIONED_NAMES``."""
-    weights: dict[int, float] = {}
-    for word in telling_words(text, rarity)[-MAX_LOOKED_UP:]:
-        names = table.names_with_word(word, COMMON_NAMES)
-        for name in names:
-            weights[int(name)] = weights.get(int(name), 0.0) + float(np.log1p(len(table) / len(names)))
-    return sorted(weights, key=lambda name: -weights[name])[: 2 * N_MENTIONED_NAMES]
-
-
-_TOKEN = re.compile(r"\w+(?:[-./:_–]\w+)*")
-
-
-def telling_words(text: str, rarity: Rarity) -> list[str]:
-    """Return the distinct words worth looking up, in order; what is written in one piece, such as "2025-03", stays so."""
-    found: dict[str, None] = {}
-    for token in _TOKEN.findall(text):
-        for piece in dict.fromkeys((token, *re.split(r"[-./:_–]", token))):
-            parts = words(piece)
-            if parts and piece.casefold() not in FUNCTION_WORDS and (
-                any(part.isdigit() for part in parts) or max(map(rarity, parts)) > LEAST_RARITY
-            ):
-                found[piece.casefold()] = None
-    return list(found)
-
-
 def nearest(
     table: KeyTable, scores: Floats, mentioned: Sequence[int] = ()
 ) -> tuple[NDArray[np.int64], Floats]:
@@ -361,6 +281,7 @@ def searched(
     columns = np.stack([*queries, hidden], 1)
 
     def scores_at(positions: NDArray[np.int64]) -> Floats:
+        read_ahead(table.key_embeddings, positions)
         return product(np.asarray(table.key_embeddings[positions], np.float32), columns)
 
     asked = np.stack([queries[0], CONVERSATION_SHARE * queries[1]])

@@ -27,6 +27,7 @@ def selected(engine, kbs, threshold, question=QUESTION, copies=1):
     rows = [Row(user(question), None if kb is None else engine.snapshot_of(kb)) for kb in kbs]
     state = engine.new_state(rows, threshold)
     state.on_input_ids(torch.tensor([engine.prompt_ids(user(question))] * len(rows) * copies))
+    state.select()  # which waits where it goes on beside the forward pass
     return state
 
 

@@ -4,14 +4,8 @@ import numpy as np
 import pytest
 
 from kblam_engine.knowledge_base import KnowledgeBase
-from kblam_engine.retrieval import (
-    COMMON_NAMES,
-    N_NEAREST,
-    N_SIBLINGS,
-    names_mentioned,
-    nearest,
-    telling_words,
-)
+from kblam_engine.mentions import COMMON_NAMES, names_mentioned, telling_words
+from kblam_engine.retrieval import N_NEAREST, N_SIBLINGS, nearest
 from kblam_engine.sentence_encoder import HashingEncoder
 from kblam_engine.training.pools import EncodedWorld, Pool
 from kblam_engine.training.worlds import Known, World

@@ -15,8 +15,9 @@ from kblam_engine.evaluation.ablated_states import NativeOnlyState, SentenceOnly
 from kblam_engine.evaluation.baselines import ABLATIONS, WITHOUT_RETRIEVAL
 from kblam_engine.evaluation.metrics import key_of
 from kblam_engine.evaluation.questions import Question
+from kblam_engine.key_table import KeyTable
 from kblam_engine.products import Floats
-from kblam_engine.retrieval import KeyTable, Message, Retrieved, Retriever, nearest
+from kblam_engine.retrieval import Message, Retrieved, Retriever, nearest
 
 _SURE = 12.0
 """Log-odds of a gate that is open at any threshold."""

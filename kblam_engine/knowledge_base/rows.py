@@ -20,19 +20,19 @@ class SelectedRows:
     ndim = 2
 
     def __init__(self, array: Embeddings, positions: NDArray[np.int64]) -> None:
-        self._array = array
-        self._positions = positions
+        self.array = array
+        self.positions = positions
         self.shape = (len(positions), array.shape[1])
         self.dtype = array.dtype
 
     def __len__(self) -> int:
-        return len(self._positions)
+        return len(self.positions)
 
     def __getitem__(self, index: Any) -> Embeddings:
         if isinstance(index, tuple):
             rows: Embeddings = np.asarray(self)[index]
         else:
-            rows = self._array[self._positions[index]]
+            rows = self.array[self.positions[index]]
         return rows
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
@@ -41,7 +41,7 @@ class SelectedRows:
 
     def copy(self) -> Embeddings:
         """Return all of them as an array."""
-        return self._array[self._positions]
+        return self.array[self.positions]
 
     def astype(self, dtype: DTypeLike) -> NDArray[Any]:
         """Return all of them as an array of another type."""
@@ -49,7 +49,7 @@ class SelectedRows:
 
     def chosen(self, positions: NDArray[np.int64]) -> Embeddings:
         """Return a choice of these rows."""
-        return selected(self._array, self._positions[positions])
+        return selected(self.array, self.positions[positions])
 
 
 def round_into(target: Embeddings, rows: NDArray[Any]) -> None:

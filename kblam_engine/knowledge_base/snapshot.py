@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,7 +129,8 @@ class KBSnapshot:
         Raises:
             FileNotFoundError: a compaction has replaced the segment.
         """
-        return self._store.segment("keys", self._meta).rows(np.arange(self.n_slots), self.n_slots)
+        nothing = np.zeros(0, np.int64)
+        return self._store.segment("keys", self._meta).moved(self.n_slots, nothing, nothing, self.n_slots)
 
     @cached_property
     def name_index(self) -> NDArray[np.int32]:
@@ -229,7 +230,7 @@ class KBSnapshot:
         by_name, starts = self._by_name
         if not 0 <= name_id < len(starts) - 1:
             return np.zeros(0, np.int64)
-        return by_name[starts[name_id] : starts[name_id + 1]]
+        return by_name[starts[name_id] : starts[name_id + 1]].astype(np.int64)
 
     @cached_property
     def _dense_names(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
@@ -240,12 +241,13 @@ class KBSnapshot:
         return self._vocabularies[1].numbering.of(self._property_ids)
 
     @cached_property
-    def _by_name(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Positions sorted by the id of the name, and where each id starts."""
+    def _by_name(self) -> tuple[NDArray[np.signedinteger[Any]], NDArray[np.int64]]:
+        """Positions sorted by the id of the name, in 32 bits where they fit, and where each id starts."""
         counts = np.bincount(self._name_ids, minlength=1)
         starts = np.zeros(len(counts) + 1, np.int64)
         np.cumsum(counts, out=starts[1:])
-        return _frozen(np.argsort(self._name_ids, kind="stable")), starts
+        order = np.argsort(self._name_ids, kind="stable")
+        return _frozen(order.astype(np.int32) if len(order) <= np.iinfo(np.int32).max else order), starts
 
     @cached_property
     def _value_embeddings(self) -> Embeddings:

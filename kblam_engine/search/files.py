@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from kblam_engine.errors import KnowledgeBaseError, KnowledgeBaseLockedError
 
 RECORD = "index.json"
-FORMAT = "kblam-index/1"
+FORMAT = "kblam-index/2"
 _LOCK = "index.lock"
 _FOLDER = re.compile(r"index-[0-9a-f]{12}")
 _PART = ".index-*.part"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import mmap
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from kblam_engine.errors import KnowledgeBaseError
 from kblam_engine.knowledge_base.rows import Embeddings
+from kblam_engine.search.coarse import Coarse
 from kblam_engine.search.files import IndexRecord, checked_file
 from kblam_engine.search.tree import Beam, Centres, KeyTree
 from kblam_engine.search.tree_growth import Clusters, leaves_of, tree_of
@@ -17,15 +18,17 @@ from kblam_engine.search.tree_growth import Clusters, leaves_of, tree_of
 _LEAVES, _LEAF_SLOTS = "leaves.npy", "leaf_slots.npy"
 _LEVELS = ("roots", "inters")
 _ROOT_OF = "root_of.npy"
+_COARSE = "coarse"
 
 
 def write_tree(draft: Path, segment: Embeddings, clusters: Clusters) -> KeyTree:
     """Write clusters of a segment's keys and their leaves into an empty folder; return the tree."""
-    for name in _LEVELS:
-        for part in Centres.__slots__:
-            np.save(draft / f"{name}_{part}.npy", getattr(getattr(clusters, name), part))
+    for name in (_COARSE, *_LEVELS):
+        parts = getattr(clusters, name)
+        for part in parts.__slots__:
+            np.save(draft / f"{name}_{part}.npy", getattr(parts, part))
     np.save(draft / _ROOT_OF, clusters.root_of)
-    leaves = np.lib.format.open_memmap(draft / _LEAVES, "w+", np.float16, segment.shape)
+    leaves = np.lib.format.open_memmap(draft / _LEAVES, "w+", np.int8, (len(segment), clusters.coarse.n_directions))
     slots = leaves_of(segment, clusters, leaves)
     leaves.flush()
     np.save(draft / _LEAF_SLOTS, slots)
@@ -47,11 +50,13 @@ def open_tree(folder: Path, record: IndexRecord, segment: Embeddings) -> KeyTree
         # Copy-on-write, so that torch takes the array as it is (it warns of read-only ones).
         return np.load(checked_file(folder, record, name, contents=False), mmap_mode="c", allow_pickle=False)
 
-    levels = {name: Centres(*(read(f"{name}_{part}.npy") for part in Centres.__slots__)) for name in _LEVELS}
+    def described(name: str, parts: Iterable[str]) -> Any:
+        return (read(f"{name}_{part}.npy") for part in parts)
+
+    coarse = Coarse(*described(_COARSE, Coarse.__slots__))
+    roots, inters = (Centres(*described(name, Centres.__slots__)) for name in _LEVELS)
     leaves, slots = mapped(_LEAVES), mapped(_LEAF_SLOTS)
-    clusters = Clusters(slots, levels["roots"], levels["inters"], read(_ROOT_OF))
+    clusters = Clusters(coarse, slots, roots, inters, read(_ROOT_OF))
     if not len(leaves) == len(slots) == record.n_slots == int(clusters.inters.sizes.sum()):
         raise KnowledgeBaseError(f"{folder / record.folder}: expected {record.n_slots} leaves, got {len(leaves)}")
-    tree = tree_of(clusters, np.asarray(leaves), np.asarray(slots), segment, Beam(**record.options["beam"]))
-    mapping = leaves.base
-    return tree if not isinstance(mapping, mmap.mmap) else tree.on(mapping, leaves.offset % mmap.ALLOCATIONGRANULARITY)
+    return tree_of(clusters, np.asarray(leaves), np.asarray(slots), segment, Beam(**record.options["beam"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from kblam_engine.knowledge_base.rows import Embeddings
+from kblam_engine.products import Floats
 from kblam_engine.search.clustering import nearest_centres, parts_of, spherical_kmeans, sums_by_label
-from kblam_engine.search.tree import Beam, Centres, KeyTree, Slots
+from kblam_engine.search.coarse import Coarse
+from kblam_engine.search.tree import Beam, Centres, Codes, KeyTree, Slots
 
 FINENESS = 4
 """Inter centres, in multiples of n_keys ** (2/3). On 100,000 real keys 4 finds 98 % of the best 16 in 4 % of the keys,
@@ -38,12 +40,14 @@ class Clusters:
     """Which cluster each key is in, and the two levels above.
 
     Attributes:
+        coarse: the coordinates that everything is computed in.
         labels: int64 [n_keys].
         roots: the upper level.
         inters: the lower level, a cluster each.
         root_of: int64 [n_inters].
     """
 
+    coarse: Coarse
     labels: NDArray[np.int64]
     roots: Centres
     inters: Centres
@@ -67,39 +71,44 @@ def find_clusters(
     n_roots, n_inters = shape_of(len(keys))
     generator = np.random.default_rng(seed)
     chosen = np.sort(generator.permutation(len(keys))[: _SAMPLE * n_inters])
-    sample = torch.from_numpy(np.ascontiguousarray(keys[chosen])).to(device)
+    whole = np.asarray(keys[chosen], np.float32)
+    coarse = Coarse.of(whole)
+    sample = torch.from_numpy(coarse.project(whole)).to(device)
+    del whole
     roots = spherical_kmeans(sample, n_roots, seed)
     inters, root_of = _below(sample, roots, n_inters, seed)
     del sample
     for number in range(PASSES):
-        sums, sizes, labels = _pass(keys, (roots, inters, root_of), device, progress, f"pass {number + 1} of {PASSES}")
+        levels = roots, inters, root_of
+        sums, sizes, labels = _pass(keys, coarse, levels, device, progress, f"pass {number + 1} of {PASSES}")
         if number < PASSES - 1:
             inters = torch.nn.functional.normalize(sums[sizes > 0], dim=1)
             roots = spherical_kmeans(inters, n_roots, seed)
             root_of = nearest_centres(inters, roots)[0]
-    return _split_large(keys, _levels(sums, sizes, labels, root_of, len(roots)), seed)
+    return _split_large(keys, _levels(coarse, sums, sizes, labels, root_of, len(roots)), seed)
 
 
-def leaves_of(keys: Embeddings, clusters: Clusters, leaves: Embeddings) -> Slots:
-    """Write the keys into `leaves`, [n_keys, embed_dim], cluster by cluster; return their slots."""
+def leaves_of(keys: Embeddings, clusters: Clusters, leaves: Codes) -> Slots:
+    """Write the keys' codes into `leaves`, [n_keys, n_directions], cluster by cluster; return their slots."""
     slots = np.argsort(clusters.labels, kind="stable")
     for start in range(0, len(slots), _CHUNK):
-        leaves[start : start + _CHUNK] = keys[slots[start : start + _CHUNK]]
-    return slots
+        rows = keys[slots[start : start + _CHUNK]]
+        leaves[start : start + _CHUNK] = clusters.coarse.codes(clusters.coarse.project(rows))
+    return slots.astype(np.int32) if len(slots) <= np.iinfo(np.int32).max else slots
 
 
 def grow(keys: Embeddings, *, beam: Beam | None = None, seed: int = 0, device: str = "cpu") -> KeyTree:
     """Return a tree in memory over all keys, [n_slots, embed_dim]."""
     clusters = find_clusters(keys, seed=seed, device=device)
-    leaves = np.empty(keys.shape, np.float16)
+    leaves = np.empty((len(keys), clusters.coarse.n_directions), np.int8)
     return tree_of(clusters, leaves, leaves_of(keys, clusters, leaves), keys, beam or Beam())
 
 
-def tree_of(clusters: Clusters, leaves: Embeddings, slots: Slots, segment: Embeddings, beam: Beam) -> KeyTree:
+def tree_of(clusters: Clusters, leaves: Codes, slots: Slots, segment: Embeddings, beam: Beam) -> KeyTree:
     """Put clusters and the leaves that `leaves_of` has written into a tree."""
     ends = np.cumsum(clusters.inters.sizes)
     begins = ends - clusters.inters.sizes
-    levels = clusters.roots, clusters.inters, clusters.root_of
+    levels = clusters.coarse, clusters.roots, clusters.inters, clusters.root_of
     return KeyTree(*levels, begins, ends, leaves, slots, {}, segment, len(slots), beam)
 
 
@@ -116,7 +125,7 @@ def with_slots(tree: KeyTree, segment: Embeddings, n_slots: int, seed: int = 0) 
     sums = tree.inters.directions.astype(np.float32) * (tree.inters.lengths * tree.inters.sizes)[:, None]
     sizes = tree.inters.sizes.copy()
     for start in range(0, len(new), _CHUNK):
-        rows = torch.from_numpy(np.asarray(segment[new[start : start + _CHUNK]], np.float32))
+        rows = torch.from_numpy(tree.coarse.project(segment[new[start : start + _CHUNK]]))
         found = nearest_leaf_centres(rows, roots, inters, root_of)
         labels[start : start + len(rows)] = found.numpy()
         more, counts = sums_by_label(rows, found, len(inters))
@@ -159,13 +168,19 @@ def _below(sample: Tensor, roots: Tensor, n_inters: int, seed: int) -> tuple[Ten
 
 
 def _pass(
-    keys: Embeddings, levels: tuple[Tensor, Tensor, Tensor], device: str, progress: Progress, what: str
+    keys: Embeddings,
+    coarse: Coarse,
+    levels: tuple[Tensor, Tensor, Tensor],
+    device: str,
+    progress: Progress,
+    what: str,
 ) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
-    """Put every key into a cluster; return each cluster's sum, [n_inters, embed_dim], its size, and the labels."""
+    """Put every key into a cluster; return each cluster's sum, [n_inters, n_directions], its size, and the labels."""
     inters = levels[1]
     sums, sizes = torch.zeros_like(inters), torch.zeros(len(inters), device=device)
     labels = np.empty(len(keys), np.int64)
-    for start, rows in _chunks(keys, device):
+    for start in range(0, len(keys), _CHUNK):
+        rows = torch.from_numpy(coarse.project(keys[start : start + _CHUNK])).to(device)
         found = nearest_leaf_centres(rows, *levels)
         more, counts = sums_by_label(rows, found, len(inters))
         sums += more
@@ -175,12 +190,9 @@ def _pass(
     return sums, sizes, labels
 
 
-def _chunks(keys: Embeddings, device: str) -> Iterator[tuple[int, Tensor]]:
-    for start in range(0, len(keys), _CHUNK):
-        yield start, torch.from_numpy(np.asarray(keys[start : start + _CHUNK], np.float32)).to(device)
-
-
-def _levels(sums: Tensor, sizes: Tensor, labels: NDArray[np.int64], root_of: Tensor, n_roots: int) -> Clusters:
+def _levels(
+    coarse: Coarse, sums: Tensor, sizes: Tensor, labels: NDArray[np.int64], root_of: Tensor, n_roots: int
+) -> Clusters:
     """Describe both levels from the sums of the keys in each cluster; empty clusters are left out."""
     used = sizes > 0
     numbers = torch.cumsum(used, 0) - 1
@@ -189,11 +201,11 @@ def _levels(sums: Tensor, sizes: Tensor, labels: NDArray[np.int64], root_of: Ten
     above = torch.zeros(len(present), sums.shape[1]).index_add_(0, root_numbers, sums)
     below = torch.zeros(len(present)).index_add_(0, root_numbers, sizes)
     levels = centres_of(above.numpy(), below.numpy()), centres_of(sums.numpy(), sizes.numpy())
-    return Clusters(numbers.cpu().numpy()[labels], *levels, root_numbers.numpy())
+    return Clusters(coarse, numbers.cpu().numpy()[labels], *levels, root_numbers.numpy())
 
 
 def centres_of(sums: NDArray[np.floating], sizes: NDArray[np.generic]) -> Centres:
-    """Return centres from the sum of the keys below each, [n, embed_dim], and how many there are."""
+    """Return centres from the sum of the keys below each, [n, n_directions], and how many there are."""
     norms = np.linalg.norm(sums, axis=1)
     directions = sums / np.maximum(norms, 1e-12)[:, None]
     lengths = norms / np.maximum(sizes.astype(np.float64), 1)
@@ -207,7 +219,7 @@ def _split_large(keys: Embeddings, clusters: Clusters, seed: int) -> Clusters:
     starts = np.concatenate([[0], np.cumsum(inters.sizes)])
     for cluster in _too_large(inters.sizes):
         members = order[starts[cluster] : starts[cluster + 1]]
-        parts, centres = _divided(keys[members], len(labels) // len(starts) + 1, seed)
+        parts, centres = _divided(clusters.coarse.project(keys[members]), len(labels) // len(starts) + 1, seed)
         for number, part in enumerate(parts[1:]):
             labels[members[part]] = len(inters) + number
         inters, root_of = _replaced(inters, root_of, cluster, centres)
@@ -221,7 +233,7 @@ def _with_split(tree: KeyTree, sums: NDArray[np.float32], sizes: NDArray[np.int6
     begins, ends = tree.begins.copy(), tree.ends.copy()
     for cluster in _too_large(inters.sizes):
         members = tree.members(cluster)
-        parts, centres = _divided(tree.segment[members], int(sizes.mean()) + 1, seed)
+        parts, centres = _divided(tree.coarse.project(tree.segment[members]), int(sizes.mean()) + 1, seed)
         begins[cluster] = ends[cluster] = 0
         for number, part in zip([cluster, *range(len(inters), len(inters) + len(parts))], parts, strict=False):
             loose[number] = members[part]
@@ -244,9 +256,9 @@ def _too_large(sizes: NDArray[np.int64]) -> list[int]:
     return np.flatnonzero(sizes > LARGEST * max(8.0, float(sizes.mean()))).tolist()
 
 
-def _divided(keys: Embeddings, share: int, seed: int) -> tuple[list[NDArray[np.int64]], Centres]:
-    """Cut keys into parts of about `share`; return the places of each part's keys, and its centre."""
-    rows = torch.from_numpy(np.asarray(keys, np.float32))
+def _divided(projected: Floats, share: int, seed: int) -> tuple[list[NDArray[np.int64]], Centres]:
+    """Cut projected keys into parts of about `share`; return the places of each part's keys, and its centre."""
+    rows = torch.from_numpy(projected)
     n_parts = -(-len(rows) // share)
     labels = parts_of(rows, n_parts, seed)
     sums, sizes = sums_by_label(rows, labels, n_parts)

@@ -14,8 +14,9 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.evidence import FEATURES
 from kblam_engine.evidence_head import EvidenceHead
+from kblam_engine.key_table import KeyTable
 from kblam_engine.products import Floats
-from kblam_engine.retrieval import KeyTable, Message, Retriever
+from kblam_engine.retrieval import Message, Retriever
 from kblam_engine.training.other_subjects import change_subject
 from kblam_engine.training.pools import EncodedWorld, draw_pool
 from kblam_engine.training.samples import Sample, draw
