@@ -65,3 +65,18 @@ def test_searches_are_measured_and_drawn(kblam, tmp_path, monkeypatch, hashing_e
     assert set(found["growth_exponents"]) == {"exact", "tree", "ann"}
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
     assert len(list((tmp_path / "cache" / "real_keys").iterdir())) == 2
+
+
+def test_searches_are_measured_on_the_keys_of_a_knowledge_base(kblam, tmp_path, monkeypatch, hashing_encoder, folder):
+    from kblam_engine import sentence_encoder
+
+    monkeypatch.setattr(sentence_encoder, "load_sentence_encoder", lambda *_: hashing_encoder)
+    with KnowledgeBase.open(folder, read_only=True) as kb:
+        n = len(kb)
+    arguments = ("--kb", folder, "--triples", 100, "--triples", n + 50, "--index", "tree", "--json", tmp_path / "s.json")
+    code, _, err = kblam("bench", "search", *arguments)
+    assert code == 0, err
+    results = json.loads((tmp_path / "s.json").read_text())["results"]
+    assert [(r["n_keys"], r["n_synthetic"]) for r in results] == [(100, 0), (100, 0), (n + 50, 50), (n + 50, 50)]
+    assert all(r["recall"] > 0.9 for r in results)
+    assert kblam("bench", "search", "--kb", tmp_path / "nothing.kb")[0] == 1

@@ -127,11 +127,12 @@ def _disk(request: PlanRequest, n: Term, beyond: bool) -> list[Estimate]:
     ]
     if not request.is_kept and request.index == "tree":
         tree = TreeSize.of(n)
-        keys = n * (2 * dim + 8) + named("inters", tree.inters) * (2 * dim + 20) + named("roots", tree.roots) * (2 * dim + 12)
+        coarse, roots, inters = term(measured.COARSE), named("roots", tree.roots), named("inters", tree.inters)
+        keys = n * (coarse + 4) + inters * (2 * coarse + 20) + roots * (2 * coarse + 12) + coarse * dim * 4
         parts += [
             Estimate.of("disk of a node", "inters: inter centres of the tree", tree.inters, ""),
             Estimate.of("disk of a node", "roots: of the tree", tree.roots, ""),
-            Estimate.of("disk of a node", "tree: keys again by cluster, their slots, centres", keys, "B", beyond),
+            Estimate.of("disk of a node", "tree: coarse keys by cluster, their slots, centres", keys, "B", beyond),
         ]
     elif not request.is_kept and request.index == "ann":
         lists = term(measured.LISTS) * n ** 0.5
@@ -153,7 +154,8 @@ def _memory(request: PlanRequest, n: Term, shape: ModelShape, beyond: bool) -> l
         if request.index == "tree":
             tree = TreeSize.of(n)
             roots, inters = named("roots", tree.roots), named("inters", tree.inters)
-            centres = (roots + inters) * (2 * dim + 12) + 24 * inters
+            coarse = term(measured.COARSE)
+            centres = (roots + inters) * (2 * coarse + 12) + 24 * inters + coarse * dim * 4
         else:
             centres = term(measured.LISTS) * n ** 0.5 * dim * 4
         parts += [
@@ -225,7 +227,8 @@ def _building_memory(request: PlanRequest, n: Term) -> list[Estimate]:
         name = "memory while building: faiss holds the index until it is written, and its training keys"
     else:
         inters = named("inters", TreeSize.of(n).inters)
-        needed = inters * (term(measured.SAMPLE) * dim * 2 + dim * 4) + 16 * n
+        coarse = term(measured.COARSE)
+        needed = inters * (term(measured.SAMPLE) + 1) * coarse * 4 + 16 * n
         name = "memory while building: a sample of keys, sums of clusters, labels and order of all keys"
     return [Estimate.of(_BUILDING, name, needed, "B", n.value > measured.LARGEST)]
 
@@ -264,8 +267,8 @@ def _notes(request: PlanRequest, beyond: bool) -> list[str]:
     if request.index == "exact" and not request.is_kept:
         notes.append("Every search reads every key: below that much free memory it reads them from the disk each time.")
     notes.append(
-        "Times are of one thread of a processor without 16-bit arithmetic, files in the page cache. Not measured, and not "
-        "in any number: a cold disk, a network, a GPU."
+        "Times are of one thread (searches: AVX-512; encoding: a processor without 16-bit arithmetic), files in the page "
+        "cache. Not measured, and not in any number: a cold disk, a network, a GPU."
     )
     if request.nodes > 1:
         notes.append(

@@ -48,7 +48,8 @@ def query_estimates(kind: str, n: Term, beyond: bool) -> list[Estimate]:
             estimates.append(Estimate.of(_SECTION, "a search, if time grows as the keys do", t * share, "ms", True))
     elif kind == "tree":
         estimates += _tree(n, t, beyond)
-        read, bytes_of_key = named("keys", _scored(n).keys), 2 * term(measured.DIM)
+        whole = term(measured.SCORED_AGAIN) * 2 * term(measured.DIM)
+        read, bytes_of_key = named("keys", _scored(n).keys) + whole / measured.COARSE, term(measured.COARSE)
     else:
         read, bytes_of_key = _listed(n), term(measured.DIM) + 8
         if beyond:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,9 +11,13 @@ import typer
 
 from kblam_engine.cli._measuring import STDOUT, check_target, progress_bar, write_json
 from kblam_engine.cli._options import JSONFileOption
+from kblam_engine.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from kblam_engine.evaluation.latency import Progress
+    from kblam_engine.evaluation.real_keys import RealKeys
     from kblam_engine.evaluation.search_bench import SearchResult
+    from kblam_engine.sentence_encoder import SentenceEncoder
 
 _COLUMNS = ("keys", "synthetic", "search", "query ms", "cpu ms", "÷ exact", "recall", "build s", "cpu s", "disk B", "resident B")
 
@@ -26,6 +32,9 @@ def search(
     real: int = typer.Option(
         100_000, "--real", min=100, help="Keys of real triples that are embedded; the others are synthetic."
     ),
+    kb: Path | None = typer.Option(
+        None, "--kb", help="Take the keys of this KB, which need no embedding, instead of the data sets'."
+    ),
     index: list[str] = typer.Option(["tree", "ann"], "--index", help="What to measure beside exact; repeatable."),
     folder: Path | None = typer.Option(None, "--folder", help="Where to build; default: the temporary folder."),
     seed: int = typer.Option(0, "--seed", help="Seed of every draw."),
@@ -33,8 +42,6 @@ def search(
     as_json: JSONFileOption = None,
 ) -> None:
     """Measure scoring every key, a tree of clusters and faiss on keys of real data."""
-    from kblam_engine.errors import ConfigurationError
-
     check_target(as_json)
     if not set(index) <= {"tree", "ann"}:
         raise ConfigurationError(f"--index: expected tree or ann, got {', '.join(index)}")
@@ -43,16 +50,16 @@ def search(
 
     from kblam_engine.evaluation.environment import describe
     from kblam_engine.evaluation.search_bench import FORMAT, METHOD, bench_search, growth_exponents
-    from kblam_engine.models import cache_dir
     from kblam_engine.sentence_encoder import load_sentence_encoder
 
+    encoder = load_sentence_encoder()
     results: list[SearchResult] = []
-    with progress_bar() as progress:
+    with ExitStack() as stack:
+        progress = stack.enter_context(progress_bar())
         measured = bench_search(
             triples,
-            load_sentence_encoder(),
-            cache_dir() / "real_keys",
-            real=real,
+            encoder,
+            _keys_of_datasets(triples, real, encoder) if kb is None else _keys_of_kb(stack, kb, triples, seed, encoder),
             kinds=index,
             folder=folder,
             seed=seed,
@@ -89,3 +96,24 @@ def search(
     console.print(table)
     for kind, exponent in growth_exponents(results).items():
         console.print(f"{kind}: processor time grows as keys ^ {exponent:.2f}", highlight=False)
+
+
+def _keys_of_datasets(sizes: list[int], real: int, encoder: SentenceEncoder) -> Callable[[Path, Progress], RealKeys]:
+    from kblam_engine.evaluation.real_keys import keys_of_datasets
+    from kblam_engine.models import cache_dir
+
+    return lambda _, progress: keys_of_datasets(
+        min(real, max(sizes)), min(sizes), encoder, cache_dir() / "real_keys", progress
+    )
+
+
+def _keys_of_kb(
+    stack: ExitStack, folder: Path, sizes: list[int], seed: int, encoder: SentenceEncoder
+) -> Callable[[Path, Progress], RealKeys]:
+    from kblam_engine.evaluation.real_keys import keys_of_kb
+    from kblam_engine.knowledge_base import KnowledgeBase
+
+    kb = stack.enter_context(KnowledgeBase.open(folder, encoder=encoder, create=False, read_only=True))
+    if not len(kb):
+        raise ConfigurationError(f"{folder}: expected a knowledge base with triples in it, got an empty one")
+    return lambda place, progress: keys_of_kb(kb, max(sizes), min(sizes), place / "real", seed, progress)

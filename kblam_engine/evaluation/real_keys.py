@@ -1,13 +1,14 @@
-"""Keys of real triples, embedded once and kept on disk: what searches are measured on."""
+"""Keys of real triples, embedded once and kept on disk, or those of a knowledge base: what searches are measured on."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from random import Random
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +19,49 @@ from kblam_engine.evaluation.latency import Progress
 from kblam_engine.triple_files import read_triples, write_triples
 from kblam_engine.triples import Triple
 
+if TYPE_CHECKING:
+    from kblam_engine.knowledge_base import KnowledgeBase
+
 _BATCH = 8192
 _MIXED = 0.6
 """How far a synthetic key is from one real key towards another."""
+
+
+@dataclass(frozen=True)
+class RealKeys:
+    """Keys in a random order of their names, all of a name together.
+
+    Attributes:
+        triples: the first ones.
+        keys: float16 [n, embed_dim], mapped.
+    """
+
+    triples: list[Triple]
+    keys: NDArray[np.float16]
+
+
+def keys_of_datasets(
+    n: int, n_triples: int, encoder: Any, cache: Path, progress: Progress = lambda *_: None
+) -> RealKeys:
+    """Return `n` keys of the installed data sets (or all there are), embedded in `cache`, and the first triples."""
+    triples = first_triples(n, cache / "triples.jsonl")
+    keys = embedded(triples, encoder, cache / f"keys-{encoder.fingerprint.replace(':', '-')}.f16", progress)
+    return RealKeys(triples[:n_triples], keys)
+
+
+def keys_of_kb(
+    kb: KnowledgeBase, n: int, n_triples: int, path: Path, seed: int, progress: Progress = lambda *_: None
+) -> RealKeys:
+    """Return `n` keys of a knowledge base (or all there are), copied into a new file, and the first triples."""
+    snapshot = kb.snapshot()
+    n = min(n, len(snapshot))
+    rank = np.random.default_rng(seed).permutation(int(snapshot.name_index.max()) + 1)
+    order = np.argsort(rank[snapshot.name_index], kind="stable")[:n]
+    keys = np.memmap(path, "<f2", "w+", shape=(n, snapshot.embed_dim))
+    for start in range(0, n, _BATCH):
+        keys[start : start + _BATCH] = snapshot.key_embeddings[order[start : start + _BATCH]]
+        progress("copying keys", min(start + _BATCH, n), n)
+    return RealKeys(snapshot.triples(order[:n_triples]), keys)
 
 
 def real_triples() -> Iterator[Triple]:

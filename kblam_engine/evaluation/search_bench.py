@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from kblam_engine.evaluation.latency import Progress
 from kblam_engine.evaluation.metrics import percentile
-from kblam_engine.evaluation.real_keys import embedded, extended, first_triples
+from kblam_engine.evaluation.real_keys import RealKeys, extended
 from kblam_engine.evaluation.synthetic_kb import fresh_questions
 from kblam_engine.products import Floats
 from kblam_engine.search.exact import ExactIndex, scan
@@ -26,8 +26,8 @@ from kblam_engine.search.tree_growth import find_clusters
 
 FORMAT = "kblam-search-bench/1"
 METHOD = (
-    "Keys are those of real triples, in a random order of their names; beyond --real they are synthetic, each on the "
-    "way between two real ones. Queries are questions in six wordings about triples that every size holds. Each query "
+    "Keys are those of real triples, in a random order of their names; where there are no more they are synthetic, each "
+    "on the way between two real ones. Queries are questions in six wordings about triples that every size holds. Each query "
     "is put to every kind in turn; ratios are medians of paired ratios with scoring every key. Recall is the share of "
     f"the exact best {K} that is found. A tree's beam and faiss's probes are chosen on other queries, made from keys."
 )
@@ -65,9 +65,8 @@ class SearchResult:
 def bench_search(
     sizes: Sequence[int],
     encoder: Any,
-    cache: Path,
+    real_keys: Callable[[Path, Progress], RealKeys],
     *,
-    real: int,
     kinds: Sequence[str] = ("tree", "ann"),
     folder: Path | None = None,
     seed: int = 0,
@@ -78,21 +77,20 @@ def bench_search(
     Args:
         sizes: numbers of keys.
         encoder: the sentence encoder.
-        cache: a folder in which embeddings of real keys are kept.
-        real: how many real keys are embedded at most; some hundred a second and core.
+        real_keys: gives the keys, for which it may use a folder that is gone afterwards, and at least as many triples
+            as the smallest size.
         kinds: beside "exact".
         folder: where indexes are built; default: the temporary folder.
         seed: of every draw.
         progress: called with what is being done, steps done, steps in all.
     """
-    triples = first_triples(min(real, max(sizes)), cache / "triples.jsonl")
-    known = embedded(triples, encoder, cache / f"keys-{encoder.fingerprint.replace(':', '-')}.f16", progress)
-    asked = fresh_questions(triples[: min(sizes)], seed)
-    questions = encoder.encode([text for (text, _), _ in zip(asked, range(_N_QUESTIONS), strict=False)])
     with TemporaryDirectory(prefix="kblam-search-", dir=folder) as temporary:
-        keys = extended(known, max(sizes), Path(temporary) / "keys", seed, progress)
+        real = real_keys(Path(temporary), progress)
+        asked = fresh_questions(real.triples[: min(sizes)], seed)
+        questions = encoder.encode([text for (text, _), _ in zip(asked, range(_N_QUESTIONS), strict=False)])
+        keys = extended(real.keys, max(sizes), Path(temporary) / "keys", seed, progress)
         for size in sorted(sizes):
-            n_synthetic = max(0, size - len(known))
+            n_synthetic = max(0, size - len(real.keys))
             with TemporaryDirectory(dir=temporary) as place:
                 yield from _measure(keys[:size], n_synthetic, questions, kinds, Path(place), seed, progress)
 
@@ -178,7 +176,7 @@ def _build(kind: str, keys: NDArray[np.float16], place: Path, seed: int, progres
             queries = sample_queries(keys, seed=seed)
             tree = replace(tree, beam=fitting_beam(tree, queries, scan(keys, queries, K)))
             built.index, built.resident_bytes = tree, tree.resident_bytes
-            built.options = {"beam": asdict(tree.beam), "roots": len(tree.roots), "inters": len(tree.inters)}
+            built.options = tree.options
         else:
             from kblam_engine.search.faiss_index import write_faiss
 

@@ -130,6 +130,8 @@ def read_changes(store: Store, since: SlotTable) -> tuple[SlotTable, Changes]:
             removed = _matrix(connection.execute(query, (since.revision, since.last_id)), 2)
         newest = connection.execute("SELECT coalesce(max(id), 0) FROM triples").fetchone()[0]
         _check_rows(connection, meta, added, removed)
+        if not since.last_id:  # the pages of all that there is were of use once
+            connection.execute("PRAGMA shrink_memory")
     return since, Changes(meta, newest, removed, added)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -115,7 +115,7 @@ def _make_tree(draft: Path, segment: Embeddings, seed: int, device: str, progres
     tree = write_tree(draft, segment, clusters)
     queries = sample_queries(segment, seed=seed)  # others than those that the record's recall is measured on
     tree = replace(tree, beam=fitting_beam(tree, queries, scan(segment, queries, K)))
-    return tree, {"beam": asdict(tree.beam), "roots": len(tree.roots), "inters": len(tree.inters)}
+    return tree, tree.options
 
 
 def _make_ann(draft: Path, segment: Embeddings, seed: int, device: str, progress: Progress) -> _Made:

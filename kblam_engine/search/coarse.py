@@ -35,7 +35,7 @@ class Coarse:
     steps: Floats
 
     @classmethod
-    def of(cls, sample: Floats) -> Coarse:
+    def of(cls, sample: NDArray[np.floating]) -> Coarse:
         """Find the directions of a sample of keys, [n, embed_dim]."""
         rows = torch.from_numpy(np.array(sample, np.float32))
         squares, vectors = torch.linalg.eigh(rows.T @ rows)

@@ -9,7 +9,7 @@ keys with the highest scores are read whole, from the knowledge base, and scored
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -161,6 +161,12 @@ class KeyTree:
         """Return the slots in a cluster."""
         packed = self.leaf_slots[self.begins[cluster] : self.ends[cluster]]
         return np.concatenate([packed, self.loose.get(cluster, np.zeros(0, np.int64))])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the record of an index says about a tree."""
+        sizes = {"roots": len(self.roots), "inters": len(self.inters), "directions": self.coarse.n_directions}
+        return {"beam": asdict(self.beam), **sizes}
 
     @property
     def resident_bytes(self) -> int:

@@ -29,6 +29,8 @@ _SMALLEST = 8
 """Keys a cluster, at least, on average."""
 _SAMPLE = 12
 """Keys a cluster that the centres are found from."""
+_DIRECTING = 65_536
+"""Keys that principal directions are found from, at most."""
 _CHUNK = 16_384
 
 Progress = Callable[[str, int, int], None]
@@ -71,10 +73,9 @@ def find_clusters(
     n_roots, n_inters = shape_of(len(keys))
     generator = np.random.default_rng(seed)
     chosen = np.sort(generator.permutation(len(keys))[: _SAMPLE * n_inters])
-    whole = np.asarray(keys[chosen], np.float32)
-    coarse = Coarse.of(whole)
-    sample = torch.from_numpy(coarse.project(whole)).to(device)
-    del whole
+    coarse = Coarse.of(keys[chosen[:: -(-len(chosen) // _DIRECTING)]])
+    parts = (coarse.project(keys[chosen[at : at + _CHUNK]]) for at in range(0, len(chosen), _CHUNK))
+    sample = torch.from_numpy(np.concatenate(list(parts))).to(device)
     roots = spherical_kmeans(sample, n_roots, seed)
     inters, root_of = _below(sample, roots, n_inters, seed)
     del sample
