@@ -328,7 +328,7 @@ def test_a_view_holds_no_copy_of_the_embeddings(tmp_path):
     with KnowledgeBase.open(tmp_path / "kb", encoder=CountingEncoder()) as kb:
         kb.add([Triple(f"name {i}", "property", f"value {i}", tags=("odd",) if i % 2 else ()) for i in range(200)])
         whole, view = kb.snapshot().key_embeddings, kb.view(tags="odd").snapshot().key_embeddings
-        assert view._array is whole and len(view) == 100 and view.shape == (100, 64)
+        assert view.array is whole and len(view) == 100 and view.shape == (100, 64)
         np.testing.assert_array_equal(view[10:13], whole[[21, 23, 25]])
         np.testing.assert_array_equal(view[np.array([3, 1])], whole[[7, 3]])
         assert np.asarray(view, np.float32).dtype == np.float32

@@ -15,6 +15,10 @@ class SelectedRows:
     """The rows of `array` at `positions`; reads like an array of them, but holds no copy.
 
     Indexing by a number, a slice or an array of positions returns a new array of those rows alone.
+
+    Attributes:
+        array: [n_rows, embed_dim], what is chosen from.
+        positions: int64 [n], the rows of it.
     """
 
     ndim = 2
