@@ -96,7 +96,7 @@ def _copy(store: Store, folder: Path) -> None:
             assert meta.embed_dim is not None
             path = folder / segment_file(kind, meta.generation)
             copied = FileSegment(path, meta.embed_dim, header(kind, meta))
-            rows = store.segment(kind, meta).rows(np.arange(n_rows), n_rows)
+            rows = store.segment(kind, meta).first(n_rows)
             for start in range(0, n_rows, _BLOCK):
                 copied.append(start, rows[start : start + _BLOCK])
     connect(folder / DATABASE, store.timeout).close()  # leaves no log beside it
@@ -113,7 +113,7 @@ def _rewrite_segments(store: Store, connection: sqlite3.Connection, meta: Meta) 
     for kind, old_slots in used.items():
         _move(connection, _COLUMNS[kind], old_slots)
         if len(old_slots):
-            rows = store.segment(kind, meta).rows(np.arange(n_rows[kind]), n_rows[kind])
+            rows = store.segment(kind, meta).first(n_rows[kind])
             for start in range(0, len(old_slots), _BLOCK):
                 block = np.ascontiguousarray(rows[old_slots[start : start + _BLOCK]])
                 append_block(store, connection, newer, kind, start, block)

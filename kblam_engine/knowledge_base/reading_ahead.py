@@ -20,18 +20,15 @@ def read_ahead(rows: NDArray[Any], positions: NDArray[np.signedinteger[Any]]) ->
 
     Read one after the other, each would wait for the disk by itself.
     """
-    positions = np.sort(positions)
+    if isinstance(rows, SelectedRows):
+        rows, positions = rows.array, rows.positions[positions]
     read_ahead_ranges(rows, positions, positions + 1)
 
 
 def read_ahead_ranges(
     rows: NDArray[Any], begins: NDArray[np.signedinteger[Any]], ends: NDArray[np.signedinteger[Any]]
 ) -> None:
-    """Ask for rows begins[i] to ends[i]; as for `read_ahead`."""
-    if isinstance(rows, SelectedRows):
-        chosen = rows.positions[np.concatenate([np.arange(b, e) for b, e in zip(begins, ends, strict=True)])]
-        read_ahead(rows.array, chosen)
-        return
+    """Ask for rows begins[i] to ends[i] of an array; as for `read_ahead`."""
     mapping = _mapping_of(rows)
     if mapping is None or not len(begins):
         return

@@ -33,6 +33,9 @@ class Segment(Protocol):
     def append(self, start: int, rows: Embeddings) -> int:
         """Write rows at `start`, the committed number of rows, and make them durable; return their checksum."""
 
+    def first(self, n_rows: int) -> Embeddings:
+        """Return the first rows, no more than are committed; as for `rows`."""
+
     def rows(self, positions: NDArray[np.signedinteger[Any]], n_rows: int) -> Embeddings:
         """Return the rows at `positions`, all below the committed `n_rows`; the caller must not write to them."""
 
@@ -83,6 +86,10 @@ class FileSegment:
         if created:
             _sync_directory(self.path.parent)
         return checksum
+
+    def first(self, n_rows: int) -> Embeddings:
+        """Return the first rows, without a copy."""
+        return self.mapped(n_rows) if n_rows else np.zeros((0, self.embed_dim), np.float16)
 
     def rows(self, positions: NDArray[np.signedinteger[Any]], n_rows: int) -> Embeddings:
         """Return the rows at `positions`, without a copy."""
@@ -157,6 +164,10 @@ class MemorySegment:
             self._buffer = grown
         self._buffer[start:end] = rows
         return zlib.crc32(as_bytes(rows))
+
+    def first(self, n_rows: int) -> Embeddings:
+        """Return the first rows, without a copy."""
+        return self._buffer[:n_rows]
 
     def rows(self, positions: NDArray[np.signedinteger[Any]], n_rows: int) -> Embeddings:
         """Return the rows at `positions`, without a copy where they are 0..n-1."""

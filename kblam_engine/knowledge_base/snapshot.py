@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -129,8 +129,7 @@ class KBSnapshot:
         Raises:
             FileNotFoundError: a compaction has replaced the segment.
         """
-        nothing = np.zeros(0, np.int64)
-        return self._store.segment("keys", self._meta).moved(self.n_slots, nothing, nothing, self.n_slots)
+        return self._store.segment("keys", self._meta).first(self.n_slots)
 
     @cached_property
     def name_index(self) -> NDArray[np.int32]:
@@ -241,13 +240,12 @@ class KBSnapshot:
         return self._vocabularies[1].numbering.of(self._property_ids)
 
     @cached_property
-    def _by_name(self) -> tuple[NDArray[np.signedinteger[Any]], NDArray[np.int64]]:
-        """Positions sorted by the id of the name, in 32 bits where they fit, and where each id starts."""
+    def _by_name(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Positions sorted by the id of the name, and where each id starts."""
         counts = np.bincount(self._name_ids, minlength=1)
         starts = np.zeros(len(counts) + 1, np.int64)
         np.cumsum(counts, out=starts[1:])
-        order = np.argsort(self._name_ids, kind="stable")
-        return _frozen(order.astype(np.int32) if len(order) <= np.iinfo(np.int32).max else order), starts
+        return _frozen(np.argsort(self._name_ids, kind="stable").astype(np.int32)), starts
 
     @cached_property
     def _value_embeddings(self) -> Embeddings:

@@ -78,7 +78,7 @@ class KeyTree:
         begins: int64 [n_inters]; the keys of cluster c are leaves[begins[c] : ends[c]] ...
         ends: int64 [n_inters]; those of clusters made after the leaves were written are 0.
         leaves: int8 [n_leaves, n_directions], coarse keys ordered by cluster, mapped from disk where they lie there.
-        leaf_slots: int32 or int64 [n_leaves], the slot of each.
+        leaf_slots: int32 [n_leaves], the slot of each.
         loose: cluster -> slots ... and these besides, whose keys are read from the segment.
         segment: the knowledge base's keys by slot, float16 [n_slots, embed_dim] at least.
         n_slots: the slots that are in here.

@@ -95,7 +95,7 @@ def leaves_of(keys: Embeddings, clusters: Clusters, leaves: Codes) -> Slots:
     for start in range(0, len(slots), _CHUNK):
         rows = keys[slots[start : start + _CHUNK]]
         leaves[start : start + _CHUNK] = clusters.coarse.codes(clusters.coarse.project(rows))
-    return slots.astype(np.int32) if len(slots) <= np.iinfo(np.int32).max else slots
+    return slots.astype(np.int32)
 
 
 def grow(keys: Embeddings, *, beam: Beam | None = None, seed: int = 0, device: str = "cpu") -> KeyTree:
