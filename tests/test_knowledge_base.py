@@ -14,7 +14,7 @@ from kblam_engine.errors import (
     ConfigurationError,
     TripleError,
 )
-from kblam_engine.knowledge_base import AddResult
+from kblam_engine.knowledge_base import AddResult, slots
 from kblam_engine.sentence_encoder import HashingEncoder
 from kblam_engine.triples import Provenance
 
@@ -151,10 +151,12 @@ class StoreMachine(RuleBasedStateMachine):
     properties = st.sampled_from(["founder", "seat", "size"])
     values = st.text("xyz ", min_size=1, max_size=3).filter(str.strip)
 
-    @initialize(in_memory=st.booleans())
-    def start(self, in_memory):
+    @initialize(in_memory=st.booleans(), patched_share=st.sampled_from([slots.PATCHED_SHARE, 1, 100]))
+    def start(self, in_memory, patched_share):
         import tempfile
 
+        # A knowledge base this small makes its columns anew for every change; a large one patches them.
+        self.patched_share, slots.PATCHED_SHARE = slots.PATCHED_SHARE, patched_share
         self.directory = None if in_memory else tempfile.TemporaryDirectory()
         self.path = ":memory:" if in_memory else os.path.join(self.directory.name, "kb")
         self.kb = open_kb(self.path)
@@ -165,6 +167,7 @@ class StoreMachine(RuleBasedStateMachine):
 
     def teardown(self):
         if hasattr(self, "kb"):
+            slots.PATCHED_SHARE = self.patched_share
             assert self.kb.verify() == []
             self.kb.close()
             if self.directory:

@@ -23,7 +23,8 @@ from kblam_engine.errors import (
 from kblam_engine.knowledge_base import AddResult
 from kblam_engine.knowledge_base import segments as segments_module
 from kblam_engine.knowledge_base.segments import FileSegment
-from kblam_engine.knowledge_base.slots import SlotTable, read_changes
+from kblam_engine.knowledge_base.slot_reading import read_changes
+from kblam_engine.knowledge_base.slots import SlotTable
 from kblam_engine.sentence_encoder import HashingEncoder
 
 

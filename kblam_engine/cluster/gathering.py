@@ -18,7 +18,7 @@ from numpy.typing import DTypeLike, NDArray
 from kblam_engine.cluster.numbering import Counted, Numbers
 from kblam_engine.cluster.shard import Part, Rows
 from kblam_engine.cluster.shards import Ask, Shards
-from kblam_engine.knowledge_base.rows import Embeddings
+from kblam_engine.knowledge_base.rows import Embeddings, LazyRows
 from kblam_engine.triples import Triple
 
 KEPT_ROWS = 8_192
@@ -144,56 +144,24 @@ class Gathering:
         return self._properties[shard][own] if part == "properties" else own
 
 
-class Column:
-    """A column of all shards that reads like an array, but brings only what is asked for.
-
-    Asking for all of it (`numpy.asarray`) brings all of it.
-    """
+class Column(LazyRows):
+    """A column of all shards; only what is asked for is brought."""
 
     def __init__(self, gathering: Gathering, part: Part, n: int, dtype: DTypeLike, width: int = 0) -> None:
         """Keep what it is of; `width` is the length of a row, 0 for single numbers."""
+        super().__init__((n, width) if width else (n,), dtype)
         self._gathering, self._part = gathering, part
-        self.shape = (n, width) if width else (n,)
-        self.ndim, self.dtype = len(self.shape), np.dtype(dtype)
 
-    def __len__(self) -> int:
-        return self.shape[0]
-
-    def __getitem__(self, index: Any) -> NDArray[Any]:
-        if isinstance(index, tuple):
-            found: NDArray[Any] = self[index[0]][(slice(None), *index[1:])]
-            return found
-        if isinstance(index, int | np.integer):
-            row: NDArray[Any] = self._at(np.array([range(len(self))[index]], np.int64))[0]
-            return row
-        if isinstance(index, slice):
-            return self._at(np.arange(*index.indices(len(self)), dtype=np.int64))
-        chosen = np.asarray(index)
-        if chosen.dtype == bool:
-            chosen = np.flatnonzero(chosen)
-        return self._at(np.where(chosen < 0, chosen + len(self), chosen).astype(np.int64))
-
-    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        parts = [self[start : start + _CHUNK] for start in range(0, len(self), _CHUNK)]
-        whole = np.concatenate(parts) if parts else np.zeros(self.shape, self.dtype)
-        return whole if dtype is None else whole.astype(dtype, copy=False)
-
-    def astype(self, dtype: DTypeLike) -> NDArray[Any]:
-        """Return all of it as an array of another type."""
-        return np.asarray(self).astype(dtype)
-
-    def tolist(self) -> list[Any]:
-        """Return all of it as a list."""
-        return list(np.asarray(self).tolist())
-
-    def tobytes(self) -> bytes:
-        """Return all of it as bytes."""
-        return np.asarray(self).tobytes()
-
-    def _at(self, positions: Numbers) -> NDArray[Any]:
+    def at(self, positions: Numbers) -> NDArray[Any]:
+        """Return what is at positions."""
         if not len(positions):
             return np.zeros((0, *self.shape[1:]), self.dtype)
         return self._gathering.column(self._part, positions).astype(self.dtype, copy=False)
+
+    def copy(self) -> NDArray[Any]:
+        """Return all of it, brought part by part."""
+        parts = [self[start : start + _CHUNK] for start in range(0, len(self), _CHUNK)]
+        return np.concatenate(parts) if parts else np.zeros(self.shape, self.dtype)
 
 
 def column(gathering: Gathering, part: Part, n: int, dtype: DTypeLike, width: int = 0) -> NDArray[Any]:

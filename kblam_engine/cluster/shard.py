@@ -96,8 +96,7 @@ class Shard:
     def facts(self) -> ShardFacts:
         """Return what is asked once."""
         snapshot = self._snapshot
-        n_names = int(snapshot.name_index.max()) + 1 if len(snapshot) else 0
-        return ShardFacts(n_names, list(snapshot.properties), snapshot.property_embeddings, self._search.kind)
+        return ShardFacts(snapshot.n_names, list(snapshot.properties), snapshot.property_embeddings, self._search.kind)
 
     def search(self, queries: Floats, k: int) -> Found:
         """Return the positions of the k best keys for each of the queries [n_queries, embed_dim]."""

@@ -173,6 +173,11 @@ class ShardedKB(KBSnapshot):
         """`[n_triples]`, position -> index into `properties`."""
         return self._columns["properties"]
 
+    @property
+    def n_names(self) -> int:
+        """Number of distinct names."""
+        return len(self._name_numbers)
+
     @cached_property
     def names(self) -> list[str]:
         """The distinct names, brought from all shards on first use."""

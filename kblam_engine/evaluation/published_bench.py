@@ -284,9 +284,8 @@ def arrays_of(snapshot: KBSnapshot) -> tuple[int, int]:
     In memory are what names, properties and ids are looked up by, and, of a KB that is not larger than `KEPT_KEYS`, the keys in
     32 bits. Both embeddings are mapped, in 16 bits.
     """
-    # Names and properties are kept by their ids and renumbered.
-    numbers = 2 * (snapshot.name_index.nbytes + snapshot.property_index.nbytes)
-    resident = snapshot.ids.nbytes + numbers + snapshot.property_embeddings.nbytes
+    # By slot: ids of triples, names and properties; by name: its slots; by id: the place of the value's embedding.
+    resident = len(snapshot) * (8 + 4 + 4 + 4 + 4) + 8 * snapshot.n_names + snapshot.property_embeddings.nbytes
     keys = snapshot.key_embeddings
     if len(keys) <= KEPT_KEYS:
         resident += 4 * keys.shape[0] * keys.shape[1]

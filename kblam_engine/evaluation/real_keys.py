@@ -55,7 +55,7 @@ def keys_of_kb(
     """Return `n` keys of a knowledge base (or all there are), copied into a new file, and the first triples."""
     snapshot = kb.snapshot()
     n = min(n, len(snapshot))
-    rank = np.random.default_rng(seed).permutation(int(snapshot.name_index.max()) + 1)
+    rank = np.random.default_rng(seed).permutation(snapshot.n_names)
     order = np.argsort(rank[snapshot.name_index], kind="stable")[:n]
     keys = np.memmap(path, "<f2", "w+", shape=(n, snapshot.embed_dim))
     for start in range(0, n, _BATCH):

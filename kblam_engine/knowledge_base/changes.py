@@ -317,7 +317,7 @@ class ChangeSet:
                 else:
                     rows = np.zeros((len(block), meta.embed_dim or 0), np.float16)
                     rows[fresh] = self._encoded.rows(block[fresh]) if fresh.any() else 0
-                    rows[~fresh] = np.asarray(segment.rows(~block[~fresh], n_rows))
+                    rows[~fresh] = segment.first(n_rows)[~block[~fresh]]
                 yield Block(segment, kind, n_rows + start, rows)
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from kblam_engine.knowledge_base.records import KBDiff, Revision, TripleVersion, moment
 from kblam_engine.knowledge_base.schema import read_meta
-from kblam_engine.knowledge_base.slots import check_revision
+from kblam_engine.knowledge_base.slot_reading import check_revision
 from kblam_engine.knowledge_base.store import CONTENT, Store, triple_from_row
 from kblam_engine.triples import Triple
 

@@ -26,7 +26,8 @@ from kblam_engine.knowledge_base.reader import matching
 from kblam_engine.knowledge_base.records import AddResult, CompactResult, MergeResult
 from kblam_engine.knowledge_base.schema import Meta
 from kblam_engine.knowledge_base.selection import LabelIndex, Selection
-from kblam_engine.knowledge_base.slots import SlotTable, check_revision, read_changes, read_past
+from kblam_engine.knowledge_base.slot_reading import check_revision, read_changes, read_past
+from kblam_engine.knowledge_base.slots import SlotTable
 from kblam_engine.knowledge_base.snapshot import KBSnapshot
 from kblam_engine.knowledge_base.store import Store
 from kblam_engine.knowledge_base.values import ValueEmbeddings
@@ -348,9 +349,7 @@ class KnowledgeBase(KBDocuments):
         else:
             fingerprint, embed_dim = meta.encoder_fingerprint, meta.embed_dim
         uid = f"{meta.kb_id}-{self._instance}-{meta.revision}"
-        return KBSnapshot(
-            self._store, meta, table, self._vocabularies, (fingerprint, embed_dim), self._values.of, uid
-        )
+        return KBSnapshot(self._store, meta, table, self._vocabularies, (fingerprint, embed_dim), self._values, uid)
 
     def _put(
         self,

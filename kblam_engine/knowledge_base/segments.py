@@ -34,15 +34,12 @@ class Segment(Protocol):
         """Write rows at `start`, the committed number of rows, and make them durable; return their checksum."""
 
     def first(self, n_rows: int) -> Embeddings:
-        """Return the first rows, no more than are committed; as for `rows`."""
-
-    def rows(self, positions: NDArray[np.signedinteger[Any]], n_rows: int) -> Embeddings:
-        """Return the rows at `positions`, all below the committed `n_rows`; the caller must not write to them."""
+        """Return the first rows, no more than are committed; the caller must not write to them."""
 
     def moved(
         self, n: int, positions: NDArray[np.int64], places: NDArray[np.signedinteger[Any]], n_rows: int
     ) -> Embeddings:
-        """Return rows 0..n-1, but at some positions those of other places; as for `rows`."""
+        """Return rows 0..n-1, but at some positions those of other places, all below the committed `n_rows`."""
 
 
 def header_of(kind: str, kb_id: str, embed_dim: int) -> bytes:
@@ -90,11 +87,6 @@ class FileSegment:
     def first(self, n_rows: int) -> Embeddings:
         """Return the first rows, without a copy."""
         return self.mapped(n_rows) if n_rows else np.zeros((0, self.embed_dim), np.float16)
-
-    def rows(self, positions: NDArray[np.signedinteger[Any]], n_rows: int) -> Embeddings:
-        """Return the rows at `positions`, without a copy."""
-        displaced = np.flatnonzero(positions != np.arange(len(positions), dtype=positions.dtype))
-        return self.moved(len(positions), displaced, positions[displaced], n_rows)
 
     def moved(
         self, n: int, positions: NDArray[np.int64], places: NDArray[np.signedinteger[Any]], n_rows: int
@@ -168,11 +160,6 @@ class MemorySegment:
     def first(self, n_rows: int) -> Embeddings:
         """Return the first rows, without a copy."""
         return self._buffer[:n_rows]
-
-    def rows(self, positions: NDArray[np.signedinteger[Any]], n_rows: int) -> Embeddings:
-        """Return the rows at `positions`, without a copy where they are 0..n-1."""
-        displaced = np.flatnonzero(positions != np.arange(len(positions), dtype=positions.dtype))
-        return self.moved(len(positions), displaced, positions[displaced], n_rows)
 
     def moved(
         self, n: int, positions: NDArray[np.int64], places: NDArray[np.signedinteger[Any]], n_rows: int

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kblam_engine.errors import ConfigurationError
-from kblam_engine.knowledge_base.slots import integers
+from kblam_engine.knowledge_base.slot_reading import integers
 from kblam_engine.knowledge_base.store import Store
 from kblam_engine.triples import instant
 

@@ -1,21 +1,23 @@
-"""Which triple sits in which slot of the key segment, as arrays that a snapshot shares."""
+"""Which triple sits in which slot of the key segment, revision after revision: most is shared, little is made anew."""
 
 from __future__ import annotations
 
-import sqlite3
 from dataclasses import dataclass, replace
-from itertools import chain
-from typing import NamedTuple, TypeVar
+from functools import cached_property
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from kblam_engine.errors import ConfigurationError
-from kblam_engine.knowledge_base.schema import Meta, damaged, read_meta
-from kblam_engine.knowledge_base.store import Store
+from kblam_engine.knowledge_base.numbering import Ids, Numbering, Places
+from kblam_engine.knowledge_base.schema import Meta
 
-_LEAST = -(2**63)  # a damaged slot may be below 0, and is to be found
+PATCHED_SHARE = 1 / 64
+"""Of all slots: when more have changed since whole columns were made, these are made again."""
+_COUNTED = 32
+"""Names or properties that may have lost their last triple and are counted one by one; more: whole columns are made."""
 _Scalar = TypeVar("_Scalar", bound=np.generic)
+_Slots = NDArray[np.int64]
 
 
 class Moved(NamedTuple):
@@ -23,32 +25,17 @@ class Moved(NamedTuple):
 
     n: int
     positions: NDArray[np.int64]
-    slots: NDArray[np.int64]
-    """Of these positions."""
+    """Ascending."""
+    slots: _Slots
+    """Of these positions; ascending."""
 
-    def of(self, by_slot: NDArray[_Scalar]) -> NDArray[_Scalar]:
-        """Return an array over slots as one over positions; the same array where nothing has moved."""
-        if self.n == len(by_slot):
-            return by_slot
-        ordered = by_slot[: self.n].copy()
-        ordered[self.positions] = by_slot[self.slots]
-        return ordered
+    def slots_of(self, positions: NDArray[np.int64]) -> _Slots:
+        """Return the slot of each position."""
+        return _replaced(positions, self.positions, self.slots)
 
-
-class Numbering:
-    """Ids renumbered 0..m-1 in their order; what the last array of ids had in common with the next is not done again."""
-
-    def __init__(self) -> None:
-        self._last: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]] | None = None
-
-    def of(self, ids: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Return what `dense_index` does."""
-        last = self._last
-        if last is not None and last[0] is ids:
-            return last[1:]
-        numbers, known = _continued(last, ids) or dense_index(ids)
-        self._last = ids, numbers, known
-        return numbers, known
+    def positions_of(self, slots: _Slots) -> NDArray[np.int64]:
+        """Return the position of each slot that has one."""
+        return _replaced(slots, self.slots, self.positions)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,38 +50,144 @@ class Changes:
     """`[n, 4]`: slot, id, name id, property id."""
 
 
-@dataclass(frozen=True, slots=True)
+class Columns:
+    """What is in each slot, `[n_slots]` each, 0 where a slot is free; shared by revisions and never changed."""
+
+    def __init__(self, ids: Ids, name_ids: NDArray[np.int32], property_ids: NDArray[np.int32]) -> None:
+        self.ids, self.name_ids, self.property_ids = ids, name_ids, property_ids
+        for each in (ids, name_ids, property_ids):
+            each.flags.writeable = False
+
+    @classmethod
+    def empty(cls) -> Columns:
+        """Return those without a slot."""
+        return cls(np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32))
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def last_id(self) -> int:
+        """The highest id there is."""
+        return int(self.ids.max(initial=0))
+
+    @cached_property
+    def places_of_names(self) -> Places:
+        """Finds the slots of a name."""
+        return Places(self.name_ids)
+
+
+@dataclass(frozen=True)
+class Patch:
+    """Slots that are not as in the columns, ascending, and what is in them now."""
+
+    slots: _Slots
+    ids: Ids
+    name_ids: NDArray[np.int32]
+    property_ids: NDArray[np.int32]
+
+    @classmethod
+    def of(cls, rows: NDArray[np.int64]) -> Patch:
+        """Return the patch of rows `[n, 4]`: slot, id, name id, property id."""
+        slots, ids, names, properties = rows.T
+        return cls(slots.copy(), ids.copy(), names.astype(np.int32), properties.astype(np.int32))
+
+    def rows(self) -> NDArray[np.int64]:
+        """Return what `of` takes."""
+        return np.stack([self.slots, self.ids, self.name_ids, self.property_ids], 1)
+
+
+_NOTHING = Patch.of(np.zeros((0, 4), np.int64))
+
+
+@dataclass(frozen=True)
 class SlotTable:
-    """The live triples by slot, as of `revision`; immutable, `changed` makes the next one."""
+    """The live triples by slot, as of `revision`; immutable, `changed` makes the next one.
+
+    Attributes:
+        revision: of the knowledge base.
+        last_id: the highest id of that revision, of removed triples too.
+        n_slots: slots there are.
+        columns: what was in them when these were made.
+        patch: what is in some now; in all that came later.
+        free: the slots without a triple, ascending.
+        names: which name ids have triples.
+        properties: which property ids have.
+        generation: of the segment whose slots these are.
+    """
 
     revision: int
     last_id: int
-    ids: NDArray[np.int64]
-    """`[n_slots]`, 0 where the slot is free."""
-    name_ids: NDArray[np.int32]
-    property_ids: NDArray[np.int32]
+    n_slots: int
+    columns: Columns
+    patch: Patch
+    free: _Slots
+    names: Numbering
+    properties: Numbering
     generation: int = 1
-    """Of the segment whose slots these are."""
 
     @classmethod
     def empty(cls, generation: int = 1) -> SlotTable:
         """Return the table of a knowledge base before its first triple."""
-        return cls(0, 0, np.zeros(0, np.int64), np.zeros(0, np.int32), np.zeros(0, np.int32), generation)
+        none = Numbering(0, np.zeros(0, np.int64))
+        return cls(0, 0, 0, Columns.empty(), _NOTHING, np.zeros(0, np.int64), none, none, generation)
 
     def changed(self, changes: Changes) -> SlotTable:
-        """Apply changes to a copy: a few milliseconds at a million triples, no database involved.
-
-        Names and properties are shared where no slot has got others: most changes are new values.
-        """
-        n_slots = changes.meta.n_slots
-        ids = _grown(self.ids, n_slots)
+        """Return the table after changes: costs what has changed since whole columns were made, no database involved."""
+        n_slots, added = changes.meta.n_slots, changes.added
         removed_slots, removed_ids = changes.removed.T
-        ids[removed_slots[ids[removed_slots] == removed_ids]] = 0
-        added = changes.added[:, 0]
-        ids[added] = changes.added[:, 1]
-        name_ids = _with(self.name_ids, n_slots, added, changes.added[:, 2])
-        property_ids = _with(self.property_ids, n_slots, added, changes.added[:, 3])
-        return SlotTable(changes.meta.revision, changes.last_id, ids, name_ids, property_ids, self.generation)
+        freed = removed_slots[self.ids(removed_slots) == removed_ids]
+        skipped = np.setdiff1d(np.arange(self.n_slots, n_slots), added[:, 0])  # new, and free again already
+        emptied = np.zeros((len(freed) + len(skipped), 4), np.int64)
+        emptied[:, 0] = np.concatenate([freed, skipped])
+        rows = _last_of_each(np.concatenate([self.patch.rows(), emptied, added]))
+        table = replace(
+            self,
+            revision=changes.meta.revision,
+            last_id=changes.last_id,
+            n_slots=n_slots,
+            patch=Patch.of(rows),
+            free=np.setdiff1d(np.union1d(self.free, emptied[:, 0]), added[:, 0]),
+        )
+        less_names = np.setdiff1d(self.name_ids(freed), added[:, 2])
+        less_properties = np.setdiff1d(self.property_ids(freed), added[:, 3])
+        if len(rows) > PATCHED_SHARE * len(self.columns) or max(len(less_names), len(less_properties)) > _COUNTED:
+            return table._whole()
+        return replace(
+            table,
+            names=self.names.changed(added[:, 2], table._without_triples("name_ids", less_names)),
+            properties=self.properties.changed(added[:, 3], table._without_triples("property_ids", less_properties)),
+        )
+
+    def ids(self, slots: _Slots) -> Ids:
+        """Return the id in each slot, 0 where it is free."""
+        return self._in("ids", slots)
+
+    def name_ids(self, slots: _Slots) -> NDArray[np.int32]:
+        """Return the id of the name in each slot, 0 where it is free."""
+        return self._in("name_ids", slots)
+
+    def property_ids(self, slots: _Slots) -> NDArray[np.int32]:
+        """Return the id of the property in each slot, 0 where it is free."""
+        return self._in("property_ids", slots)
+
+    def slots_of_name(self, name_id: int) -> _Slots:
+        """Return the slots of a name, ascending."""
+        found = self.columns.places_of_names.of(name_id)
+        changed = self.patch.slots
+        if not len(changed):
+            return found
+        kept = found[~np.isin(found, changed, assume_unique=True)]
+        return np.union1d(kept, changed[self.patch.name_ids == name_id])
+
+    def ids_after(self, id: int) -> Ids:
+        """Return the ids in use that are above one, in no order."""
+        new = self.patch.ids[self.patch.ids > id]
+        if self.columns.last_id <= id:
+            return new
+        alive = self.columns.ids > id
+        alive[self.patch.slots[self.patch.slots < len(alive)]] = False
+        return np.concatenate([self.columns.ids[alive], new])
 
     def moved(self) -> Moved:
         """Return where triples are that are not at the position of their slot.
@@ -102,157 +195,58 @@ class SlotTable:
         Position p is slot p where that is taken; a free slot below n_triples is filled by one above. So the key
         segment serves as the snapshot's array nearly as it is, and the order depends on contents alone.
         """
-        n_triples = int(np.count_nonzero(self.ids))
-        if n_triples == len(self.ids):
-            return Moved(n_triples, np.zeros(0, np.int64), np.zeros(0, np.int64))
-        free = np.flatnonzero(self.ids[:n_triples] == 0)
-        return Moved(n_triples, free, n_triples + np.flatnonzero(self.ids[n_triples:]))
+        n = self.n_slots - len(self.free)
+        n_below = int(np.searchsorted(self.free, n))
+        above = np.setdiff1d(np.arange(n, self.n_slots), self.free[n_below:], assume_unique=True)
+        return Moved(n, self.free[:n_below], above)
 
+    def _in(self, part: str, slots: _Slots) -> NDArray[Any]:
+        patch = self.patch
+        column: NDArray[Any] = getattr(self.columns, part)
+        if not len(patch.slots):
+            return column[slots]
+        at = np.minimum(np.searchsorted(patch.slots, slots), len(patch.slots) - 1)
+        unpatched = column.take(slots, mode="clip") if len(column) else np.zeros(len(slots), column.dtype)
+        return np.where(patch.slots[at] == slots, getattr(patch, part)[at], unpatched)
 
-def read_changes(store: Store, since: SlotTable) -> tuple[SlotTable, Changes]:
-    """Read what was added and removed after a table, and the table it applies to: an empty one for all there is."""
-    with store.reading() as connection:
-        meta = read_meta(connection)
-        if since.generation != meta.generation:  # a compaction has moved every slot
-            since = SlotTable.empty(meta.generation)
-        # With everything asked for, the index on slots has it all; otherwise the ids are the shorter way.
-        by = "t.id > ?" if since.last_id else "t.slot >= ?"
-        added = _matrix(
-            connection.execute(
-                f"SELECT t.slot, t.id, t.name_id, t.property_id FROM triples t WHERE t.removed IS NULL AND {by}",
-                (since.last_id or _LEAST,),
-            ),
-            4,
+    def _without_triples(self, part: str, ids: NDArray[np.int32]) -> Ids:
+        """Return those of some names or properties that no slot has."""
+        column: NDArray[np.int32] = getattr(self.columns, part)
+        patched: NDArray[np.int32] = getattr(self.patch, part)
+        hidden = column[self.patch.slots[self.patch.slots < len(column)]]
+        counts = [sum(s * np.count_nonzero(c == id) for s, c in ((1, column), (-1, hidden), (1, patched))) for id in ids]
+        without: Ids = ids[np.array(counts, np.int64) == 0].astype(np.int64)
+        return without
+
+    def _whole(self) -> SlotTable:
+        """Return the same table with columns of its own."""
+
+        def whole(column: NDArray[_Scalar], patched: NDArray[_Scalar]) -> NDArray[_Scalar]:
+            grown = np.zeros(self.n_slots, column.dtype)
+            grown[: len(column)] = column
+            grown[self.patch.slots] = patched
+            return grown
+
+        columns = Columns(
+            whole(self.columns.ids, self.patch.ids),
+            whole(self.columns.name_ids, self.patch.name_ids),
+            whole(self.columns.property_ids, self.patch.property_ids),
         )
-        removed = np.zeros((0, 2), np.int64)
-        if since.last_id:  # from nothing there is nothing to remove
-            query = "SELECT slot, id FROM triples WHERE removed > ? AND id <= ?"
-            removed = _matrix(connection.execute(query, (since.revision, since.last_id)), 2)
-        newest = connection.execute("SELECT coalesce(max(id), 0) FROM triples").fetchone()[0]
-        _check_rows(connection, meta, added, removed)
-        if not since.last_id:  # the pages of all that there is were of use once
-            connection.execute("PRAGMA shrink_memory")
-    return since, Changes(meta, newest, removed, added)
+        names, properties = Numbering.of(columns.name_ids), Numbering.of(columns.property_ids)
+        return replace(self, columns=columns, patch=_NOTHING, names=names, properties=properties)
 
 
-def read_past(store: Store, revision: int) -> tuple[SlotTable, Meta]:
-    """Read the table and the record as they were at an earlier revision.
-
-    Raises:
-        ConfigurationError: there was none, or a compaction has dropped it.
-    """
-    with store.reading() as connection:
-        meta = read_meta(connection)
-        check_revision(meta, revision)
-        added = _matrix(
-            connection.execute(
-                "SELECT slot, id, name_id, property_id FROM triples "
-                "WHERE added <= ?1 AND (removed IS NULL OR removed > ?1)",
-                (revision,),
-            ),
-            4,
-        )
-        row = connection.execute("SELECT digest FROM revisions WHERE revision = ?", (revision,)).fetchone()
-        _check_rows(connection, meta, added, np.zeros((0, 2), np.int64))
-    digest = row[0] if row and row[0] else ("0" if revision == 0 else "")
-    past = replace(meta, revision=revision, n_triples=len(added), digest=digest)
-    last_id = int(added[:, 1].max()) if len(added) else 0
-    changes = Changes(past, last_id, np.zeros((0, 2), np.int64), added)
-    return SlotTable.empty(meta.generation).changed(changes), past
+def _replaced(numbers: NDArray[np.int64], some: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return numbers with some, ascending, replaced by others."""
+    if not len(some):
+        return numbers
+    at = np.minimum(np.searchsorted(some, numbers), len(some) - 1)
+    return np.where(some[at] == numbers, others[at], numbers)
 
 
-def check_revision(meta: Meta, revision: int) -> None:
-    """Refuse a revision that is not there, or no longer.
-
-    Raises:
-        ConfigurationError: it is not.
-    """
-    if isinstance(revision, bool) or not isinstance(revision, int) or not 0 <= revision <= meta.revision:
-        raise ConfigurationError(f"expected a revision in 0..{meta.revision}, got {revision!r}")
-    if revision < meta.oldest_revision:
-        raise ConfigurationError(
-            f"expected a revision from {meta.oldest_revision} on, got {revision}: what was removed earlier has been "
-            "dropped by a compaction"
-        )
-
-
-def dense_index(ids: NDArray[np.int32]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Renumber ids 0..m-1 in their order; return the new numbers and the old id of each, ascending."""
-    if not len(ids):
-        return np.zeros(0, np.int32), np.zeros(0, np.int64)
-    present = np.flatnonzero(np.bincount(ids))
-    numbers = np.zeros(int(present[-1]) + 1, np.int32)
-    numbers[present] = np.arange(len(present), dtype=np.int32)
-    return numbers[ids], present
-
-
-def _continued(
-    last: tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.int64]] | None, ids: NDArray[np.int32]
-) -> tuple[NDArray[np.int32], NDArray[np.int64]] | None:
-    """Return the numbers of ids that begin like the last ones and go on with known or with higher ones."""
-    if last is None or not len(last[0]) or not np.array_equal(ids[: len(last[0])], last[0]):
-        return None
-    before, numbers, known = last
-    tail = ids[len(before) :]
-    grown = np.concatenate([known, np.unique(tail[tail > known[-1]])])
-    found = np.searchsorted(grown, tail)
-    if not np.array_equal(grown[found], tail):  # a name that had no triple any more is back
-        return None
-    return np.concatenate([numbers, found.astype(np.int32)]), grown
-
-
-def _with(
-    array: NDArray[np.int32], length: int, places: NDArray[np.int64], contents: NDArray[np.int64]
-) -> NDArray[np.int32]:
-    """Return an array grown to a length and with other contents in some places; itself where that is the same."""
-    if len(array) == length and np.array_equal(array[places], contents):
-        return array
-    changed = _grown(array, length)
-    changed[places] = contents
-    return changed
-
-
-def _matrix(rows: sqlite3.Cursor, width: int) -> NDArray[np.int64]:
-    return integers(rows).reshape(-1, width)
-
-
-def integers(rows: sqlite3.Cursor) -> NDArray[np.int64]:
-    """Return every column of every row, one after the other.
-
-    Raises:
-        KnowledgeBaseError: one is no whole number.
-    """
-    try:
-        return np.fromiter(chain.from_iterable(rows), np.int64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise damaged(rows.connection, f"expected whole numbers in a row, got another kind ({error})") from error
-
-
-def _check_rows(
-    connection: sqlite3.Connection, meta: Meta, added: NDArray[np.int64], removed: NDArray[np.int64]
-) -> None:
-    """Refuse places and ids that no array has, before any is made or written.
-
-    Raises:
-        KnowledgeBaseError: there is one.
-    """
-    # Every slot was new with some triple, whose ids are counted here and never used again.
-    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'triples'").fetchone()
-    n_ever = row[0] if row else 0
-    if type(n_ever) is not int or meta.n_slots > n_ever:
-        raise damaged(connection, f"its record counts {meta.n_slots} embeddings, though there were {n_ever} triples")
-    last_name, last_property = connection.execute(
-        "SELECT (SELECT coalesce(max(id), 0) FROM names), (SELECT coalesce(max(id), 0) FROM properties)"
-    ).fetchone()
-    limits = {"slot": (0, meta.n_slots - 1), "id": (1, n_ever), "name": (1, last_name), "property": (1, last_property)}
-    for rows in (added, removed):
-        for column, (what, (least, most)) in zip(rows.T, limits.items(), strict=False):
-            if len(column) and not least <= column.min() <= column.max() <= most:
-                wrong = rows[(column < least) | (column > most)][0]
-                raise damaged(connection, f"the triple with id {wrong[1]} has a {what} that is not in {least}..{most}")
-
-
-def _grown(array: NDArray[_Scalar], length: int) -> NDArray[_Scalar]:
-    grown = np.zeros(length, array.dtype)
-    grown[: len(array)] = array
-    return grown
+def _last_of_each(rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Return the last row of each slot, by slot."""
+    rows = rows[np.argsort(rows[:, 0], kind="stable")]
+    last = np.ones(len(rows), np.bool_)
+    last[:-1] = rows[1:, 0] != rows[:-1, 0]
+    return rows[last]

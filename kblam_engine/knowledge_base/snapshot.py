@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kblam_engine.knowledge_base.contents import context_text, digest_text, hash_of, metadata_text
-from kblam_engine.knowledge_base.rows import Embeddings, selected
+from kblam_engine.knowledge_base.numbering import Numbering, Places
+from kblam_engine.knowledge_base.rows import Embeddings, column, selected
 from kblam_engine.knowledge_base.schema import Meta
-from kblam_engine.knowledge_base.slots import Moved, SlotTable, dense_index
+from kblam_engine.knowledge_base.slots import Moved, SlotTable
 from kblam_engine.knowledge_base.store import Store
+from kblam_engine.knowledge_base.values import ValueEmbeddings
 from kblam_engine.knowledge_base.vocabulary import Vocabulary
 from kblam_engine.knowledge_base.words import matching_names, names_with, query_of, split
 from kblam_engine.triples import Triple
-
-_Scalar = TypeVar("_Scalar", bound=np.generic)
-_LOOKED_THROUGH = 32
-"""Names looked up by a pass over all positions before these are sorted: a revision that few questions see is
-ready at once."""
 
 
 class KBSnapshot:
@@ -31,6 +27,9 @@ class KBSnapshot:
     A triple's place in the arrays is its *position*, 0 to n_triples - 1. Its `id` is for ever: the same id has the
     same content in every later snapshot that contains it, so what is computed from a triple alone can be kept by
     (`kb_id`, id).
+
+    Arrays over all triples read like numpy's, but only what is asked for is looked up: a snapshot after a change is
+    ready as soon as one without. `numpy.asarray` makes a whole one.
     """
 
     def __init__(
@@ -40,7 +39,7 @@ class KBSnapshot:
         table: SlotTable,
         vocabularies: tuple[Vocabulary, Vocabulary],
         encoder: tuple[str, int],
-        embed_values: Callable[[NDArray[np.int64]], Embeddings],
+        values: ValueEmbeddings,
         uid: str,
     ) -> None:
         self.revision = meta.revision
@@ -51,13 +50,15 @@ class KBSnapshot:
         self.encoder_fingerprint, self.embed_dim = encoder
         self._store = store
         self._vocabularies = vocabularies
-        self._embed_values = embed_values
+        self._values = values
         self._digest = meta.digest
-        self._n_looked_up = 0
+        self._table = table
         self._moved = moved = table.moved()
-        self._name_ids, self._property_ids = moved.of(table.name_ids), moved.of(table.property_ids)
-        self.ids: NDArray[np.int64] = _frozen(moved.of(table.ids))
+        self._numbered_names, self._numbered_properties = table.names, table.properties
+        self.ids = column(moved.n, np.int64, lambda at: table.ids(moved.slots_of(at)))
         """`[n_triples]` int64."""
+        self._name_ids = column(moved.n, np.int32, lambda at: table.name_ids(moved.slots_of(at)))
+        self._property_ids = column(moved.n, np.int32, lambda at: table.property_ids(moved.slots_of(at)))
         self._meta = meta
         # Mapped now: a compaction may delete the file at any time, but not what is mapped. A damaged one is
         # reported to whoever reads it.
@@ -134,27 +135,32 @@ class KBSnapshot:
     @cached_property
     def name_index(self) -> NDArray[np.int32]:
         """`[n_triples]` int32: position -> index into `names`."""
-        return _frozen(self._dense_names[0])
+        return _numbered(self._numbered_names, self._name_ids)
 
     @cached_property
     def property_index(self) -> NDArray[np.int32]:
         """`[n_triples]` int32: position -> index into `properties`."""
-        return _frozen(self._dense_properties[0])
+        return _numbered(self._numbered_properties, self._property_ids)
+
+    @property
+    def n_names(self) -> int:
+        """Number of distinct names."""
+        return len(self._numbered_names)
 
     @cached_property
     def names(self) -> list[str]:
         """The distinct names, read from disk on first use."""
-        return self._vocabularies[0].texts(self._dense_names[1])
+        return self._vocabularies[0].texts(self._numbered_names.all())
 
     @cached_property
     def properties(self) -> list[str]:
         """The distinct properties."""
-        return self._vocabularies[1].texts(self._dense_properties[1])
+        return self._vocabularies[1].texts(self._numbered_properties.all())
 
     @cached_property
     def property_embeddings(self) -> NDArray[np.float32]:
         """`[n_properties, embed_dim]` float32, unit rows: f(property)."""
-        return self._vocabularies[1].embeddings(self._dense_properties[1], self.embed_dim)
+        return self._vocabularies[1].embeddings(self._numbered_properties.all(), self.embed_dim)
 
     def value_embeddings(self) -> Embeddings:
         """Return f(value), `[n_triples, embed_dim]` float16; embedded on first use and kept on disk."""
@@ -166,10 +172,9 @@ class KBSnapshot:
         Raises:
             IndexError: there is no such name.
         """
-        known = self._dense_names[1]
-        if not 0 <= name_idx < len(known):
-            raise IndexError(f"expected a name index in 0..{len(known) - 1}, got {name_idx}")
-        return self._positions_of(int(known[name_idx]))
+        if not 0 <= name_idx < self.n_names:
+            raise IndexError(f"expected a name index in 0..{self.n_names - 1}, got {name_idx}")
+        return self._positions_of(int(self._numbered_names.ids(np.array([name_idx]))[0]))
 
     def positions_with_words(self, words: str | Iterable[str], limit: int = 64) -> NDArray[np.int64]:
         """Return the positions of triples whose name has every one of the words, the shortest names first.
@@ -199,9 +204,7 @@ class KBSnapshot:
         """
         with self._store.connection() as connection:
             ids = np.array(names_with(connection, query_of([word]), at_most), np.int64)
-        known = self._dense_names[1]
-        at = np.minimum(np.searchsorted(known, ids), max(len(known) - 1, 0))
-        return at[known[at] == ids] if len(known) else at[:0]
+        return self._numbered_names.numbers(ids[self._numbered_names.used(ids)])
 
     def triple(self, position: int) -> Triple:
         """Return the triple at a position."""
@@ -223,33 +226,11 @@ class KBSnapshot:
         return _ChosenSnapshot(self, np.flatnonzero(mask), f"{self.uid}-{name}")
 
     def _positions_of(self, name_id: int) -> NDArray[np.int64]:
-        if self._n_looked_up < _LOOKED_THROUGH and "_by_name" not in self.__dict__:
-            self._n_looked_up += 1
-            return np.flatnonzero(self._name_ids == name_id)
-        by_name, starts = self._by_name
-        if not 0 <= name_id < len(starts) - 1:
-            return np.zeros(0, np.int64)
-        return by_name[starts[name_id] : starts[name_id + 1]].astype(np.int64)
-
-    @cached_property
-    def _dense_names(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        return self._vocabularies[0].numbering.of(self._name_ids)
-
-    @cached_property
-    def _dense_properties(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        return self._vocabularies[1].numbering.of(self._property_ids)
-
-    @cached_property
-    def _by_name(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Positions sorted by the id of the name, and where each id starts."""
-        counts = np.bincount(self._name_ids, minlength=1)
-        starts = np.zeros(len(counts) + 1, np.int64)
-        np.cumsum(counts, out=starts[1:])
-        return _frozen(np.argsort(self._name_ids, kind="stable").astype(np.int32)), starts
+        return np.sort(self._moved.positions_of(self._table.slots_of_name(name_id)))
 
     @cached_property
     def _value_embeddings(self) -> Embeddings:
-        return self._embed_values(self.ids)
+        return self._values.of(self.ids, self.revision, self._table.ids_after)
 
 
 class _ChosenSnapshot(KBSnapshot):
@@ -259,22 +240,17 @@ class _ChosenSnapshot(KBSnapshot):
         self._whole = whole  # in use as long as this is: a compaction spares what it shows
         self.revision, self.kb_id, self.uid = whole.revision, whole.kb_id, uid
         self.encoder_fingerprint, self.embed_dim = whole.encoder_fingerprint, whole.embed_dim
-        self._store, self._vocabularies, self._embed_values = whole._store, whole._vocabularies, whole._embed_values
+        self._store, self._vocabularies, self._values = whole._store, whole._vocabularies, whole._values
         self._digest = whole._digest if len(positions) == len(whole) else ""
-        self._n_looked_up = 0
         self._name_ids, self._property_ids = whole._name_ids[positions], whole._property_ids[positions]
-        self.ids = _frozen(whole.ids[positions])
+        self._numbered_names, self._numbered_properties = Numbering.of(self._name_ids), Numbering.of(self._property_ids)
+        self._places = Places(self._name_ids)
+        self.ids = whole.ids[positions]
+        for each in (self.ids, self._name_ids, self._property_ids):
+            each.flags.writeable = False
         self._meta, self._chosen = whole._meta, positions
         keys = whole._keys
         self._keys = keys if isinstance(keys, Exception) else selected(keys, positions)
-
-    @cached_property
-    def _dense_names(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        return dense_index(self._name_ids)
-
-    @cached_property
-    def _dense_properties(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        return dense_index(self._property_ids)
 
     def slots(self) -> NDArray[np.int64]:
         """Return the row of the key segment of every position."""
@@ -284,7 +260,14 @@ class _ChosenSnapshot(KBSnapshot):
         """Return None: these have an order of their own."""
         return None
 
+    def _positions_of(self, name_id: int) -> NDArray[np.int64]:
+        return self._places.of(name_id)
 
-def _frozen(array: NDArray[_Scalar]) -> NDArray[_Scalar]:
-    array.flags.writeable = False
-    return array
+    @cached_property
+    def _value_embeddings(self) -> Embeddings:
+        return self._values.of(self.ids)
+
+
+def _numbered(numbering: Numbering, ids: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Return the numbers of ids, one a position; no snapshot is kept alive by it."""
+    return column(len(ids), np.int32, lambda at: numbering.numbers(ids[at]))

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from kblam_engine.errors import KnowledgeBaseError
 from kblam_engine.knowledge_base.embedder import Embedder
-from kblam_engine.knowledge_base.rows import Embeddings
+from kblam_engine.knowledge_base.numbering import Ids
+from kblam_engine.knowledge_base.rows import Embeddings, SelectedRows, column
 from kblam_engine.knowledge_base.schema import Meta, damaged, read_meta, write_meta
-from kblam_engine.knowledge_base.slots import integers
+from kblam_engine.knowledge_base.slot_reading import integers
 from kblam_engine.knowledge_base.store import Store, append_block
 
 _CHUNK = 16_384
@@ -33,53 +36,67 @@ class ValueEmbeddings:
         """Forget every place: a compaction has moved them."""
         self._slots: NDArray[np.int32] = np.full(1, -1, np.int32)
         self._meta: Meta | None = None
+        self._complete = (0, 0)  # from this revision on, ids up to this one have places
 
-    def of(self, ids: NDArray[np.int64]) -> Embeddings:
+    def of(self, ids: Ids, revision: int | None = None, after: Callable[[int], Ids] | None = None) -> Embeddings:
         """Return f(value) of the triples with these ids, `[len(ids), embed_dim]` float16.
 
         A triple's value is fixed, so this adds rows to the value segment but makes no new revision.
+
+        Args:
+            ids: by position; may be lazy.
+            revision: where these are all ids of a revision, its number: ids of later revisions are then looked at
+                only if they are new.
+            after: returns those of `ids` that are above one.
         """
         if not len(ids):
             meta = self._store.meta()
             return np.zeros((0, meta.embed_dim or self._embedder.encoder(meta).embed_dim), np.float16)
         for _ in range(_ATTEMPTS):
-            slots, meta = self._places(ids)
-            missing = slots < 0
+            slots, meta, missing = self._places(ids, revision, after)
             try:
-                if not missing.any():
-                    return self._store.segment("values", meta).rows(slots, meta.n_value_slots)
+                if not len(missing):
+                    rows = self._store.segment("values", meta).first(meta.n_value_slots)
+                    return cast(Embeddings, SelectedRows(rows, column(len(ids), np.int32, lambda at: slots[ids[at]])))
                 if self._store.read_only:
-                    return self._completed(ids, slots, meta)
-                self._embed(ids[missing], meta)
+                    return self._completed(np.asarray(ids), slots, meta)
+                self._embed(missing, meta)
             except FileNotFoundError:  # a compaction has moved them since
                 with self._lock:
                     self.forget()
         raise KnowledgeBaseError(f"{self._store.label}: the file of value embeddings is missing; restore it")
 
-    def _places(self, ids: NDArray[np.int64]) -> tuple[NDArray[np.int32], Meta]:
-        """Return the value slot of each id, -1 where it has none, as of the record that comes with them."""
-        last = int(ids.max())
+    def _places(
+        self, ids: Ids, revision: int | None, after: Callable[[int], Ids] | None
+    ) -> tuple[NDArray[np.int32], Meta, Ids]:
+        """Return the value slot by id, the record that comes with them, and those of the ids that have none yet."""
         with self._lock:
-            if last >= len(self._slots):
-                grown = np.full(max(last + 1, len(self._slots) * 5 // 4), -1, np.int32)
-                grown[: len(self._slots)] = self._slots
-                self._slots = grown
-            slots = self._slots[ids]
-            unknown = ids[slots < 0]
-            if self._meta is None or len(unknown):
-                self._read(unknown, last)
-                slots = self._slots[ids]
-            assert self._meta is not None
-            return slots, self._meta
+            while True:
+                since, known = self._complete
+                wanted = ids[:] if revision is None or after is None else after(known if revision >= since else 0)
+                last = int(wanted.max(initial=0))
+                if last >= len(self._slots):
+                    grown = np.full(max(last + 1, len(self._slots) * 5 // 4), -1, np.int32)
+                    grown[: len(self._slots)] = self._slots
+                    self._slots = grown
+                unknown = wanted[self._slots[wanted] < 0]
+                if self._meta is not None and not len(unknown):
+                    break
+                before, self._meta = self._meta, self._read(unknown, last)
+                if before is None or self._meta.generation == before.generation:
+                    break
+                self.forget()  # a compaction has moved all: what was known before is to be read again
+            missing = wanted[self._slots[wanted] < 0]
+            if revision is not None and revision >= since and not len(missing):
+                self._complete = revision, max(last, known)
+            return self._slots, self._meta, missing
 
-    def _read(self, unknown: NDArray[np.int64], last: int) -> None:
+    def _read(self, unknown: Ids, last: int) -> Meta:
+        """Read the places of ids, and return the record they go by."""
         with self._store.reading() as connection:
             meta = read_meta(connection)
-            if self._meta is not None and meta.generation != self._meta.generation:
-                self._slots[:] = -1
-            self._meta = meta
             if not len(unknown):
-                return
+                return meta
             query = "SELECT id, value_slot FROM triples WHERE value_slot IS NOT NULL AND id"
             if len(unknown) <= _ONE_BY_ONE:
                 marks = ",".join("?" * len(unknown))
@@ -90,25 +107,27 @@ class ValueEmbeddings:
             if len(found) and not 0 <= found[:, 1].min() <= found[:, 1].max() < meta.n_value_slots:
                 raise damaged(connection, f"a triple's value has an embedding that is not in 0..{meta.n_value_slots - 1}")
             self._slots[found[:, 0]] = found[:, 1]
+            return meta
 
-    def _completed(self, ids: NDArray[np.int64], slots: NDArray[np.int32], meta: Meta) -> Embeddings:
+    def _completed(self, ids: Ids, by_id: NDArray[np.int32], meta: Meta) -> Embeddings:
         """Return a copy with what is missing embedded, where it cannot be kept."""
+        slots = by_id[ids]
         known = slots >= 0
         rows = np.zeros((len(ids), meta.embed_dim or 0), np.float16)
         if known.any():
-            rows[known] = self._store.segment("values", meta).rows(slots[known], meta.n_value_slots)
+            rows[known] = self._store.segment("values", meta).first(meta.n_value_slots)[slots[known]]
         values = self._store.values(ids[~known].tolist())
         rows[~known] = self._embedder.encode(meta, values)
         return rows
 
-    def _embed(self, ids: NDArray[np.int64], meta: Meta) -> None:
+    def _embed(self, ids: Ids, meta: Meta) -> None:
         values = self._store.values(ids.tolist())
         for start in range(0, len(values), _CHUNK):
             chunk = slice(start, start + _CHUNK)
             rows = self._embedder.encode(meta, values[chunk])
             self._keep(ids[chunk], rows.astype(np.float16))
 
-    def _keep(self, ids: NDArray[np.int64], rows: Embeddings) -> None:
+    def _keep(self, ids: Ids, rows: Embeddings) -> None:
         with self._store.writing() as connection:
             meta = read_meta(connection)
             start = meta.n_value_slots

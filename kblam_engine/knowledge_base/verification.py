@@ -14,7 +14,7 @@ from kblam_engine.knowledge_base.contents import digest_of
 from kblam_engine.knowledge_base.embedder import Embedder
 from kblam_engine.knowledge_base.schema import Meta, read_meta
 from kblam_engine.knowledge_base.segments import as_bytes
-from kblam_engine.knowledge_base.slots import integers
+from kblam_engine.knowledge_base.slot_reading import integers
 from kblam_engine.knowledge_base.store import Store
 from kblam_engine.knowledge_base.words import index_is_sound
 

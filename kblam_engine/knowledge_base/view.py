@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from kblam_engine.errors import ConfigurationError, ReadOnlyError
 from kblam_engine.knowledge_base.knowledge_base import KnowledgeBase
 from kblam_engine.knowledge_base.selection import Selection
-from kblam_engine.knowledge_base.slots import check_revision
+from kblam_engine.knowledge_base.slot_reading import check_revision
 from kblam_engine.knowledge_base.snapshot import KBSnapshot
 
 
@@ -44,7 +44,7 @@ class KBView(KnowledgeBase):
         shown = self._shown
         if shown is not None and shown[0] is whole:
             return shown[1]
-        mask = self._whole._labels.mask(self._selection, whole.ids)
+        mask = self._whole._labels.mask(self._selection, whole.ids[:])
         chosen = whole.chosen(mask, self._selection.describe())
         self._shown = whole, chosen
         return chosen

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kblam_engine.knowledge_base.schema import damaged, read_meta
-from kblam_engine.knowledge_base.slots import Numbering
 from kblam_engine.knowledge_base.store import Store
 
 
@@ -19,7 +18,6 @@ class Vocabulary:
     def __init__(self, store: Store, table: Literal["names", "properties"]) -> None:
         self._store = store
         self._table = table
-        self.numbering = Numbering()
         self._texts: list[str] = []
         self._embeddings: NDArray[np.float32] | None = None
         self._lock = threading.Lock()
@@ -39,7 +37,7 @@ class Vocabulary:
             return np.zeros((0, embed_dim), np.float32)
         self._read_to(int(ids[-1]))
         assert self._embeddings is not None
-        return self._embeddings[ids - 1]
+        return self._embeddings[: len(ids)] if len(ids) == ids[-1] else self._embeddings[ids - 1]
 
     def _read_to(self, last: int) -> None:
         with self._lock:

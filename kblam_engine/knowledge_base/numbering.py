@@ -1,0 +1,106 @@
+"""Ids of names and properties: which have triples, their numbers without gaps, and where the triples of each are."""
+
+from __future__ import annotations
+
+import threading
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.int64]
+_LOOKED_THROUGH = 32
+"""Ids looked up by a pass over all before these are sorted: an array that few questions see is ready at once."""
+
+
+class Numbering:
+    """Ids that are in use, numbered 0..m-1 in their order.
+
+    Attributes:
+        last: no id is above it.
+        absent: int64, those of 1..last that are not in use, ascending.
+    """
+
+    def __init__(self, last: int, absent: Ids) -> None:
+        self.last, self.absent = last, absent
+
+    @classmethod
+    def of(cls, ids: NDArray[np.int32]) -> Numbering:
+        """Return the numbering of the ids above 0 in an array."""
+        counts = np.bincount(ids, minlength=1)
+        return cls(len(counts) - 1, np.flatnonzero(counts[1:] == 0) + 1)
+
+    def changed(self, come: Ids, gone: Ids) -> Numbering:
+        """Return the numbering with some ids in use that may not have been, and some no longer."""
+        last = max(self.last, int(come.max(initial=0)))
+        skipped = np.setdiff1d(np.arange(self.last + 1, last + 1), come)
+        absent = self.absent
+        if len(gone) or len(skipped):
+            absent = np.union1d(absent, np.concatenate([gone, skipped]))
+        if self._absent_among(come).any():
+            absent = np.setdiff1d(absent, come)
+        return Numbering(last, absent)
+
+    def __len__(self) -> int:
+        return self.last - len(self.absent)
+
+    def used(self, ids: Ids) -> NDArray[np.bool_]:
+        """Say of each id whether it is in use."""
+        return (ids >= 1) & (ids <= self.last) & ~self._absent_among(ids)
+
+    def numbers(self, ids: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
+        """Return the number of each id that is in use."""
+        if not len(self.absent):
+            return ids.astype(np.int64) - 1
+        return ids - 1 - np.searchsorted(self.absent, ids)
+
+    def ids(self, numbers: NDArray[np.int64]) -> Ids:
+        """Return the id that has each number."""
+        return numbers + 1 + np.searchsorted(self._shifted, numbers, side="right")
+
+    def all(self) -> Ids:
+        """Return the ids in use, ascending."""
+        return self.ids(np.arange(len(self)))
+
+    @cached_property
+    def _shifted(self) -> Ids:
+        """How many ids in use are below each absent one."""
+        return self.absent - 1 - np.arange(len(self.absent))
+
+    def _absent_among(self, ids: Ids) -> NDArray[np.bool_]:
+        if not len(self.absent):
+            return np.zeros(len(ids), np.bool_)
+        at = np.minimum(np.searchsorted(self.absent, ids), len(self.absent) - 1)
+        found: NDArray[np.bool_] = self.absent[at] == ids
+        return found
+
+
+class Places:
+    """Where each id stands in an array of ids that does not change."""
+
+    def __init__(self, ids: NDArray[np.int32]) -> None:
+        self._ids = ids
+        self._n_looked_up = 0
+        self._sorted: tuple[NDArray[np.int32], NDArray[np.int64]] | None = None
+        self._lock = threading.Lock()
+
+    def of(self, id: int) -> NDArray[np.int64]:
+        """Return the places of an id, ascending: by a pass over all, but if that is asked often by their order."""
+        if self._sorted is None and self._n_looked_up < _LOOKED_THROUGH:
+            self._n_looked_up += 1
+            return np.flatnonzero(self._ids == id)
+        with self._lock:
+            if self._sorted is None:
+                self._sorted = self._in_order()
+        order, starts = self._sorted
+        if not 0 <= id < len(starts) - 1:
+            return np.zeros(0, np.int64)
+        return order[starts[id] : starts[id + 1]].astype(np.int64)
+
+    def _in_order(self) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Return the places sorted by id, and where each id starts."""
+        counts = np.bincount(self._ids, minlength=1)
+        starts = np.zeros(len(counts) + 1, np.int64)
+        np.cumsum(counts, out=starts[1:])
+        return np.argsort(self._ids, kind="stable").astype(np.int32), starts

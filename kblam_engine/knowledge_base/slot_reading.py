@@ -1,0 +1,124 @@
+"""Reading which triple sits in which slot: what changed since a revision, or an earlier revision as it was."""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import replace
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from kblam_engine.errors import ConfigurationError
+from kblam_engine.knowledge_base.schema import Meta, damaged, read_meta
+from kblam_engine.knowledge_base.slots import Changes, SlotTable
+from kblam_engine.knowledge_base.store import Store
+
+_LEAST = -(2**63)  # a damaged slot may be below 0, and is to be found
+
+
+def read_changes(store: Store, since: SlotTable) -> tuple[SlotTable, Changes]:
+    """Read what was added and removed after a table, and the table it applies to: an empty one for all there is."""
+    with store.reading() as connection:
+        meta = read_meta(connection)
+        if since.generation != meta.generation:  # a compaction has moved every slot
+            since = SlotTable.empty(meta.generation)
+        # With everything asked for, the index on slots has it all; otherwise the ids are the shorter way.
+        by = "t.id > ?" if since.last_id else "t.slot >= ?"
+        added = _matrix(
+            connection.execute(
+                f"SELECT t.slot, t.id, t.name_id, t.property_id FROM triples t WHERE t.removed IS NULL AND {by}",
+                (since.last_id or _LEAST,),
+            ),
+            4,
+        )
+        removed = np.zeros((0, 2), np.int64)
+        if since.last_id:  # from nothing there is nothing to remove
+            query = "SELECT slot, id FROM triples WHERE removed > ? AND id <= ?"
+            removed = _matrix(connection.execute(query, (since.revision, since.last_id)), 2)
+        newest = connection.execute("SELECT coalesce(max(id), 0) FROM triples").fetchone()[0]
+        _check_rows(connection, meta, added, removed)
+        if not since.last_id:  # the pages of all that there is were of use once
+            connection.execute("PRAGMA shrink_memory")
+    return since, Changes(meta, newest, removed, added)
+
+
+def read_past(store: Store, revision: int) -> tuple[SlotTable, Meta]:
+    """Read the table and the record as they were at an earlier revision.
+
+    Raises:
+        ConfigurationError: there was none, or a compaction has dropped it.
+    """
+    with store.reading() as connection:
+        meta = read_meta(connection)
+        check_revision(meta, revision)
+        added = _matrix(
+            connection.execute(
+                "SELECT slot, id, name_id, property_id FROM triples "
+                "WHERE added <= ?1 AND (removed IS NULL OR removed > ?1)",
+                (revision,),
+            ),
+            4,
+        )
+        row = connection.execute("SELECT digest FROM revisions WHERE revision = ?", (revision,)).fetchone()
+        _check_rows(connection, meta, added, np.zeros((0, 2), np.int64))
+    digest = row[0] if row and row[0] else ("0" if revision == 0 else "")
+    past = replace(meta, revision=revision, n_triples=len(added), digest=digest)
+    last_id = int(added[:, 1].max()) if len(added) else 0
+    changes = Changes(past, last_id, np.zeros((0, 2), np.int64), added)
+    return SlotTable.empty(meta.generation).changed(changes), past
+
+
+def check_revision(meta: Meta, revision: int) -> None:
+    """Refuse a revision that is not there, or no longer.
+
+    Raises:
+        ConfigurationError: it is not.
+    """
+    if isinstance(revision, bool) or not isinstance(revision, int) or not 0 <= revision <= meta.revision:
+        raise ConfigurationError(f"expected a revision in 0..{meta.revision}, got {revision!r}")
+    if revision < meta.oldest_revision:
+        raise ConfigurationError(
+            f"expected a revision from {meta.oldest_revision} on, got {revision}: what was removed earlier has been "
+            "dropped by a compaction"
+        )
+
+
+def _matrix(rows: sqlite3.Cursor, width: int) -> NDArray[np.int64]:
+    return integers(rows).reshape(-1, width)
+
+
+def integers(rows: sqlite3.Cursor) -> NDArray[np.int64]:
+    """Return every column of every row, one after the other.
+
+    Raises:
+        KnowledgeBaseError: one is no whole number.
+    """
+    try:
+        return np.fromiter(chain.from_iterable(rows), np.int64)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise damaged(rows.connection, f"expected whole numbers in a row, got another kind ({error})") from error
+
+
+def _check_rows(
+    connection: sqlite3.Connection, meta: Meta, added: NDArray[np.int64], removed: NDArray[np.int64]
+) -> None:
+    """Refuse places and ids that no array has, before any is made or written.
+
+    Raises:
+        KnowledgeBaseError: there is one.
+    """
+    # Every slot was new with some triple, whose ids are counted here and never used again.
+    row = connection.execute("SELECT seq FROM sqlite_sequence WHERE name = 'triples'").fetchone()
+    n_ever = row[0] if row else 0
+    if type(n_ever) is not int or meta.n_slots > n_ever:
+        raise damaged(connection, f"its record counts {meta.n_slots} embeddings, though there were {n_ever} triples")
+    last_name, last_property = connection.execute(
+        "SELECT (SELECT coalesce(max(id), 0) FROM names), (SELECT coalesce(max(id), 0) FROM properties)"
+    ).fetchone()
+    limits = {"slot": (0, meta.n_slots - 1), "id": (1, n_ever), "name": (1, last_name), "property": (1, last_property)}
+    for rows in (added, removed):
+        for column, (what, (least, most)) in zip(rows.T, limits.items(), strict=False):
+            if len(column) and not least <= column.min() <= column.max() <= most:
+                wrong = rows[(column < least) | (column > most)][0]
+                raise damaged(connection, f"the triple with id {wrong[1]} has a {what} that is not in {least}..{most}")
