@@ -75,7 +75,7 @@ def test_a_change_makes_no_whole_column(tmp_path, monkeypatch):
     kb.add([Triple(f"thing {i // 3}", f"property {i % 3}", f"value {i}") for i in range(600)])
     before = kb.snapshot()
     assert_consistent(before, kb.encoder)  # its values are embedded, its names sorted
-    monkeypatch.setattr(slots.SlotTable, "_whole", lambda table: pytest.fail("made anew"))
+    monkeypatch.setattr(slots.SlotTable, "_made_anew", lambda *_: pytest.fail("made anew"))
     kb.set("thing 7", "property 1", "another")
     kb.remove("thing 9")
     kb.set("something new", "property 0", "a value")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from itertools import chain
 from typing import Any, NamedTuple, Protocol, TypeVar
 
+from kblam_engine.knowledge_base.connections import page_cache
 from kblam_engine.knowledge_base.rows import Embeddings
 from kblam_engine.knowledge_base.segments import Segment
 
@@ -70,19 +71,9 @@ def side_by_side(in_threads: bool) -> Iterator[Begin]:
         yield _done
 
 
-@contextmanager
-def roomy(connection: sqlite3.Connection, n_triples: int) -> Iterator[None]:
-    """Lend the connection more memory for a large change, so that it does not write every page several times."""
-    if n_triples < LARGE:
-        yield
-        return
-    usual = connection.execute("PRAGMA cache_size").fetchone()[0]
-    connection.execute(f"PRAGMA cache_size=-{_CACHE_KB}")
-    try:
-        yield
-    finally:
-        connection.execute(f"PRAGMA cache_size={usual}")
-        connection.execute("PRAGMA shrink_memory")
+def roomy(connection: sqlite3.Connection, n_triples: int) -> AbstractContextManager[None]:
+    """Lend the connection more memory for a large change."""
+    return page_cache(connection, _CACHE_KB) if n_triples >= LARGE else nullcontext()
 
 
 def write_blocks(blocks: Iterable[Block]) -> Written:

@@ -50,6 +50,20 @@ def connect(path: Path | None, timeout: float, *, read_only: bool = False) -> sq
     return connection
 
 
+@contextmanager
+def page_cache(connection: sqlite3.Connection, kb: int) -> Iterator[None]:
+    """Lend the connection another amount of memory for pages, in KiB, and give it back at the end.
+
+    More, so that a large change does not write every page several times; less, to read everything once.
+    """
+    connection.execute(f"PRAGMA cache_size=-{kb}")
+    try:
+        yield
+    finally:
+        connection.execute(f"PRAGMA cache_size=-{_CACHE_KB}")
+        connection.execute("PRAGMA shrink_memory")
+
+
 def scratch() -> sqlite3.Connection:
     """Open a database without a name: in memory as far as the cache goes, beyond it in a file that nobody sees."""
     connection = sqlite3.connect("", isolation_level=None)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
+_BLOCK = 65_536
 _LOOKED_THROUGH = 32
 """Ids looked up by a pass over all before these are sorted: an array that few questions see is ready at once."""
 
@@ -28,8 +29,10 @@ class Numbering:
     @classmethod
     def of(cls, ids: NDArray[np.int32]) -> Numbering:
         """Return the numbering of the ids above 0 in an array."""
-        counts = np.bincount(ids, minlength=1)
-        return cls(len(counts) - 1, np.flatnonzero(counts[1:] == 0) + 1)
+        used = np.zeros(int(ids.max(initial=0)) + 1, np.bool_)
+        for start in range(0, len(ids), _BLOCK):  # numpy makes 64-bit numbers of indices: never of all at once
+            used[ids[start : start + _BLOCK]] = True
+        return cls(len(used) - 1, np.flatnonzero(~used[1:]) + 1)
 
     def changed(self, come: Ids, gone: Ids) -> Numbering:
         """Return the numbering with some ids in use that may not have been, and some no longer."""

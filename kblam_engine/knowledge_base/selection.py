@@ -126,7 +126,7 @@ class LabelIndex:
         last = int(known.max()) if len(known) else 0
         with self._store.connection() as connection:
             query = f"{_LABELLED}{_BY_KIND[kind]} AND l.triple_id > ?"
-            new = integers(connection.execute(query, (text, last)))
+            new = integers(connection.execute(query, (text, last)))[:, 0]
         if len(new):
             known = self._known[kind, text] = np.concatenate([known, new])
         return known
@@ -139,7 +139,7 @@ class LabelIndex:
                 "SELECT triple_id, coalesce(valid_from, ?), coalesce(valid_to, ?) FROM validity WHERE triple_id > ?",
                 (int(bounds.min), int(bounds.max), last),
             )
-            new = integers(cursor).reshape(-1, 3)
+            new = integers(cursor, 3)
         if len(new):
             self._times = np.concatenate([self._times, new])
         return self._times

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
 
@@ -10,10 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kblam_engine.errors import ConfigurationError
+from kblam_engine.knowledge_base.connections import page_cache
 from kblam_engine.knowledge_base.schema import Meta, damaged, read_meta
 from kblam_engine.knowledge_base.slots import Changes, SlotTable
 from kblam_engine.knowledge_base.store import Store
 
+ONCE_KB = 1_024
+"""Memory for pages while everything is read once."""
+_FORESEEN = 20_000_000
+"""Rows that memory is set aside for at most, whatever a damaged record says."""
+_BLOCK = 8_192
 _LEAST = -(2**63)  # a damaged slot may be below 0, and is to be found
 
 
@@ -24,22 +31,19 @@ def read_changes(store: Store, since: SlotTable) -> tuple[SlotTable, Changes]:
         if since.generation != meta.generation:  # a compaction has moved every slot
             since = SlotTable.empty(meta.generation)
         # With everything asked for, the index on slots has it all; otherwise the ids are the shorter way.
-        by = "t.id > ?" if since.last_id else "t.slot >= ?"
-        added = _matrix(
-            connection.execute(
-                f"SELECT t.slot, t.id, t.name_id, t.property_id FROM triples t WHERE t.removed IS NULL AND {by}",
-                (since.last_id or _LEAST,),
-            ),
-            4,
-        )
+        everything = not since.last_id
+        select = "SELECT t.slot, t.id, t.name_id, t.property_id FROM triples t WHERE t.removed IS NULL AND "
+        if everything:
+            with page_cache(connection, ONCE_KB):
+                added = integers(connection.execute(f"{select} t.slot >= ?", (_LEAST,)), 4, about=meta.n_triples)
+        else:
+            added = integers(connection.execute(f"{select} t.id > ?", (since.last_id,)), 4)
         removed = np.zeros((0, 2), np.int64)
-        if since.last_id:  # from nothing there is nothing to remove
+        if not everything:  # from nothing there is nothing to remove
             query = "SELECT slot, id FROM triples WHERE removed > ? AND id <= ?"
-            removed = _matrix(connection.execute(query, (since.revision, since.last_id)), 2)
+            removed = integers(connection.execute(query, (since.revision, since.last_id)), 2)
         newest = connection.execute("SELECT coalesce(max(id), 0) FROM triples").fetchone()[0]
         _check_rows(connection, meta, added, removed)
-        if not since.last_id:  # the pages of all that there is were of use once
-            connection.execute("PRAGMA shrink_memory")
     return since, Changes(meta, newest, removed, added)
 
 
@@ -52,14 +56,9 @@ def read_past(store: Store, revision: int) -> tuple[SlotTable, Meta]:
     with store.reading() as connection:
         meta = read_meta(connection)
         check_revision(meta, revision)
-        added = _matrix(
-            connection.execute(
-                "SELECT slot, id, name_id, property_id FROM triples "
-                "WHERE added <= ?1 AND (removed IS NULL OR removed > ?1)",
-                (revision,),
-            ),
-            4,
-        )
+        query = "SELECT slot, id, name_id, property_id FROM triples WHERE added <= ?1 AND (removed IS NULL OR removed > ?1)"
+        with page_cache(connection, ONCE_KB):
+            added = integers(connection.execute(query, (revision,)), 4)
         row = connection.execute("SELECT digest FROM revisions WHERE revision = ?", (revision,)).fetchone()
         _check_rows(connection, meta, added, np.zeros((0, 2), np.int64))
     digest = row[0] if row and row[0] else ("0" if revision == 0 else "")
@@ -84,20 +83,34 @@ def check_revision(meta: Meta, revision: int) -> None:
         )
 
 
-def _matrix(rows: sqlite3.Cursor, width: int) -> NDArray[np.int64]:
-    return integers(rows).reshape(-1, width)
-
-
-def integers(rows: sqlite3.Cursor) -> NDArray[np.int64]:
-    """Return every column of every row, one after the other.
+def integers(rows: sqlite3.Cursor, width: int = 1, about: int = 0) -> NDArray[np.int64]:
+    """Return all rows, `[n, width]`; nothing is copied where there are no more than `about`.
 
     Raises:
-        KnowledgeBaseError: one is no whole number.
+        KnowledgeBaseError: something in them is no whole number.
     """
-    try:
-        return np.fromiter(chain.from_iterable(rows), np.int64)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise damaged(rows.connection, f"expected whole numbers in a row, got another kind ({error})") from error
+    found, n = np.empty((min(max(about, 0), _FORESEEN), width), np.int64), 0
+    for block in blocks_of_integers(rows, width):
+        if n + len(block) > len(found):
+            more = np.empty((max(n + len(block), 2 * n), width), np.int64)
+            more[:n] = found[:n]
+            found = more
+        found[n : n + len(block)] = block
+        n += len(block)
+    return found[:n]
+
+
+def blocks_of_integers(rows: sqlite3.Cursor, width: int) -> Iterator[NDArray[np.int64]]:
+    """Yield some thousands of rows at a time, `[n, width]`: what is read only once never lies in memory as a whole.
+
+    Raises:
+        KnowledgeBaseError: something in them is no whole number.
+    """
+    while block := rows.fetchmany(_BLOCK):
+        try:
+            yield np.fromiter(chain.from_iterable(block), np.int64, width * len(block)).reshape(-1, width)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise damaged(rows.connection, f"expected whole numbers in a row, got another kind ({error})") from error
 
 
 def _check_rows(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,6 @@ PATCHED_SHARE = 1 / 64
 """Of all slots: when more have changed since whole columns were made, these are made again."""
 _COUNTED = 32
 """Names or properties that may have lost their last triple and are counted one by one; more: whole columns are made."""
-_Scalar = TypeVar("_Scalar", bound=np.generic)
 _Slots = NDArray[np.int64]
 
 
@@ -137,22 +136,24 @@ class SlotTable:
         n_slots, added = changes.meta.n_slots, changes.added
         removed_slots, removed_ids = changes.removed.T
         freed = removed_slots[self.ids(removed_slots) == removed_ids]
+        n_patched = len(self.patch.slots) + len(freed) + max(len(added), n_slots - self.n_slots)
+        if n_patched > PATCHED_SHARE * len(self.columns):
+            return self._made_anew(changes, freed)
         skipped = np.setdiff1d(np.arange(self.n_slots, n_slots), added[:, 0])  # new, and free again already
         emptied = np.zeros((len(freed) + len(skipped), 4), np.int64)
         emptied[:, 0] = np.concatenate([freed, skipped])
-        rows = _last_of_each(np.concatenate([self.patch.rows(), emptied, added]))
+        less_names = np.setdiff1d(self.name_ids(freed), added[:, 2])
+        less_properties = np.setdiff1d(self.property_ids(freed), added[:, 3])
+        if max(len(less_names), len(less_properties)) > _COUNTED:
+            return self._made_anew(changes, freed)
         table = replace(
             self,
             revision=changes.meta.revision,
             last_id=changes.last_id,
             n_slots=n_slots,
-            patch=Patch.of(rows),
+            patch=Patch.of(_last_of_each(np.concatenate([self.patch.rows(), emptied, added]))),
             free=np.setdiff1d(np.union1d(self.free, emptied[:, 0]), added[:, 0]),
         )
-        less_names = np.setdiff1d(self.name_ids(freed), added[:, 2])
-        less_properties = np.setdiff1d(self.property_ids(freed), added[:, 3])
-        if len(rows) > PATCHED_SHARE * len(self.columns) or max(len(less_names), len(less_properties)) > _COUNTED:
-            return table._whole()
         return replace(
             table,
             names=self.names.changed(added[:, 2], table._without_triples("name_ids", less_names)),
@@ -187,7 +188,7 @@ class SlotTable:
             return new
         alive = self.columns.ids > id
         alive[self.patch.slots[self.patch.slots < len(alive)]] = False
-        return np.concatenate([self.columns.ids[alive], new])
+        return self.columns.ids if alive.all() and not len(new) else np.concatenate([self.columns.ids[alive], new])
 
     def moved(self) -> Moved:
         """Return where triples are that are not at the position of their slot.
@@ -218,22 +219,31 @@ class SlotTable:
         without: Ids = ids[np.array(counts, np.int64) == 0].astype(np.int64)
         return without
 
-    def _whole(self) -> SlotTable:
-        """Return the same table with columns of its own."""
+    def _made_anew(self, changes: Changes, freed: _Slots) -> SlotTable:
+        """Return the table after changes, with columns of its own."""
 
-        def whole(column: NDArray[_Scalar], patched: NDArray[_Scalar]) -> NDArray[_Scalar]:
-            grown = np.zeros(self.n_slots, column.dtype)
-            grown[: len(column)] = column
-            grown[self.patch.slots] = patched
-            return grown
+        def whole(part: str, added: Ids) -> NDArray[Any]:
+            before: NDArray[Any] = getattr(self.columns, part)
+            column = np.zeros(changes.meta.n_slots, before.dtype)
+            column[: len(before)] = before
+            column[self.patch.slots] = getattr(self.patch, part)
+            column[freed] = 0
+            column[changes.added[:, 0]] = added
+            return column
 
-        columns = Columns(
-            whole(self.columns.ids, self.patch.ids),
-            whole(self.columns.name_ids, self.patch.name_ids),
-            whole(self.columns.property_ids, self.patch.property_ids),
+        ids, names, properties = changes.added[:, 1:].T
+        columns = Columns(whole("ids", ids), whole("name_ids", names), whole("property_ids", properties))
+        return SlotTable(
+            revision=changes.meta.revision,
+            last_id=changes.last_id,
+            n_slots=changes.meta.n_slots,
+            columns=columns,
+            patch=_NOTHING,
+            free=np.flatnonzero(columns.ids == 0),
+            names=Numbering.of(columns.name_ids),
+            properties=Numbering.of(columns.property_ids),
+            generation=self.generation,
         )
-        names, properties = Numbering.of(columns.name_ids), Numbering.of(columns.property_ids)
-        return replace(self, columns=columns, patch=_NOTHING, names=names, properties=properties)
 
 
 def _replaced(numbers: NDArray[np.int64], some: NDArray[np.int64], others: NDArray[np.int64]) -> NDArray[np.int64]:

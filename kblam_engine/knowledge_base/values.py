@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 from collections.abc import Callable
 from typing import cast
@@ -10,11 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kblam_engine.errors import KnowledgeBaseError
+from kblam_engine.knowledge_base.connections import page_cache
 from kblam_engine.knowledge_base.embedder import Embedder
 from kblam_engine.knowledge_base.numbering import Ids
 from kblam_engine.knowledge_base.rows import Embeddings, SelectedRows, column
 from kblam_engine.knowledge_base.schema import Meta, damaged, read_meta, write_meta
-from kblam_engine.knowledge_base.slot_reading import integers
+from kblam_engine.knowledge_base.slot_reading import ONCE_KB, blocks_of_integers
 from kblam_engine.knowledge_base.store import Store, append_block
 
 _CHUNK = 16_384
@@ -79,17 +81,22 @@ class ValueEmbeddings:
                     grown = np.full(max(last + 1, len(self._slots) * 5 // 4), -1, np.int32)
                     grown[: len(self._slots)] = self._slots
                     self._slots = grown
-                unknown = wanted[self._slots[wanted] < 0]
+                unknown = self._without_place(wanted)
                 if self._meta is not None and not len(unknown):
                     break
                 before, self._meta = self._meta, self._read(unknown, last)
                 if before is None or self._meta.generation == before.generation:
                     break
                 self.forget()  # a compaction has moved all: what was known before is to be read again
-            missing = wanted[self._slots[wanted] < 0]
+            missing = self._without_place(wanted)
             if revision is not None and revision >= since and not len(missing):
                 self._complete = revision, max(last, known)
             return self._slots, self._meta, missing
+
+    def _without_place(self, ids: Ids) -> Ids:
+        """Return the ids that have no place yet; in blocks, for most often there are none."""
+        blocks = (ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK))
+        return np.concatenate([ids[:0], *(block[self._slots[block] < 0] for block in blocks)])
 
     def _read(self, unknown: Ids, last: int) -> Meta:
         """Read the places of ids, and return the record they go by."""
@@ -100,14 +107,18 @@ class ValueEmbeddings:
             query = "SELECT id, value_slot FROM triples WHERE value_slot IS NOT NULL AND id"
             if len(unknown) <= _ONE_BY_ONE:
                 marks = ",".join("?" * len(unknown))
-                rows = connection.execute(f"{query} IN ({marks})", unknown.tolist())
+                self._learn(connection, meta, connection.execute(f"{query} IN ({marks})", unknown.tolist()))
             else:
-                rows = connection.execute(f"{query} BETWEEN ? AND ?", (int(unknown.min()), last))
-            found = integers(rows).reshape(-1, 2)
-            if len(found) and not 0 <= found[:, 1].min() <= found[:, 1].max() < meta.n_value_slots:
+                with page_cache(connection, ONCE_KB):
+                    bounds = int(unknown.min()), last
+                    self._learn(connection, meta, connection.execute(f"{query} BETWEEN ? AND ?", bounds))
+            return meta
+
+    def _learn(self, connection: sqlite3.Connection, meta: Meta, rows: sqlite3.Cursor) -> None:
+        for found in blocks_of_integers(rows, 2):
+            if not 0 <= found[:, 1].min() <= found[:, 1].max() < meta.n_value_slots:
                 raise damaged(connection, f"a triple's value has an embedding that is not in 0..{meta.n_value_slots - 1}")
             self._slots[found[:, 0]] = found[:, 1]
-            return meta
 
     def _completed(self, ids: Ids, by_id: NDArray[np.int32], meta: Meta) -> Embeddings:
         """Return a copy with what is missing embedded, where it cannot be kept."""

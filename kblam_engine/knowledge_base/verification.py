@@ -78,7 +78,7 @@ def _unreadable(store: Store) -> Iterator[str]:
     """Find the triples that cannot be read, those that were removed too; no more than anyone reads."""
     n_found = 0
     with store.connection() as connection:
-        ids = integers(connection.execute("SELECT id FROM triples ORDER BY id")).tolist()
+        ids = integers(connection.execute("SELECT id FROM triples ORDER BY id"))[:, 0].tolist()
     for start in range(0, len(ids), _PAGE):
         page = ids[start : start + _PAGE]
         if _error_of(store, page) is None:
