@@ -35,7 +35,8 @@ class KBBlock:
     """What one layer adds to the softmax of its prompt.
 
     Attributes:
-        logits: `[batch, n_heads, q_len, s]`, already scaled and shifted; -inf masks a triple.
+        logits: `[batch, n_heads, q_len, s]`, already scaled and shifted; -inf masks a triple. Fewer than q_len rows are
+            those of the last positions: the others attend to the prompt alone.
         values: `[batch or 1, n_heads or n_kv_heads, s, head_dim]`.
     """
 
@@ -176,30 +177,30 @@ def merge_block(output: Tensor, prompt_logsumexp: Tensor, block: KBBlock) -> tup
     Args:
         output: prompt attention, `[batch, n_heads, q_len, head_dim]`.
         prompt_logsumexp: `[batch, n_heads, q_len]`, from `prompt_attention`.
-        block: the KB's part, with logits `[batch, n_heads, q_len, s]`.
+        block: the KB's part, with logits `[batch, n_heads, q_len, s]` or of the last positions alone.
 
     Returns:
-        The joint output (shape and dtype of `output`) and every triple's weight in the joint softmax,
-        `[batch, n_heads, q_len, s]` in float32; what is missing to 1 is the prompt's share.
+        The joint output (shape and dtype of `output`) and every triple's weight in the joint softmax, shaped like the
+        block's logits, in float32; what is missing to 1 is the prompt's share.
 
     Raises:
         ConfigurationError: the logits do not fit the prompt.
     """
-    if block.logits.shape[:-1] != output.shape[:-1]:
+    shape, n = block.logits.shape[:-1], block.logits.shape[2]
+    if shape[:2] != output.shape[:2] or not 0 < n <= output.shape[2]:
         raise ConfigurationError(
-            f"expected KB logits of shape {[*output.shape[:-1], 's']} (batch, n_heads, q_len, s), "
-            f"got {list(block.logits.shape)}"
+            f"expected KB logits of shape {[*output.shape[:-1], 's']} (batch, n_heads, q_len, s), or of fewer last "
+            f"positions, got {list(block.logits.shape)}"
         )
     if not block.logits.shape[-1]:
         return output, block.logits.float()
-    logits, prompt = block.logits.float(), prompt_logsumexp.unsqueeze(-1)
-    # The prompt's log-sum-exp is finite, so the maximum is too, and one of the exponentials below is 1.
-    top = torch.maximum(logits.detach().amax(-1, keepdim=True), prompt.detach())
-    shares, prompt_share = torch.exp(logits - top), torch.exp(prompt - top)
-    total = shares.sum(-1, keepdim=True) + prompt_share
-    weights = shares / total
-    joint = output.float() * (prompt_share / total) + block.mix(weights).float()
-    return joint.to(output.dtype), weights
+    before, output = output[:, :, :-n], output[:, :, -n:]
+    # The prompt is one more column: its log-sum-exp is finite, so a row of -inf leaves all of the weight to it.
+    columns = torch.cat([prompt_logsumexp[:, :, -n:, None].float(), block.logits.float()], dim=-1)
+    shares = columns.softmax(-1)
+    share, weights = shares[..., :1], shares[..., 1:]
+    joint = (output.float() * share + block.mix(weights).float()).to(output.dtype)
+    return (joint if not before.shape[2] else torch.cat([before, joint], dim=2)), weights
 
 
 def joint_attention(

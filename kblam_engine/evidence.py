@@ -17,8 +17,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from kblam_engine.leads import leads_among_siblings, leads_of_names
 from kblam_engine.products import Floats, product
 from kblam_engine.triples import Triple
 from kblam_engine.wording import (
@@ -229,49 +229,56 @@ class Examiner:
         properties = comparison.properties(table.properties)
         compared = cosines(mapped[asked_at], properties + comparison.values(table.values))
         by_property = cosines(mapped[asked_at], properties)
-        name_ids = np.array([c.name_id for c in candidates])
+        name_ids = [c.name_id for c in candidates]
         overlap = np.array([_overlap(c.triple.property, stems) for c in candidates], np.float32)
         kinds = asks(turn)
         best_turn = max((m[0] for m in mentions.values()), default=0.0)
         best_score = max((c.score for c in candidates), default=0.0)
         said = np.stack((asked[-1], conversation))
         name_cos, name_cos_conversation = name_cosines(said, table)
-        name_cos_leads = _leads_by_name(candidates, np.maximum(name_cos, name_cos_conversation).tolist())
+        name_cos_leads = leads_of_names(name_ids, np.maximum(name_cos, name_cos_conversation).tolist())
         # What is not named is described, at times by what another of its triples says.
         statement_cos = _best_cosines(said, table.keys + VALUE_SHARE * table.values)
-        statement_leads = _leads_by_name(candidates, statement_cos.tolist())
-        value_leads = _leads_by_name(candidates, _best_cosines(said, table.values).tolist())
-        score_leads = _leads_by_name(candidates, [c.score for c in candidates])
-        conversation_leads = _leads_by_name(candidates, [c.cos_conversation for c in candidates])
+        statement_leads = leads_of_names(name_ids, statement_cos.tolist())
+        value_leads = leads_of_names(name_ids, _best_cosines(said, table.values).tolist())
+        score_leads = leads_of_names(name_ids, [c.score for c in candidates])
+        conversation_leads = leads_of_names(name_ids, [c.cos_conversation for c in candidates])
         left_over = {i: self._left_over(turn, n, _apart(i, spans)) for i, n in name_words.items()}
         # In order: a set's would change the last digit from process to process.
         telling = {w: max(0.0, self.rarity(w) - 0.15) for w in dict.fromkeys(turn_words)}
         matches = {i: _matches(telling, n) for i, n in name_words.items()}
         by_name = {i: sum(telling[w] * match for w, match in m.items()) for i, m in matches.items()}
         goes_on = refers_back(turn)
+        ahead, n_siblings = leads_among_siblings(name_ids, np.stack((own_property, overlap, own_value, compared), 1))
+        best_compared = compared.max(initial=-np.inf)
+        beside_name = {
+            i: (
+                max((m[0] for j, m in mentions.items() if j != i), default=0.0),
+                max((x for j, x in by_name.items() if j != i), default=0.0),
+                np.log1p(sum(x >= explained - 0.2 for j, x in by_name.items() if j != i)),
+            )
+            for i, explained in by_name.items()
+        }
         rows = np.zeros((len(candidates), len(FEATURES)), np.float32)
         for at, c in enumerate(candidates):
             mine, rival = mentions[c.name_id], rivals[asked_at[at]]
-            others = max((m[0] for i, m in mentions.items() if i != c.name_id), default=0.0)
-            rest = [x for i, x in by_name.items() if i != c.name_id]
             explained = by_name[c.name_id]
-            siblings = name_ids == c.name_id
-            siblings[at] = False
+            other_mention, other_explained, n_as_good = beside_name[c.name_id]
             rows[at] = (
                 c.cos_turn, c.cos_conversation, c.cos_hidden, c.score - best_score,
                 score_leads[c.name_id], conversation_leads[c.name_id],
                 name_cos[at], name_cos_conversation[at], name_cos_leads[c.name_id],
                 statement_cos[at], statement_leads[c.name_id], value_leads[c.name_id],
                 mine[0], bool(spans[c.name_id]), mine[1], mine[2], mine[3],
-                mine[0] - others, best_turn, mine[4],
-                explained, explained - max(rest, default=0.0), np.log1p(sum(x >= explained - 0.2 for x in rest)),
+                mine[0] - other_mention, best_turn, mine[4],
+                explained, explained - other_explained, n_as_good,
                 *_unexplained(telling, matches[c.name_id], c.triple), *left_over[c.name_id], goes_on,
-                own_property[at], _lead(own_property, at, siblings), own_property[at] - rival.cosine,
-                overlap[at], _lead(overlap, at, siblings),
+                own_property[at], ahead[at, 0], own_property[at] - rival.cosine,
+                overlap[at], ahead[at, 1],
                 overlap[at] - rival.words, by_property[at] - rival.compared,
-                own_value[at], _lead(own_value, at, siblings),
-                compared[at], _lead(compared, at, siblings), compared[at] - compared.max(),
-                np.log1p(siblings.sum()), np.log1p(len(turn_words)), float(not history),
+                own_value[at], ahead[at, 2],
+                compared[at], ahead[at, 3], compared[at] - best_compared,
+                np.log1p(n_siblings[at]), np.log1p(len(turn_words)), float(not history),
                 *kinds, *value_shape(c.triple.value),
             )  # fmt: skip
         return rows
@@ -376,19 +383,3 @@ def _unexplained(telling: dict[str, float], in_name: dict[str, float], triple: T
 def _overlap(property_name: str, stems: set[str]) -> float:
     telling = [stem(w) for w in words(property_name) if len(w) > 2 or w not in FUNCTION_WORDS]
     return sum(s in stems for s in telling) / len(telling) if telling else 0.0
-
-
-def _leads_by_name(candidates: Sequence[Candidate], scores: Sequence[float]) -> dict[int, float]:
-    """Return how far each name's best score is ahead of every other name's (of 0 if there is no other).
-
-    A title that is described, not quoted, shares few words with the question, but its triples lead together.
-    """
-    best: dict[int, float] = {}
-    for c, score in zip(candidates, scores, strict=True):
-        best[c.name_id] = max(score, best.get(c.name_id, -1.0))
-    return {i: own - max((s for j, s in best.items() if j != i), default=0.0) for i, own in best.items()}
-
-
-def _lead(scores: Floats, at: int, siblings: NDArray[np.bool_]) -> float:
-    """Return how far a candidate's score is ahead of its best sibling's (of 0 without siblings)."""
-    return float(scores[at] - scores[siblings].max()) if siblings.any() else float(scores[at])

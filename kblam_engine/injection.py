@@ -242,16 +242,20 @@ def kblam_attention(
     if kblam_call.state is None or kblam_call.hidden is None:
         return _stock_attention(kblam_call, module, query, key, value, attention_mask, kwargs)
     _refuse_unsupported(module, kwargs)
-    is_causal = kwargs.get("is_causal")
-    output, logsumexp = prompt_attention(
-        query,
-        key,
-        value,
-        attention_mask,
-        scaling=kwargs.get("scaling") or query.shape[-1] ** -0.5,
-        is_causal=getattr(module, "is_causal", True) if is_causal is None else is_causal,
-        softcap=kwargs.get("softcap"),
-    )
+    if kblam_call.state.is_relative(kblam_call.layer):
+        output = _stock_attention(kblam_call, module, query, key, value, attention_mask, kwargs)[0].transpose(1, 2)
+        logsumexp = torch.zeros(output.shape[:-1], device=output.device)
+    else:
+        is_causal = kwargs.get("is_causal")
+        output, logsumexp = prompt_attention(
+            query,
+            key,
+            value,
+            attention_mask,
+            scaling=kwargs.get("scaling") or query.shape[-1] ** -0.5,
+            is_causal=getattr(module, "is_causal", True) if is_causal is None else is_causal,
+            softcap=kwargs.get("softcap"),
+        )
     block = kblam_call.state.extend(kblam_call.layer, kblam_call.hidden, logsumexp)
     if block is not None:
         output, weights = merge_block(output, logsumexp, block)

@@ -94,6 +94,11 @@ class JoinedStates(KBState):
             if share.state is not None:
                 share.state.on_input_ids(share.widened(own, own[:1]))
 
+    def is_relative(self, layer: int) -> bool:
+        """Say whether all states that extend a layer do so relative to the prompt."""
+        states = [share.state for share in self._shares if share.state is not None and layer in share.state.layers]
+        return all(state.is_relative(layer) for state in states)
+
     def extend(self, layer: int, hidden: Tensor, prompt_logsumexp: Tensor) -> KBBlock | None:
         """Return the blocks of all states as one."""
         blocks: list[KBBlock | None] = []

@@ -39,7 +39,13 @@ def join(blocks: Sequence[KBBlock | None]) -> KBBlock | None:
     parts = tuple(block for block in blocks if block is not None)
     if len(parts) < 2:
         return parts[0] if parts else None
-    return JoinedBlock(torch.cat([part.logits.float() for part in parts], -1), parts[0].values, parts)
+    q_len = max(part.logits.shape[2] for part in parts)
+    # What only the last positions attend to is masked for the others.
+    logits = [
+        torch.nn.functional.pad(part.logits.float(), (0, 0, q_len - part.logits.shape[2], 0), value=-torch.inf)
+        for part in parts
+    ]
+    return JoinedBlock(torch.cat(logits, -1), parts[0].values, parts)
 
 
 @dataclass(frozen=True)

@@ -35,12 +35,20 @@ class KBState:
             layer: index of the decoder layer.
             hidden: input of its self-attention, `[batch, q_len, hidden]`.
             prompt_logsumexp: of the prompt's logits, `[batch, n_heads, q_len]` in float32; EMPTY_LOGSUMEXP at
-                left-padded positions.
+                left-padded positions; zeros where the layer `is_relative`.
         """
         return None
 
+    def is_relative(self, layer: int) -> bool:
+        """Say whether the logits of a layer's block are `prompt_logsumexp` plus what does not depend on it.
+
+        Their weights are the same for any log-sum-exp then, so `extend` is given zeros, and the prompt's part of the
+        softmax is left to the stock attention.
+        """
+        return False
+
     def observe_weights(self, layer: int, weights: Tensor) -> None:
-        """See the triples' weights in the softmax of `layer`, `[batch, n_heads, q_len, s]` in float32."""
+        """See the triples' weights in the softmax of `layer`, float32, shaped like the logits of the block."""
 
     def repeat(self, n: int) -> None:
         """Follow a batch in which every sequence was repeated n times in a row."""

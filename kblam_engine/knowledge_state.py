@@ -123,7 +123,7 @@ class KnowledgeState(KBState):
         self._copies = max(1, len(input_ids) // len(self._rows))
         if self.selections is None:
             if not self._asks_hidden and has_idle_cores(input_ids.device):
-                self._selecting = in_side_thread(self._selected)
+                self._selecting = in_side_thread(self._prepared)
             else:
                 self.select()
         elif self._copies > 1:
@@ -132,7 +132,7 @@ class KnowledgeState(KBState):
     def select(self) -> None:
         """Select now, before the prompt's forward pass, unless the hidden state has a say; a second call does nothing."""
         if self.selections is None and not self._asks_hidden:
-            self._attend(self._selected() if self._selecting is None else self._selecting.result())
+            self._attend(self._prepared() if self._selecting is None else self._selecting.result())
 
     def observe(self, layer: int, hidden: Tensor) -> None:
         """Select at the retrieval layer, or wait for what is selected, on the prompt's pass only."""
@@ -140,7 +140,7 @@ class KnowledgeState(KBState):
             return
         if self._asks_hidden:
             queries = self._adapter.query_of(pool_tail(hidden[:: self._copies]))
-            self._attend(self._selected(list(queries.cpu().numpy())))
+            self._attend(self._prepared(list(queries.cpu().numpy())))
         else:
             self.select()
 
@@ -160,15 +160,18 @@ class KnowledgeState(KBState):
             selections.append(Selection(row.snapshot, found, gates))
         return tuple(selections)
 
+    def _prepared(self, hidden_queries: Sequence[Floats] | None = None) -> tuple[Selection, ...]:
+        """Select, and lay out what is selected; nothing looks at that before `_attend` is told."""
+        selections = self._selected(hidden_queries)
+        if any(selection.gates.uses_kb for selection in selections):
+            self._native = self._lay_out(selections)
+            self._sentence = self._sentence_tokens(selections)
+        return selections
+
     def _attend(self, selections: tuple[Selection, ...]) -> None:
-        """Lay out what is selected, for the KB layers."""
+        """Let the KB layers attend to what is laid out."""
         self.selections = selections
-        if not any(selection.gates.uses_kb for selection in selections):
-            self.layers = frozenset()
-            return
-        self.layers = self._kb_layers
-        self._native = self._lay_out(self.selections)
-        self._sentence = self._sentence_tokens(self.selections)
+        self.layers = frozenset() if self._native is None else self._kb_layers
         if self._copies > 1:
             self.repeat(self._copies)
 
@@ -239,6 +242,10 @@ class KnowledgeState(KBState):
                 return Selection(selection.snapshot, merged, merged_gates)
         self._hops_left[row] = 0
         return selection
+
+    def is_relative(self, layer: int) -> bool:
+        """Native tokens alone are."""
+        return self._sentence is None or layer not in self._sentence.layers
 
     def extend(self, layer: int, hidden: Tensor, prompt_logsumexp: Tensor) -> KBBlock | None:
         """Return the block of the layer's native tokens, sentence tokens, or both."""

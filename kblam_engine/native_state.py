@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from kblam_engine.attention import KBBlock
@@ -22,16 +21,16 @@ class NativeTokenState(KBState):
         self.reader = reader
         self.layers = frozenset(reader.adapter.config.layers)
 
+    def is_relative(self, layer: int) -> bool:
+        """What native tokens weigh beside the prompt depends on the answer so far, not on the prompt's logits."""
+        return True
+
     def extend(self, layer: int, hidden: Tensor, prompt_logsumexp: Tensor) -> KBBlock:
-        """Return the native tokens' block: logits relative to the prompt's log-sum-exp, inactive rows masked."""
+        """Return the native tokens' block for the active positions: logits relative to the prompt's log-sum-exp."""
         n = self.reader.n_active
         dtype = self.reader.adapter.value.dtype
         logits, values = self.reader.block(layer, hidden[:, -n:].to(dtype))
-        logits = logits + prompt_logsumexp[:, :, -n:, None].detach()
-        inactive = hidden.shape[1] - n
-        if inactive:
-            logits = torch.nn.functional.pad(logits, (0, 0, inactive, 0), value=-torch.inf)
-        return KBBlock(logits, values.to(hidden.dtype))
+        return KBBlock(logits + prompt_logsumexp[:, :, -n:, None].detach(), values.to(hidden.dtype))
 
     def repeat(self, n: int) -> None:
         """Follow the batch into beams."""

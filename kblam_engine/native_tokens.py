@@ -164,57 +164,61 @@ class NativeTokenAdapter(nn.Module):
         rows = unembedding[ids].to(self.token_mean.dtype) - self.token_mean
         return nn.functional.normalize(rows @ self.token_map, dim=-1)
 
-    def layer_keys(self, index: int, directions: Tensor) -> LayerKeys:
-        """Return what KB layer number ``index`` needs of the tokens.
+    def layer_keys(self, directions: Tensor) -> list[LayerKeys]:
+        """Return what each KB layer needs of the tokens.
 
         Args:
-            index: position of the layer in ``config.layers``.
             directions: float [batch, s, hidden], what the tokens write, see ``directions``.
         """
         batch, s, _ = directions.shape
-        values = (directions @ self.value[index].T).view(batch, s, self.config.n_heads, self.config.head_dim)
-        return LayerKeys(directions @ self.content_key[index].T, values.transpose(1, 2))
+        content = directions @ self.content_key[:, None].transpose(2, 3)
+        values = directions @ self.value[:, None].transpose(2, 3)
+        heads = values.view(-1, batch, s, self.config.n_heads, self.config.head_dim).transpose(2, 3)
+        return [LayerKeys(c, v) for c, v in zip(content, heads, strict=True)]
 
-    def logits(
-        self, index: int, hidden: Tensor, tokens: NativeTokens, keys: LayerKeys, progress: Progress
-    ) -> Tensor:
+    def biases(self, tokens: NativeTokens, progress: Progress) -> Tensor:
+        """Return the part of all layers' logits that no hidden state has a say in, float [n_layers, batch, n_heads, q_len, s].
+
+        Args:
+            tokens: the native tokens.
+            progress: at every query position: ``match`` and ``covered`` [batch, q_len, s], ``remaining``
+                and ``start`` [batch, q_len].
+        """
+        by_role = (
+            (self.covered_bias, progress.covered[:, None]),
+            (self.remaining_scale, progress.remaining[:, None, :, None]),
+            (self.start_bias, progress.start[:, None, :, None]),
+        )
+        by_length = (
+            (self.match_bias, progress.match.clamp(max=self.config.max_match)),
+            (self.deficit_bias, deficits(tokens, progress.match, progress.covered).clamp(max=self.config.max_deficit)),
+        )
+        total = self.gate_scale[:, None, :, None, None] * tokens.gates[:, None, None, :]
+        for bias, signal in by_role:
+            total = total + bias[:, :, tokens.roles].transpose(1, 2)[:, :, :, None] * signal
+        for bias, length in by_length:
+            total = total + bias[:, :, length].transpose(1, 2)
+        return total.masked_fill(~tokens.mask[:, None, None, :], -torch.inf)
+
+    def logits(self, index: int, hidden: Tensor, tokens: NativeTokens, keys: LayerKeys, biases: Tensor) -> Tensor:
         """Return attention logits relative to the prompt's log-sum-exp.
 
         Args:
             index: position of the layer in ``config.layers``.
             hidden: float [batch, q_len, hidden], the (normed) input of the layer's attention.
             tokens: the native tokens.
-            keys: from ``layer_keys``.
-            progress: at every query position: ``match`` and ``covered`` [batch, q_len, s], ``remaining``
-                and ``start`` [batch, q_len].
+            keys: of the layer, from ``layer_keys``.
+            biases: of the layer, from ``biases``, [batch, n_heads, q_len, s].
 
         Returns:
             float [batch, n_heads, q_len, s]; padding is -inf.
         """
         batch, q_len, _ = hidden.shape
-        s = tokens.ids.shape[1]
         h, r = self.config.n_heads, len(Role)
         asked = (hidden @ self.role_query[index].T + self.role_bias[index]).view(batch, q_len, h, r)
-        asked = asked.permute(0, 2, 1, 3)
-        roles = tokens.roles[:, None, None, :].expand(batch, h, q_len, s)
-        logits = asked.gather(3, roles)
-        signals = (
-            (self.covered_bias, progress.covered[:, None]),
-            (self.remaining_scale, progress.remaining[:, None, :, None]),
-            (self.start_bias, progress.start[:, None, :, None]),
-        )
-        for by_role, signal in signals:
-            logits = logits + by_role[index][:, tokens.roles].transpose(0, 1)[:, :, None] * signal
+        roles = tokens.roles[:, None, None, :].expand(batch, h, q_len, -1)
         content = (hidden @ self.content_query[index].T) @ keys.content.transpose(1, 2)
-        logits = logits + content[:, None]
-        by_length = (
-            (self.match_bias, progress.match.clamp(max=self.config.max_match)),
-            (self.deficit_bias, deficits(tokens, progress.match, progress.covered).clamp(max=self.config.max_deficit)),
-        )
-        for bias, length in by_length:
-            logits = logits + bias[index][:, length].transpose(0, 1)
-        logits = logits + self.gate_scale[index][None, :, None, None] * tokens.gates[:, None, None, :]
-        return logits.masked_fill(~tokens.mask[:, None, None, :], -torch.inf)
+        return asked.transpose(1, 2).gather(3, roles) + content[:, None] + biases
 
 
 @dataclass
@@ -231,14 +235,15 @@ class NativeTokenReader:
     unembedding: Tensor  # [vocab, hidden]
     directions: Tensor = field(init=False)  # [batch, s, hidden]
     progress: Progress = field(init=False)
-    keys: dict[int, LayerKeys] = field(init=False, default_factory=dict)
-    _now: Progress = field(init=False)
+    keys: list[LayerKeys] = field(init=False)  # of each KB layer
+    _biases: Tensor = field(init=False)  # of the active positions, see `NativeTokenAdapter.biases`
 
     def __post_init__(self) -> None:
         """Start with nothing written: the next forward pass has the last prompt token as its active position."""
         self.directions = self.adapter.directions(self.unembedding, self.tokens.ids)
+        self.keys = self.adapter.layer_keys(self.directions)
         self.progress = start_progress(self.tokens)
-        self._now = stack_progress([self.progress])
+        self._look([self.progress])
 
     def feed(self, written: Tensor, *, after_prompt: bool = False) -> None:
         """Take the ids [batch, n] of the answer tokens in the coming forward pass, oldest first.
@@ -251,12 +256,16 @@ class NativeTokenReader:
         for column in written.unbind(1):
             self.progress = advance(self.tokens, self.progress, column)
             steps.append(self.progress)
-        self._now = stack_progress(steps)
+        self._look(steps)
+
+    def _look(self, steps: list[Progress]) -> None:
+        """Take the progress at each active position of the coming forward pass."""
+        self._biases = self.adapter.biases(self.tokens, stack_progress(steps))
 
     @property
     def n_active(self) -> int:
         """Positions at the end of the coming forward pass that may attend."""
-        return self._now.match.shape[1]
+        return self._biases.shape[3]
 
     def block(self, layer: int, hidden: Tensor) -> tuple[Tensor, Tensor]:
         """Return (logits relative to the prompt [batch, n_heads, n, s], values [batch, n_heads, s, head_dim]).
@@ -266,11 +275,8 @@ class NativeTokenReader:
             hidden: [batch, n, hidden] of the ``n`` active positions fed last.
         """
         index = self.adapter.config.layers.index(layer)
-        if layer not in self.keys:
-            self.keys[layer] = self.adapter.layer_keys(index, self.directions)
-        keys = self.keys[layer]
-        logits = self.adapter.logits(index, hidden, self.tokens, keys, self._now)
-        return logits, keys.values
+        keys = self.keys[index]
+        return self.adapter.logits(index, hidden, self.tokens, keys, self._biases[index]), keys.values
 
     def repeat(self, n: int) -> None:
         """Follow the batch when every row becomes ``n`` beams."""
@@ -280,7 +286,6 @@ class NativeTokenReader:
     def reorder(self, beams: Tensor) -> None:
         """Follow a beam search that keeps the given rows."""
         self.tokens, self.directions = self.tokens.rows(beams), self.directions[beams]
-        self.keys = {i: LayerKeys(k.content[beams], k.values[beams]) for i, k in self.keys.items()}
-        self.progress, self._now = (
-            Progress(*(x[beams] for x in vars(p).values())) for p in (self.progress, self._now)
-        )
+        self.keys = [LayerKeys(k.content[beams], k.values[beams]) for k in self.keys]
+        self._biases = self._biases[:, beams]
+        self.progress = Progress(*(x[beams] for x in vars(self.progress).values()))

@@ -1,4 +1,4 @@
-"""The examples run, with a stand-in for the model; `make demo` runs them with the real one."""
+"""The demo and the quickstart with a stand-in for the model: what goes wrong, too. `test_demo.py` runs them with the real one."""
 
 import runpy
 import sys

@@ -147,7 +147,7 @@ def test_value_maps_start_as_the_inverse_of_the_output_projection():
     adapter.initialise_from(random_embedding(), projections, [2.0, 3.0])
     embedding = torch.nn.functional.normalize(torch.randn(1, 1, 64, generator=generator), dim=-1)
     for i, (projection, strength) in enumerate(zip(projections, (2.0, 3.0), strict=True)):
-        heads = adapter.layer_keys(i, embedding).values[0, :, 0].reshape(-1)
+        heads = adapter.layer_keys(embedding)[i].values[0, :, 0].reshape(-1)
         torch.testing.assert_close(
             projection @ heads, embedding[0, 0] * strength / 1.05, rtol=1e-4, atol=1e-5
         )
@@ -289,7 +289,8 @@ def test_written_out_triples_are_shut_but_for_their_ends(statements, six_triples
     first = tokens.slots[0] == 0
 
     def logits(covered):
-        reader._now.covered = covered.expand_as(reader._now.covered)
+        reader.progress.covered = covered.expand_as(reader.progress.covered)
+        reader._look([reader.progress])
         return before_the_end(reader.block(1, torch.zeros(1, 1, 64))[0])
 
     open_, shut = logits(torch.zeros_like(first)), logits(first)

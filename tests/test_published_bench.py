@@ -76,7 +76,8 @@ def test_arrays_are_counted(memory_kb):
     resident, mapped = arrays_of(memory_kb.snapshot())
     dim = memory_kb.snapshot().embed_dim
     assert mapped == 6 * 2 * dim * 2
-    assert resident == 6 * (8 + 2 * 4 + 2 * 4 + 4 * dim) + 6 * 4 * dim  # six properties, in 32 bits
+    n_names, n_properties = memory_kb.snapshot().n_names, 6  # their embeddings in 32 bits
+    assert resident == 6 * (8 + 4 * 4 + 4 * dim) + 8 * n_names + n_properties * 4 * dim
 
 
 def test_mistakes(engine):

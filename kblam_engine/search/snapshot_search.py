@@ -69,18 +69,11 @@ class SnapshotSearch:
         return alive
 
     def _positions(self, slots: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the positions of slots that the snapshot shows, -1 for -1.
-
-        Nearly every position is its slot, and the few others are looked up: an array over all slots would have to be
-        written for every revision, some 10 ms at a million.
-        """
+        """Return the positions of slots that the snapshot shows, -1 for -1."""
         moved = self.snapshot.moved()
         if moved is None:
             return np.where(slots < 0, -1, self._position_of[slots])
-        if not len(moved.slots):
-            return slots
-        at = np.minimum(np.searchsorted(moved.slots, slots), len(moved.slots) - 1)
-        return np.where(moved.slots[at] == slots, moved.positions[at], slots)
+        return moved.positions_of(slots)
 
     @cached_property
     def _position_of(self) -> NDArray[np.int32]:
