@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from kblam_engine import Triple
-from kblam_engine.knowledge_base import slots
+from kblam_engine.knowledge_base import numbering, slots
 from kblam_engine.knowledge_base.numbering import Numbering, Places
 from kblam_engine.knowledge_base.rows import Column, SelectedRows
 from tests.kb_parts import assert_consistent, open_kb
@@ -63,7 +63,8 @@ def test_a_changed_numbering_is_that_of_the_changed_ids():
         assert numbering.ids(numbering.numbers(ids)).tolist() == ids.tolist()
 
 
-def test_places_are_the_same_by_a_pass_and_by_order():
+def test_places_are_the_same_by_a_pass_and_by_order(monkeypatch):
+    monkeypatch.setattr(numbering, "_BLOCK", 64)  # several blocks, and a part of one
     ids = np.random.default_rng(1).integers(0, 20, 300).astype(np.int32)
     places = Places(ids)
     for id in [*range(25)] * 3:
