@@ -245,7 +245,7 @@ def as_knowledge_base(source: Any, *, encoder: Any = None) -> KnowledgeBase | KB
         return source
     if _is_directory_name(source):
         return _opened_once(Path(source))
-    triples = list(triples_of(source))
+    triples = triples_of(source)  # read by `add`: a graph of a million edges is no list before
     chosen = encoder() if callable(encoder) else encoder
     kb = KnowledgeBase.open(":memory:", encoder=chosen, multi=True)
     kb.add(triples)

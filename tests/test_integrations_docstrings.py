@@ -51,6 +51,15 @@ def test_a_class_says_what_it_holds_and_raises(name):
     assert name.rpartition(".")[2] in PLAIN or "Raises:" in told
 
 
+@pytest.mark.parametrize("name", ["langchain.ChatKBLaM", "langchain.KBLaMRetriever", "llama_index.KBLaMLLM"])
+def test_every_field_of_our_own_is_described(name):
+    cls = CLASSES[name]
+    framework = {field for base in cls.__mro__ if base.__module__.partition(".")[0] != "kblam_integrations"
+                 for field in getattr(base, "model_fields", ())}  # fmt: skip
+    described = set(re.findall(r"^ {4}(\w+): ", inspect.getdoc(cls).split("Attributes:")[1], re.MULTILINE))
+    assert set(cls.model_fields) - framework <= described
+
+
 def test_modules_that_hold_public_classes_hide_none():
     """A class without an underscore that a bridge defines is one of its public names."""
     public = {cls.__name__ for cls in CLASSES.values()}

@@ -1,5 +1,6 @@
 """The knowledge base against a dict, and what its snapshots say."""
 
+import itertools
 import os
 
 import numpy as np
@@ -14,7 +15,7 @@ from kblam_engine.errors import (
     ConfigurationError,
     TripleError,
 )
-from kblam_engine.knowledge_base import AddResult, slots
+from kblam_engine.knowledge_base import AddResult, batches, slots
 from kblam_engine.sentence_encoder import HashingEncoder
 from kblam_engine.triples import Provenance
 
@@ -112,6 +113,14 @@ def test_nothing_is_added_when_one_is_no_triple(kb):
     with pytest.raises(TripleError, match="expected a Triple, got tuple"):
         kb.add([ACME[0], ("a", "b", "c")])
     assert len(kb) == 0 and kb.revision == 0
+
+
+def test_an_endless_batch_is_refused(kb, monkeypatch):
+    monkeypatch.setattr(batches, "MAX_BATCH", 5)
+    endless = (Triple(f"name {i}", "property", "value") for i in itertools.count())
+    with pytest.raises(ConfigurationError, match="expected at most 5 triples in one change, got more; add them in parts"):
+        kb.add(endless)
+    assert len(kb) == 0 and next(endless).name == "name 6"
 
 
 def test_empty_knowledge_base(kb):

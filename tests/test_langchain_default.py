@@ -41,6 +41,11 @@ class Parameters:
         return {**super().standard_chat_model_params, "max_tokens": 24}
 
 
+    @property
+    def model_override_value(self):
+        return "smollm2-135m"  # the one that ships an adapter; another name is tried with the tiny model
+
+
 class TestChatModelUnit(Parameters, ChatModelUnitTests):
     pass
 

@@ -11,6 +11,7 @@ import pytest
 from engine_parts import QUESTION
 from integration_parts import copier, kb_of
 from llama_index.core import Document
+from llama_index.core.callbacks import CallbackManager
 from llama_index.core.chat_engine.types import ChatMode
 from llama_index.core.graph_stores import SimplePropertyGraphStore
 from llama_index.core.graph_stores.types import ChunkNode, EntityNode, PropertyGraphStore, Relation
@@ -371,3 +372,41 @@ def test_an_index_gives_a_chat_engine():
         index.as_chat_engine(ChatMode.CONDENSE_QUESTION)
     condensing = index.as_chat_engine(ChatMode.CONDENSE_QUESTION, llm=MockLLM())
     assert condensing.chat(QUESTION).source_nodes
+
+
+def test_an_index_takes_what_every_index_takes():
+    index = index_of(ORCA)
+    engine = index.as_query_engine(similarity_top_k=3, response_mode="compact", use_async=False, verbose=True)
+    assert "7.5 hours" in str(engine.query(QUESTION))
+    with pytest.raises(ConfigurationError, match="got node_postprocessors, text_qa_template: triples are in the model's"):
+        index.as_query_engine(text_qa_template="?", node_postprocessors=[])
+    other = index.as_query_engine(llm=MockLLM(), streaming=True, response_mode="compact", similarity_top_k=2)
+    assert "7.5 hours" in "".join(other.query(QUESTION).response_gen)
+    manager = CallbackManager()
+    assert index.as_query_engine(callback_manager=manager).callback_manager is manager
+    chatting = index.as_chat_engine("context", llm=MockLLM(), system_prompt="Be brief.", similarity_top_k=2)
+    assert "7.5 hours" in str(chatting.chat(QUESTION))
+    with pytest.raises(ConfigurationError, match="'condense_question' needs an LLM that follows instructions"):
+        index.as_chat_engine("condense_question")
+
+
+@pytest.mark.parametrize("start", ["query", "chat"])
+def test_the_system_prompt_of_an_llm_is_that_of_its_engines(start, monkeypatch):
+    index, asked = index_of(ORCA), []
+    llm = KBLaMLLM(engine=copier(), kb=index.kb, system_prompt="Be brief.", max_tokens=60)
+    chat = KBLaMLLM.chat
+    monkeypatch.setattr(KBLaMLLM, "chat", lambda self, messages, **kwargs: asked.append(messages) or chat(self, messages, **kwargs))
+    if start == "query":
+        index.as_query_engine(llm=llm).query(QUESTION)
+        index.as_query_engine(llm=llm, system_prompt="Be kind.").query(QUESTION)
+    else:
+        index.as_chat_engine(llm=llm).chat(QUESTION)
+        index.as_chat_engine(llm=llm, system_prompt="Be kind.").chat(QUESTION)
+    assert [messages[0].content for messages in asked] == ["Be brief.", "Be kind."]
+
+
+def test_nodes_are_deleted_together_off_the_event_loop():
+    index = index_of(ORCA, "name: Orca 2\ncolour: red")
+    before = index.kb.revision
+    asyncio.run(index.adelete_nodes([node for info in index.ref_doc_info.values() for node in info.node_ids]))
+    assert len(index.kb) == 0 and index.kb.revision == before + 1

@@ -196,6 +196,27 @@ def test_an_archive_that_reaches_out_is_refused(tmp_path, name):
     assert not (tmp_path / "out.csv").exists() and not (tmp_path / "in" / "out.csv").exists()
 
 
+@pytest.mark.parametrize("name", ["./", "."])
+def test_an_archive_with_a_name_that_names_nothing(tmp_path, name):
+    path = archive(tmp_path / "a.zip", {"t.csv": "name,x\na,b\n", name: ""})
+    if name == "./":  # the archive's own folder: some packers write it
+        assert parts(list(open_source(path))) == [("a", "x", "b")]
+    else:
+        with pytest.raises(ImportFileError, match="'.' is no name of a file"):
+            list(open_source(path))
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+@pytest.mark.parametrize("other", ["a.csv", "a.csv/b.csv"])
+def test_an_archive_with_two_things_of_one_name(tmp_path, other):
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("a.csv", "name,x\na,b\n")
+        file.writestr(other, "name,x\na,b\n")
+    with pytest.raises(ImportFileError, match=f"{path.name}.*is there twice, or a file and a folder"):
+        list(open_source(path))
+
+
 def test_archives_that_are_bombs_or_links_or_damaged(tmp_path):
     with pytest.raises(ImportFileError, match="no bomb"):
         list(open_source(archive(tmp_path / "bomb.zip", {"t.csv": "0" * 30_000_000})))

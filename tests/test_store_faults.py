@@ -3,12 +3,13 @@
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import numpy as np
 import pytest
@@ -83,6 +84,46 @@ def test_a_flipped_bit_is_found(tmp_path, kind):
         file.write_bytes(data)
         with open_kb(tmp_path / "kb") as kb:
             assert any(line.startswith(f"{kind}: ") and what in line for line in kb.verify())
+
+
+@pytest.mark.parametrize("kind", ["keys", "values"])
+def test_a_compaction_does_not_hide_a_flipped_bit(tmp_path, kind):
+    with open_kb(tmp_path / "kb") as kb:
+        kb.add(ACME)
+        kb.snapshot().value_embeddings()
+        kb.remove("Borealis")
+    file = tmp_path / "kb" / f"{kind}-000001.f16"
+    data = bytearray(file.read_bytes())
+    data[64 + 130] ^= 1
+    file.write_bytes(data)
+    with open_kb(tmp_path / "kb") as kb:
+        found = kb.verify()
+        with pytest.raises(KnowledgeBaseError, match=f"{kind}: .* are not as they were written; restore a backup"):
+            kb.compact()
+        assert kb.verify() == found and kb.info().n_removed == 1  # nothing has changed
+
+
+def test_a_compaction_repairs_the_words_as_verify_says(tmp_path):
+    with open_kb(tmp_path / "kb") as kb:
+        kb.add(ACME)
+    with closing(sqlite3.connect(tmp_path / "kb" / "kb.sqlite")) as connection:
+        connection.execute("INSERT INTO words (words) VALUES ('delete-all')")
+        connection.commit()
+    with open_kb(tmp_path / "kb") as kb:
+        (line,) = kb.verify()
+        assert "kblam kb compact rebuilds it" in line and not kb.find("Berlin")
+        kb.compact()
+        assert kb.verify() == [] and kb.find("Berlin")
+
+
+def test_another_encoder_of_the_same_name_is_found(tmp_path):
+    with open_kb(tmp_path / "kb") as kb:
+        kb.add(ACME)
+    with closing(sqlite3.connect(tmp_path / "kb" / "kb.sqlite")) as connection:
+        connection.execute("UPDATE meta SET value = 'hashing:other' WHERE key = 'encoder_fingerprint'")
+        connection.commit()
+    with KnowledgeBase.open(tmp_path / "kb") as kb:  # nobody has named or loaded an encoder
+        assert [line for line in kb.verify() if line.startswith("sentence encoder: ")]
 
 
 def test_a_missing_segment_is_named(tmp_path):

@@ -204,7 +204,9 @@ def stats(
             print_table([title, "triples"], [[text, f"{n:,}"] for text, n in counts])
     growth = [[_when(r.number, r.time), f"{r.n_triples:,}"] for r in found.growth]
     print_table(["revision", "triples"], growth)
-    typer.echo(f"{found.n_triples:,} triples, {size / 1e6:,.1f} MB" + (f"; drawn in {plot}" if plot else ""))
+    held = f"{found.n_triples:,} triples, {found.n_names:,} names, {found.n_properties:,} properties"
+    sources = f", {found.n_sources:,} sources" if found.n_sources else ""
+    typer.echo(f"{held}{sources}, {size / 1e6:,.1f} MB" + (f"; drawn in {plot}" if plot else ""))
 
 
 def _show_hits(hits: list[SearchHit], as_json: bool) -> None:

@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import islice
@@ -35,7 +35,7 @@ METHOD = (
     "fresh process (Linux), beyond what it had before it opened the knowledge base. exact_ and tree_ are times from "
     "the change of one triple until a search over the new revision showed it; encoding_ms, the time of the real "
     "sentence encoder for the key and value of one triple, comes on top of them. goals_met compares every size with the "
-    "goals for 1,000,000 triples."
+    "goals for 1,000,000 triples; that of a change is compared with both together."
 )
 GOALS = {
     "import_per_s": 100_000,
@@ -47,6 +47,7 @@ GOALS = {
 }
 """On two cores, at 1,000,000 triples; the first is to be reached, the others not to be passed."""
 _TO_REACH = frozenset({"import_per_s"})
+_ENCODED_TOO = frozenset(part for part in GOALS if part.endswith(("added_ms", "changed_ms", "removed_ms")))
 _BATCH = 100_000
 _EMBED_DIM = 384
 _N_CHANGES = 20
@@ -116,7 +117,14 @@ class StoreResult:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a JSON object, and for each number that has a goal whether it meets it."""
         numbers = {part: round(v, 3) if isinstance(v, float) else v for part, v in asdict(self).items()}
-        return {**numbers, "goals_met": {part: goal_met(part, numbers[part]) for part in GOALS}}
+        return {**numbers, "goals_met": goals_met(numbers)}
+
+
+def goals_met(numbers: Mapping[str, Any]) -> dict[str, bool | None]:
+    """Say for each number of a size that has a goal whether it meets it; a change together with its encoding."""
+    encoding = numbers["encoding_ms"] or 0.0
+    with_encoding = {part: v + encoding for part, v in numbers.items() if part in _ENCODED_TOO and v is not None}
+    return {part: goal_met(part, {**numbers, **with_encoding}[part]) for part in GOALS}
 
 
 def goal_met(part: str, value: float | None) -> bool | None:

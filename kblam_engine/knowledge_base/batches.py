@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import sqlite3
 from collections.abc import Collection, Iterable, Sequence
+from itertools import islice
 
 from kblam_engine.errors import ConfigurationError, TripleError
 from kblam_engine.knowledge_base.changes import ChangeSet, Condition
@@ -28,12 +29,12 @@ def checked(triples: Iterable[Triple]) -> list[Triple]:
     if not isinstance(triples, Iterable):
         remedy = "; put it into a list" if isinstance(triples, Triple) else ""
         raise TripleError("triples", f"expected an iterable of Triple, got {type(triples).__name__}{remedy}")
-    batch = list(triples)
+    batch = list(islice(triples, MAX_BATCH + 1))  # one too many tells; the rest of an endless source does not matter
     for triple in batch:
         if not isinstance(triple, Triple):
             raise TripleError("triple", f"expected a Triple, got {type(triple).__name__}")
     if len(batch) > MAX_BATCH:
-        raise ConfigurationError(f"expected at most {MAX_BATCH} triples in one change, got {len(batch)}")
+        raise ConfigurationError(f"expected at most {MAX_BATCH} triples in one change, got more; add them in parts")
     return batch
 
 

@@ -18,7 +18,8 @@ from kblam_engine.knowledge_base.records import CompactResult
 from kblam_engine.knowledge_base.schema import Meta, read_meta, write_meta
 from kblam_engine.knowledge_base.segments import FileSegment
 from kblam_engine.knowledge_base.store import DATABASE, Store, append_block, header, segment_file
-from kblam_engine.knowledge_base.words import index_all
+from kblam_engine.knowledge_base.verification import bad_embeddings
+from kblam_engine.knowledge_base.words import index_all, index_is_sound
 
 _BLOCK = 65_536
 _ATTEMPTS = 5
@@ -28,7 +29,11 @@ _COLUMNS = {"keys": "slot", "values": "value_slot"}
 def compact(store: Store, keep_from: int | None) -> CompactResult:
     """Drop the triples that no revision from `keep_from` on shows, close the gaps, and give the space back.
 
-    Readers go on: what they have mapped stays. A revision older than `keep_from` can no longer be read.
+    Readers go on: what they have mapped stays. A revision older than `keep_from` can no longer be read. An index of words
+    that does not agree with the texts is made anew.
+
+    Raises:
+        KnowledgeBaseError: embeddings are not as they were written; copying them would hide it. Nothing is changed.
     """
     before = store.size_bytes()
     with store.writing() as connection:
@@ -41,7 +46,7 @@ def compact(store: Store, keep_from: int | None) -> CompactResult:
             "DELETE FROM labels WHERE id NOT IN (SELECT label_id FROM labelled) "
             "AND id NOT IN (SELECT namespace FROM triples)"
         )
-        if n_dropped:
+        if n_dropped or not index_is_sound(connection):
             index_all(connection)
         _rewrite_segments(store, connection, meta)
         meta = read_meta(connection)
@@ -108,6 +113,8 @@ def _rewrite_segments(store: Store, connection: sqlite3.Connection, meta: Meta) 
     n_rows = {"keys": meta.n_slots, "values": meta.n_value_slots}
     if meta.embed_dim is None or (meta.has_header and all(len(used[kind]) == n_rows[kind] for kind in used)):
         return
+    if damage := next(bad_embeddings(store, connection), None):
+        raise KnowledgeBaseError(f"{store.label}: {damage}")
     newer = replace(meta, generation=meta.generation + 1, has_header=1)
     connection.execute("DELETE FROM blocks")
     for kind, old_slots in used.items():

@@ -45,15 +45,14 @@ def neighbours_of(kb: KBReader, name: str, hops: int, incoming: bool) -> list[Ne
         raise ConfigurationError(f"hops: expected 1 or more, got {hops!r}")
     if not isinstance(name, str) or not name.strip():
         raise ConfigurationError(f"name: expected a text, got {name!r}")
-    by_value: dict[str, list[Triple]] = defaultdict(list)
-    if incoming:
-        for triple in kb:
-            by_value[triple.value].append(triple)
     found: list[Neighbour] = []
     used: set[Triple] = set()
     reached, frontier = {name.strip()}, [name.strip()]
     for hop in range(1, hops + 1):
         following = []
+        by_value: dict[str, list[Triple]] = defaultdict(list)
+        for triple in kb.with_values(frontier) if incoming else ():
+            by_value[triple.value].append(triple)
         for start in frontier:
             for step in _steps(kb.get_all(start), by_value.get(start, ()), hop):
                 if step.triple not in used:

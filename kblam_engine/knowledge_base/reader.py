@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -78,6 +78,19 @@ class KBReader:
             rows = connection.execute(f"SELECT {CONTENT} WHERE {where} ORDER BY t.slot", parameters).fetchall()
         return [triple_from_row(self._store.label, row) for row in rows]
 
+    def with_values(self, values: Iterable[str]) -> list[Triple]:
+        """Return the triples that have one of these values; reads the values of all triples once."""
+        wanted, found = list(dict.fromkeys(values)), []
+        where, parameters = self._condition()
+        for start in range(0, len(wanted), _PAGE):
+            page = wanted[start : start + _PAGE]
+            marks = ",".join("?" * len(page))
+            with self._store.connection() as connection:
+                found += connection.execute(
+                    f"SELECT {CONTENT} WHERE t.value IN ({marks}) AND {where} ORDER BY t.slot", (*page, *parameters)
+                ).fetchall()
+        return [triple_from_row(self._store.label, row) for row in found]
+
     def triple(self, id: int) -> Triple:
         """Return the triple with an id, one that has been removed too.
 
@@ -151,8 +164,8 @@ class KBReader:
         Args:
             name: where to start; a value that is no name will do.
             hops: how many steps to follow.
-            incoming: whether to follow triples from their value back to their name as well; that reads the whole
-                knowledge base once, else only the names on the way are read.
+            incoming: whether to follow triples from their value back to their name as well; that reads the values of all
+                triples once a step, else only the names on the way are read.
 
         Raises:
             ConfigurationError: there is less than one hop, or the name is no text.

@@ -147,7 +147,11 @@ class KBStats:
     """What most of a knowledge base is about, where it comes from, and how it grew."""
 
     n_triples: int
+    n_names: int
+    n_properties: int
+    n_sources: int
     names: Counts
+    """Those with the most triples, like the others."""
     properties: Counts
     namespaces: Counts
     tags: Counts
@@ -159,7 +163,8 @@ class KBStats:
         """Return the counts as a JSON object."""
         kinds = ("names", "properties", "namespaces", "tags", "sources")
         counts = {kind: dict(getattr(self, kind)) for kind in kinds}
-        return {"n_triples": self.n_triples, **counts, "growth": [step.to_dict() for step in self.growth]}
+        numbers = {part: getattr(self, part) for part in ("n_triples", "n_names", "n_properties", "n_sources")}
+        return {**numbers, **counts, "growth": [step.to_dict() for step in self.growth]}
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,16 @@ def statistics(store: Store, condition: tuple[str, list[object]], top: int) -> K
     where, parameters = condition
     counts: dict[str, Counts] = {}
     with store.reading() as connection:
-        n_triples = connection.execute(f"SELECT count(*) FROM triples t WHERE {where}", parameters).fetchone()[0]
+        n_triples, n_names, n_properties = connection.execute(
+            "SELECT count(*), count(DISTINCT t.name_id), count(DISTINCT t.property_id) "
+            f"FROM triples t WHERE {where}",
+            parameters,
+        ).fetchone()
+        n_sources = connection.execute(
+            "SELECT count(DISTINCT b.text) FROM labels b JOIN labelled l ON l.label_id = b.id "
+            f"JOIN triples t ON t.id = l.triple_id WHERE b.kind IN ('document', 'uri') AND {where}",
+            parameters,
+        ).fetchone()[0]
         for table, column in (("names", "name_id"), ("properties", "property_id")):
             counts[table] = connection.execute(
                 f"SELECT (SELECT text FROM {table} WHERE id = t.{column}), count(*) AS n FROM triples t "
@@ -31,4 +40,4 @@ def statistics(store: Store, condition: tuple[str, list[object]], top: int) -> K
     steps = revisions(store, None)[::-1]
     spread = steps[:: max(1, -(-len(steps) // _STEPS))]
     growth = spread if not steps or spread[-1] is steps[-1] else [*spread, steps[-1]]
-    return KBStats(n_triples, growth=growth, **counts)
+    return KBStats(n_triples, n_names, n_properties, n_sources, growth=growth, **counts)

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from kblam_engine.errors import KnowledgeBaseError, KnowledgeBaseLockedError
+from kblam_engine.errors import KBLaMError, KnowledgeBaseError, KnowledgeBaseLockedError
 from kblam_engine.knowledge_base.contents import digest_of
 from kblam_engine.knowledge_base.embedder import Embedder
 from kblam_engine.knowledge_base.schema import Meta, read_meta
@@ -52,8 +52,10 @@ def problems(store: Store, embedder: Embedder) -> list[str]:
         except (KnowledgeBaseError, OSError) as error:  # too damaged for this check: the others go on
             found.append(str(error))
     try:
-        embedder.check_on_open(store.meta())
-    except KnowledgeBaseError as error:
+        meta = store.meta()
+        if meta.encoder_fingerprint is not None:
+            embedder.encoder(meta)
+    except KBLaMError as error:  # another one, or one that cannot be loaded here
         found.append(f"sentence encoder: {error}")
     return list(dict.fromkeys(found))
 
@@ -104,8 +106,13 @@ def _error_of(store: Store, ids: list[int]) -> KnowledgeBaseError | None:
 
 def _bad_segments(store: Store) -> Iterator[str]:
     with store.reading() as connection:
-        meta = read_meta(connection)
-        rows = connection.execute("SELECT segment, start, n_rows, checksum FROM blocks ORDER BY start").fetchall()
+        yield from bad_embeddings(store, connection)
+
+
+def bad_embeddings(store: Store, connection: sqlite3.Connection) -> Iterator[str]:
+    """Yield a line for everything about the embeddings that is not as it was written."""
+    meta = read_meta(connection)
+    rows = connection.execute("SELECT segment, start, n_rows, checksum FROM blocks ORDER BY start").fetchall()
     blocks = [(segment, start, n, checksum) for segment, start, n, checksum in rows if _is_block(segment, start, n)]
     if len(blocks) < len(rows):
         yield f"blocks: {len(rows) - len(blocks)} of no segment or without a place"

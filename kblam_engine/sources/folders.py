@@ -120,7 +120,7 @@ class ZipSource(FileSource):
             try:
                 with zipfile.ZipFile(self.path) as archive:
                     check_archive(archive, self.path, self.max_mb, self.max_files)
-                    _unpack(archive, Path(folder))
+                    _unpack(archive, Path(folder), self.path)
             except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError, ValueError) as error:
                 if isinstance(error, ImportFileError):
                     raise
@@ -153,6 +153,10 @@ def check_archive(archive: zipfile.ZipFile, path: Path, max_mb: float, max_files
         )
     for member in members:
         name = PurePosixPath(member.filename.replace("\\", "/"))
+        if not name.parts:
+            if not member.is_dir():
+                raise ImportFileError(path, 0, f"{member.filename!r} is no name of a file")
+            continue  # the archive's own folder
         if name.is_absolute() or ".." in name.parts or ":" in name.parts[0]:
             raise ImportFileError(path, 0, f"the path {member.filename!r} leads out of the archive")
         if stat.S_ISLNK(member.external_attr >> 16):
@@ -161,14 +165,17 @@ def check_archive(archive: zipfile.ZipFile, path: Path, max_mb: float, max_files
             raise ImportFileError(path, 0, f"{member.filename!r} is encrypted; unpack it first")
 
 
-def _unpack(archive: zipfile.ZipFile, folder: Path) -> None:
+def _unpack(archive: zipfile.ZipFile, folder: Path, path: Path) -> None:
     for member in archive.infolist():
         target = folder / member.filename.replace("\\", "/")
         if member.is_dir() or not can_open(target):
             continue
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with archive.open(member) as packed, open(target, "xb") as file:
-            shutil.copyfileobj(packed, file)  # zipfile stops at the size that was checked
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(member) as packed, open(target, "xb") as file:
+                shutil.copyfileobj(packed, file)  # zipfile stops at the size that was checked
+        except (FileExistsError, NotADirectoryError, IsADirectoryError):
+            raise ImportFileError(path, 0, f"{member.filename!r} is there twice, or a file and a folder") from None
 
 
 def _known_options(path: Path, options: dict[str, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import aclosing
-from typing import Any, cast
+from typing import Any, Self, cast
 
 from langchain_core.callbacks import AsyncCallbackManagerForLLMRun, CallbackManagerForLLMRun
 from langchain_core.language_models import BaseChatModel, LanguageModelInput, ModelProfile
@@ -17,7 +17,7 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig, run_in_executor
 from langchain_core.runnables.config import get_config_list
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 from kblam_engine.answers import Answer, Selected
 from kblam_engine.engine import KBLaM
@@ -50,6 +50,16 @@ class ChatKBLaM(AnsweringFields, BaseChatModel):
             print(llm.invoke("How long does the battery of the Orca 2 last?").text)
 
     Attributes:
+        model: an embedded model's name, a local folder, or a Hugging Face id; loaded by the first call, and shared by all
+            objects of the same configuration.
+        adapter: an adapter folder; None takes the one that ships for the model.
+        encoder: sentence encoder; None takes the adapter's own.
+        dtype: "float32", "bfloat16" or "float16"; None takes what the hardware computes fastest.
+        device: "cpu", "cuda" ...; None takes a GPU where there is one.
+        engine: a loaded ``KBLaM`` in the place of these.
+        kb: a KnowledgeBase, its directory, a file of triples, a networkx graph, graph documents, or triples; None: the base model answers alone.
+        kbs: knowledge bases by id, a ``KBRegistry`` or a mapping.
+        kb_id: which of them, before ``kb``; a call may name another.
         temperature: 0 for the likeliest token, higher for more variety.
         top_k: choose among the k likeliest tokens; 0 for all.
         top_p: choose among the likeliest tokens that together have this probability.
@@ -75,6 +85,11 @@ class ChatKBLaM(AnsweringFields, BaseChatModel):
     streaming: bool | None = None
     max_retries: int | None = None
     api_key: Any = None
+
+    @model_validator(mode="after")
+    def _name_version(self) -> Self:
+        self._add_version("kblam-integrations", VERSION["kblam_engine"])  # of the package that holds both
+        return self
 
     @property
     def _llm_type(self) -> str:

@@ -32,6 +32,16 @@ class KBLaMRetriever(EngineFields, BaseRetriever):
             print(retriever.invoke("How long does the battery of the Orca 2 last?")[0].page_content)
 
     Attributes:
+        model: an embedded model's name, a local folder, or a Hugging Face id; loaded by the first call, and shared by all
+            objects of the same configuration.
+        adapter: an adapter folder; None takes the one that ships for the model.
+        encoder: sentence encoder; None takes the adapter's own.
+        dtype: "float32", "bfloat16" or "float16"; None takes what the hardware computes fastest.
+        device: "cpu", "cuda" ...; None takes a GPU where there is one.
+        engine: a loaded ``KBLaM`` in the place of these.
+        kb: a KnowledgeBase, its directory, a file of triples, a networkx graph, graph documents, or triples; None: one of ``kbs``.
+        kbs: knowledge bases by id, a ``KBRegistry`` or a mapping.
+        kb_id: which of them, before ``kb``; a call may name another.
         k: how many documents at most; a call may say another number.
         min_score: leave out triples that are less probable.
 

@@ -76,7 +76,8 @@ class KBLaMChatEngine(SimpleChatEngine):
         Args:
             llm: what answers.
             memory: keeps the conversation.
-            prefix_messages: what stands before every conversation, a system prompt for example.
+            prefix_messages: what stands before every conversation, a system prompt for example; where there is none, the
+                LLM's own.
             callback_manager: of LlamaIndex.
 
         Raises:
@@ -86,6 +87,8 @@ class KBLaMChatEngine(SimpleChatEngine):
             raise ConfigurationError(
                 f"llm: expected a KBLaMLLM, got {type(llm).__name__}: no other says what it attended; use SimpleChatEngine"
             )
+        if not prefix_messages and llm.system_prompt:
+            prefix_messages = [ChatMessage(role=MessageRole.SYSTEM, content=llm.system_prompt)]
         super().__init__(llm, memory, prefix_messages, callback_manager)
 
     @trace_method("chat")

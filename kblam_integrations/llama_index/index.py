@@ -40,6 +40,10 @@ from kblam_integrations.llama_index.sink import source_of, writable
 
 _log = logging.getLogger(__name__)
 Extract = Callable[[BaseNode], Iterable[Triple]]
+_OF_RETRIEVERS = frozenset({"similarity_top_k", "kb_id", "callback_manager"})
+_OF_QUERY_ENGINES = frozenset({"streaming", "system_prompt", "kb_id", "callback_manager"})
+_OF_PROMPTS = frozenset({"similarity_top_k", "response_mode", "use_async", "verbose"})
+"""What every LlamaIndex app passes along, and an answer without a prompt of nodes has no use for."""
 _NAME_KEYS = ("name", "title", "file_name")
 
 
@@ -204,8 +208,13 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
         return found
 
     def as_retriever(self, **kwargs: Any) -> BaseRetriever:
-        """Return the retrieval layer as a retriever; see ``KBLaMRetriever``."""
-        return KBLaMRetriever(llm=self._llm, **kwargs)
+        """Return the retrieval layer as a retriever; see ``KBLaMRetriever``.
+
+        Args:
+            kwargs: `similarity_top_k`, `kb_id`, `callback_manager`; LlamaIndex hands those of engines on to the retriever
+                as well, which are none of its business and are passed over.
+        """
+        return KBLaMRetriever(llm=self._llm, **{k: v for k, v in kwargs.items() if k in _OF_RETRIEVERS})
 
     def as_query_engine(self, llm: LLMType | None = None, **kwargs: Any) -> BaseQueryEngine:
         """Return what answers from inside the model, or, given another LLM, one that reads retrieved triples.
@@ -213,11 +222,22 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
         Args:
             llm: None for the index's own; a ``KBLaMLLM`` for other options; any other LLM gets the triples in its
                 prompt, as from every index.
-            kwargs: of ``KBLaMQueryEngine`` (`streaming`, `system_prompt` ...), or of ``RetrieverQueryEngine``.
+            kwargs: of ``KBLaMQueryEngine`` (`streaming`, `system_prompt`, `kb_id`), or of ``RetrieverQueryEngine``. How many
+                nodes are retrieved and how an LLM reads them (`similarity_top_k`, `response_mode`, `use_async`, `verbose`)
+                means nothing to the former and is passed over.
+
+        Raises:
+            ConfigurationError: an argument that would change a prompt or nodes, of which there are none, and no other LLM.
         """
         if llm is not None and not isinstance(llm, KBLaMLLM):
             return super().as_query_engine(llm=llm, **kwargs)
-        return KBLaMQueryEngine(llm=self._with_kb(llm), callback_manager=self._callback_manager, **kwargs)
+        own = {name: value for name, value in kwargs.items() if name not in _OF_PROMPTS}
+        if unknown := sorted(own.keys() - _OF_QUERY_ENGINES):
+            raise ConfigurationError(
+                f"expected {', '.join(sorted(_OF_QUERY_ENGINES))}, got {', '.join(unknown)}: triples are in the model's "
+                "attention, there is no prompt to fill and no node to process; give another llm for that"
+            )
+        return KBLaMQueryEngine(llm=self._with_kb(llm), **{"callback_manager": self._callback_manager, **own})
 
     def as_chat_engine(
         self, chat_mode: ChatMode = ChatMode.BEST, llm: LLMType | None = None, **kwargs: Any
@@ -237,7 +257,7 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
             return super().as_chat_engine(chat_mode, llm, **kwargs)
         if chat_mode not in (ChatMode.BEST, ChatMode.SIMPLE):
             raise ConfigurationError(
-                f"chat_mode: {chat_mode.value!r} needs an LLM that follows instructions, and a KBLaMLLM answers from its "
+                f"chat_mode: {str(getattr(chat_mode, 'value', chat_mode))!r} needs an LLM that follows instructions, and a KBLaMLLM answers from its "
                 "triples: give another llm, or use the mode 'best'"
             )
         return KBLaMChatEngine.from_defaults(llm=self._with_kb(llm), **kwargs)
@@ -262,6 +282,12 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
         if delete_from_docstore:
             for node_id in node_ids:
                 self.docstore.delete_document(node_id, raise_error=False)
+
+    async def adelete_nodes(
+        self, node_ids: list[str], delete_from_docstore: bool = False, **delete_kwargs: Any
+    ) -> None:
+        """Take back what only these nodes said, in a thread and as one change."""
+        await asyncio.to_thread(self.delete_nodes, node_ids, delete_from_docstore, **delete_kwargs)
 
     def insert(self, document: Document, **insert_kwargs: Any) -> None:
         """Insert a document in the place of what is stored of it."""

@@ -66,6 +66,16 @@ class KBLaMLLM(AnsweringFields, CustomLLM):
             print(llm.complete("How long does the battery of the Orca 2 last?"))
 
     Attributes:
+        model: an embedded model's name, a local folder, or a Hugging Face id; loaded by the first call, and shared by all
+            objects of the same configuration.
+        adapter: an adapter folder; None takes the one that ships for the model.
+        encoder: sentence encoder; None takes the adapter's own.
+        dtype: "float32", "bfloat16" or "float16"; None takes what the hardware computes fastest.
+        device: "cpu", "cuda" ...; None takes a GPU where there is one.
+        engine: a loaded ``KBLaM`` in the place of these.
+        kb: a KnowledgeBase, its directory, a file of triples, a networkx graph, graph documents, or triples; None: the base model answers alone.
+        kbs: knowledge bases by id, a ``KBRegistry`` or a mapping.
+        kb_id: which of them, before ``kb``; a call may name another.
         temperature: 0 for the likeliest token, higher for more variety.
         top_k: choose among the k likeliest tokens; 0 for all.
         top_p: choose among the likeliest tokens that together have this probability.

@@ -67,7 +67,7 @@ class KBLaMQueryEngine(BaseQueryEngine):
             llm: what answers; then `kb` and `options` are its own, and not given here. None makes a ``KBLaMLLM``.
             kb_id: the knowledge base with this id, of the LLM's ``kbs``.
             streaming: answer with a ``StreamingResponse``, or an ``AsyncStreamingResponse`` from `aquery`.
-            system_prompt: what stands before every question.
+            system_prompt: what stands before every question; None: the LLM's own, if it has one.
             callback_manager: None takes the LLM's, or that of LlamaIndex's settings.
             options: fields of ``KBLaMLLM``: `model`, `engine`, `kbs`, `max_tokens`, `refusal_threshold` ...
 
@@ -85,7 +85,7 @@ class KBLaMQueryEngine(BaseQueryEngine):
         self._kb_id = kb_id
         self._call_options = {} if kb_id is None else {"kb_id": kb_id}
         self._streaming = streaming
-        self._system_prompt = system_prompt
+        self._system_prompt = llm.system_prompt if system_prompt is None else system_prompt
 
     @property
     def llm(self) -> KBLaMLLM:
