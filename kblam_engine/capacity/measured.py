@@ -100,11 +100,11 @@ SCAN_BYTES = Known("scan", 2_300_000, "B", "rule: 2 MB and 0.3 MB a query, kblam
 
 TEXTS_PER_S = Known("texts", 194.697, "texts/s", f"results[0].texts_per_cpu_s in {SEARCH}/encoding.json")
 QUESTION_MS = Known("question", 16.225, "ms", f"results[0].question_cpu_ms in {SEARCH}/encoding.json")
-STORE_BYTES = Known("stored", 1755.517, "B", f"size_mb at 1,000,000 triples in {SEARCH}/store.json, a triple")
-STORE_MEMORY = Known("held", 74.887 * 1024**2 / 1e6, "B", f"memory_mb (MiB) at 1,000,000 triples in {SEARCH}/store.json, a triple")
-IMPORT_S = Known("imported", 14.124 / 1e6, "s", f"import_cpu_s at 1,000,000 triples in {SEARCH}/store.json, a triple")
+STORE_BYTES = Known("stored", 1755.559, "B", f"size_mb at 1,000,000 triples in {SEARCH}/store.json, a triple")
+STORE_MEMORY = Known("held", 45.41 * 1024**2 / 1e6, "B", f"memory_mb (MiB) at 1,000,000 triples in {SEARCH}/store.json, a triple")
+IMPORT_S = Known("imported", 17.681 / 1e6, "s", f"import_cpu_s at 1,000,000 triples in {SEARCH}/store.json, a triple")
 SNAPSHOT_S = Known(
-    "shown", 0.624967 / 1e6, "s", f"snapshot_ms at 1,000,000 triples in {SEARCH}/store.json, a triple; of the clock"
+    "shown", 0.696015 / 1e6, "s", f"snapshot_ms at 1,000,000 triples in {SEARCH}/store.json, a triple; of the clock"
 )
 
 _ADAPTER = "kblam_engine/adapters/smollm2-135m/adapter_config.json"
@@ -118,6 +118,6 @@ STATEMENT_TOKENS = Known("tokens", 64, "tokens", "assumed: of a statement, a lon
 def process_bytes() -> Term:
     """Return what a process holds beside the weights of its model, measured with the default one at 10,000 triples."""
     at = "docs/results/bench-10000-1-thread.json"
-    peak = Known("peak", 1016.6, "MiB", f"results[0].peak_rss_mb in {at}, with 10,000 triples")
+    peak = Known("peak", 923.2, "MiB", f"results[0].peak_rss_mb in {at}, with 10,000 triples")
     weights = Known("weights_135m", 134_515_008, "", f"parameters of smollm2-135m, 16 bits each in {at}")
     return term(peak) * 1024 ** 2 - term(weights) * 2
