@@ -340,7 +340,7 @@ def test_compaction_spares_what_is_in_use_and_what_is_asked_for(kb):
     assert kb.verify() == []
 
 
-def test_another_process_reads_across_a_compaction(tmp_path):
+def test_another_handle_reads_across_a_compaction(tmp_path):
     with open_kb(tmp_path / "kb") as writer, open_kb(tmp_path / "kb") as reader:
         writer.add([Triple(f"name {i}", "property", f"value {i}") for i in range(50)])
         old = reader.snapshot()

@@ -4,16 +4,18 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import textwrap
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 from kb_parts import CountingEncoder, assert_consistent, kb_fixture, open_kb  # noqa: F401
 
 from kblam_engine import KnowledgeBase, Triple
-from kblam_engine.knowledge_base import AddResult, bulk, changes, embedder
+from kblam_engine.knowledge_base import AddResult, bulk, changes, embedder, showing
 from kblam_engine.knowledge_base.drafts import FILE
 from kblam_engine.knowledge_base.rows import round_into
 from kblam_engine.sentence_encoder import HashingEncoder
@@ -220,7 +222,7 @@ def test_progress_is_shown_once_it_takes_a_while(monkeypatch, capsys, after, sho
             return super().encode(texts, **options)
 
     monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
-    monkeypatch.setattr(embedder, "_SHOWN_AFTER", after)
+    monkeypatch.setattr(embedder, "SHOWN_AFTER", after)
     encoder = Slow()
     encoder.steps.clear()
     with KnowledgeBase.open(":memory:", encoder=encoder) as kb:
@@ -230,7 +232,61 @@ def test_progress_is_shown_once_it_takes_a_while(monkeypatch, capsys, after, sho
     assert threading.active_count() == 1 or not [t for t in threading.enumerate() if isinstance(t, threading.Timer)]
 
 
+@pytest.mark.parametrize(("after", "shown"), [(0.0, True), (60.0, False)])
+def test_writing_is_shown_once_it_takes_a_while(tmp_path, monkeypatch, capsys, after, shown):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setattr(showing, "SHOWN_AFTER", after)
+    put = changes.ChangeSet.put
+    monkeypatch.setattr(changes.ChangeSet, "put", lambda *given, **named: time.sleep(0.2) or put(*given, **named))
+    with open_kb(tmp_path / "kb") as kb:
+        kb.add(MANY[:3])
+        assert "writing" not in capsys.readouterr().err  # nobody asked
+        kb.add(MANY[3:8], progress=True)
+    assert ("writing 5 triples" in capsys.readouterr().err) is shown
+
+
 # A disk without room, a folder without permission: in processes of their own
+
+WITHOUT_PERMISSION = """
+    import os, sys
+    from kblam_engine import KnowledgeBase, Triple
+    from kblam_engine.sentence_encoder import HashingEncoder
+    with KnowledgeBase.open(":memory:", encoder=HashingEncoder()) as kb:  # what is imported late is there now
+        kb.add([Triple("a", "b", "c")])
+    if os.getuid() == 0:
+        os.setuid(65534)  # permissions do not bind root
+    for path in sys.argv[1:]:
+        try:
+            kb = KnowledgeBase.open(path, encoder=HashingEncoder())
+            print(len(kb), kb.read_only)
+            kb.add([Triple("a", "b", "c")])
+        except Exception as error:
+            print(type(error).__name__, error)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="POSIX permissions")
+def test_a_folder_without_permission():
+    with tempfile.TemporaryDirectory() as folder:  # under no folder that is closed to others, as tmp_path is
+        top = Path(folder)
+        places = [top / "kb", top / "empty", top / "new"]
+        with open_kb(places[0]) as kb:
+            kb.add(MANY)
+        places[1].mkdir()
+        closed = [top, *places[:2]]
+        try:
+            for each in closed:
+                each.chmod(0o555)
+            command = [sys.executable, "-c", textwrap.dedent(WITHOUT_PERMISSION), *map(str, places)]
+            told = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        finally:
+            for each in closed:
+                each.chmod(0o755)
+    assert told[0] == f"{len(MANY)} True"
+    assert told[1] == f"ReadOnlyError {places[0]}: open for reading only; make the folder writable, or work on a copy"
+    assert told[2].startswith(f"KnowledgeBaseError {places[1]}: cannot be read or written")
+    assert told[3].startswith("PermissionError") and str(places[2]) in told[3]
+
 
 LIMITED = """
     import resource, signal, sys

@@ -16,13 +16,13 @@ from kblam_engine.errors import EncoderMismatchError, KnowledgeBaseError
 from kblam_engine.knowledge_base.drafts import Drafts
 from kblam_engine.knowledge_base.rows import round_into
 from kblam_engine.knowledge_base.schema import Meta
+from kblam_engine.knowledge_base.showing import SHOWN_AFTER
 
 if TYPE_CHECKING:
     from kblam_engine.sentence_encoder import SentenceEncoder
 
 DEFAULT_ENCODER = "all-minilm-l6-v2"
 _CHUNK = 512  # texts encoded at once: bounds memory, and how long a bar of progress stands still
-_SHOWN_AFTER = 1.0  # seconds of encoding, before which no bar appears
 _KEEP_EVERY = 10.0
 """Seconds of encoding that a kill may cost; what is done sooner is not kept before the change itself is."""
 
@@ -183,7 +183,7 @@ def _bar(texts: Sequence[str], shown: bool) -> Iterator[Callable[[Sequence[str]]
     bar = Progress(*columns, console=Console(stderr=True), transient=True)
     task = bar.add_task("encoding", total=sum(map(len, texts)))
     # Of a thread of its own: the first texts may take longer than that.
-    begin = threading.Timer(_SHOWN_AFTER, bar.start)
+    begin = threading.Timer(SHOWN_AFTER, bar.start)
     begin.daemon = True
     begin.start()
     try:

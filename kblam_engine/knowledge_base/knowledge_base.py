@@ -26,6 +26,7 @@ from kblam_engine.knowledge_base.reader import matching
 from kblam_engine.knowledge_base.records import AddResult, CompactResult, MergeResult
 from kblam_engine.knowledge_base.schema import Meta
 from kblam_engine.knowledge_base.selection import LabelIndex, Selection
+from kblam_engine.knowledge_base.showing import spinner
 from kblam_engine.knowledge_base.slot_reading import check_revision, read_changes, read_past
 from kblam_engine.knowledge_base.slots import SlotTable
 from kblam_engine.knowledge_base.snapshot import KBSnapshot
@@ -365,7 +366,8 @@ class KnowledgeBase(KBDocuments):
         drafts = None if self._store.path is None or self.read_only else Drafts(self._store.path)
         missing = self._missing(batch)
         encoded = self._encode(missing, drafts, progress=progress)
-        with self._store.writing() as connection, roomy(connection, len(batch)):
+        telling = spinner(f"writing {len(batch):,} triples", progress)
+        with telling, self._store.writing() as connection, roomy(connection, len(batch)):
             changes = self._changes(connection, action, encoded)
             if instead_of:
                 remove_others(changes, connection, instead_of, batch)
