@@ -12,6 +12,7 @@ import pytest
 import kblam_engine
 from kblam_engine import KnowledgeBase
 from kblam_engine.errors import ImportFileError, MissingDependencyError
+from kblam_engine.sources import open_source
 from kblam_engine.sources.graph_files import GraphFile, is_graph_file, read_graph
 from kblam_engine.sources.graphs import GraphOptions
 
@@ -173,6 +174,38 @@ def test_the_command_line_imports_graphs(tmp_path, kblam):
     assert code == 0, err
     with KnowledgeBase.open(kb) as opened:
         assert parts(opened) == {("Bonn", "ferry to", "Kiel"), ("Kiel", "road to", "Bonn")}
+
+
+@pytest.mark.parametrize("suffix", sorted(WRITERS))
+def test_the_command_line_reads_graphs_as_python_does(tmp_path, kblam, suffix):
+    path, kb = tmp_path / f"graph{suffix}", tmp_path / "a.kb"
+    WRITERS[suffix](nx.DiGraph([("Bonn", "Kiel", {"relation": "ferry to", "hours": 7})]), path)
+    told = {"inverse": "ferry to:reached by ferry from", "skip": "hours,colour", "lists": "joined",
+            "edge_attributes": "triples", "both_directions": "false", "default_relation": "ferry to"}  # fmt: skip
+    options = [part for key, value in told.items() for part in ("--option", f"{key}={value}")]
+    code, _, err = kblam("kb", "import", path, "--kb", kb, "--encoder", "hashing", *options)
+    assert code == 0, err
+    with KnowledgeBase.open(kb) as opened:
+        assert {("Bonn", "ferry to", "Kiel"), ("Kiel", "reached by ferry from", "Bonn")} == parts(opened)
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [("both_directions=maybe", "expected true or false, got 'maybe'"), ("lists=all", "'triples' or 'joined', got 'all'")],
+)
+def test_the_command_line_says_what_an_option_of_graphs_may_be(tmp_path, kblam, option, told):
+    path = tmp_path / "graph.graphml"
+    nx.write_graphml(company(), path)
+    code, _, err = kblam("kb", "import", path, "--kb", tmp_path / "a.kb", "--encoder", "hashing", "--option", option)
+    assert code != 0 and told in " ".join(err.split())
+
+
+@pytest.mark.parametrize("text", ['[{"name": "a", "b": "c"}]', '{"name": "a", "b": "c"}'])
+def test_options_of_graphs_need_a_graph(tmp_path, text):
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(ImportFileError, match="expected a graph, an object with nodes and links, for the options relation"):
+        list(open_source(path, relation="kind"))
 
 
 def test_without_networkx_the_error_is_one_line(tmp_path, monkeypatch):

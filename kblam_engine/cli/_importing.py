@@ -50,7 +50,9 @@ LLMOption = Annotated[
 ]
 _LLM_TOKENS = 1024
 """Longest reply of a model on this machine to a chunk of 2,000 characters."""
-_LISTS = ("extractors", "languages", "labels")
+_LISTS = ("extractors", "languages", "labels", "skip")
+_MAPPINGS = ("properties", "inverse")
+_FLAGS = ("both_directions",)
 _NUMBERS = ("min_confidence", "max_mb", "max_files")
 
 
@@ -129,18 +131,22 @@ def _with_llm(source: str, options: dict[str, Any], llm: str) -> dict[str, Any]:
 
 
 def source_options(pairs: list[str] | None) -> dict[str, Any]:
-    """Return the options of `--option KEY=VALUE`; lists are separated by commas."""
+    """Return the options of `--option KEY=VALUE`; lists are separated by commas, and are a:b,c:d where they map."""
     options: dict[str, Any] = {}
     for pair in pairs or []:
         key, equals, value = pair.partition("=")
         key = key.strip().replace("-", "_")
         if not equals or not key:
             raise typer.BadParameter(f"expected KEY=VALUE, got {pair!r}", param_hint="--option")
-        if key == "properties":
+        if key in _MAPPINGS:
             renamed = dict(part.partition(":")[::2] for part in value.split(","))
             options[key] = {column: prop or column for column, prop in renamed.items()}
         elif key in _LISTS:
             options[key] = [part.strip() for part in value.split(",")]
+        elif key in _FLAGS:
+            if value.lower() not in ("true", "false"):
+                raise typer.BadParameter(f"{key}: expected true or false, got {value!r}", param_hint="--option")
+            options[key] = value.lower() == "true"
         elif key in _NUMBERS:
             try:
                 options[key] = int(value) if key == "max_files" else float(value)

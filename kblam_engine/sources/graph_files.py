@@ -6,10 +6,10 @@ import importlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from xml.etree.ElementTree import ParseError
 
 from kblam_engine.errors import ImportFileError, TripleError
@@ -47,11 +47,16 @@ class GraphFile(FileSource):
         label: in place of that option: the attribute that names nodes.
         relation: likewise: the attribute that holds the relation of edges.
         default_relation: likewise: what to call edges that say no relation; "neighbour" if nobody says.
+        inverse: likewise: relation to inverse relation.
+        lists: likewise: "triples" or "joined".
+        edge_attributes: likewise: "metadata", "triples" or "drop".
+        both_directions: likewise: whether an undirected edge gives two triples.
+        skip: likewise: attributes to leave out.
         uri: what triples name as their source; default the path as given.
         max_mb: larger files are refused.
 
     Raises:
-        ConfigurationError: `max_mb` is not above 0.
+        ConfigurationError: `max_mb` is not above 0, or an option is none of its choices.
     """
 
     extractor = "graph"
@@ -64,17 +69,27 @@ class GraphFile(FileSource):
         label: str | None = None,
         relation: str | None = None,
         default_relation: str | None = None,
+        inverse: Mapping[str, str] | None = None,
+        lists: Literal["triples", "joined"] | None = None,
+        edge_attributes: Literal["metadata", "triples", "drop"] | None = None,
+        both_directions: bool | None = None,
+        skip: Iterable[str] | None = None,
         uri: str | None = None,
         max_mb: float = MAX_MB,
     ) -> None:
         super().__init__(path, uri=uri, max_mb=max_mb)
         options = options or GraphOptions()
-        self.options = replace(
-            options,
-            label=label or options.label,
-            relation=relation or options.relation,
-            default_relation=default_relation or options.default_relation or FILE_RELATION,
-        )
+        told: dict[str, Any] = {
+            "label": label or None,
+            "relation": relation or None,
+            "default_relation": default_relation or options.default_relation or FILE_RELATION,
+            "inverse": inverse,
+            "lists": lists,
+            "edge_attributes": edge_attributes,
+            "both_directions": both_directions,
+            "skip": None if skip is None else frozenset(skip),
+        }
+        self.options = replace(options, **{name: value for name, value in told.items() if value is not None})
 
     def _read(self) -> Iterator[Triple]:
         try:

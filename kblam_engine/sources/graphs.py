@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from enum import Enum
 from fractions import Fraction
 from pathlib import PurePath
@@ -96,6 +96,10 @@ class Parts(NamedTuple):
     property: str
     value: str
     metadata: Mapping[str, Any] = _NOTHING
+
+
+GRAPH_OPTIONS = frozenset(field.name for field in fields(GraphOptions)) - {"property_text"}
+"""Those that can be said of a file, too."""
 
 
 class GraphTriples:

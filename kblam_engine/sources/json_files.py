@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from kblam_engine.errors import ConfigurationError
+from kblam_engine.sources.graphs import GRAPH_OPTIONS
 from kblam_engine.sources.records import RecordSource, long_columns
 from kblam_engine.sources.source import read_text
 from kblam_engine.sources.tables import DECODER, describe_json_error, parse_json
@@ -28,12 +29,14 @@ class JSONFile(RecordSource):
         path: the file.
         records: keys on the way to the records, joined by dots, such as "data.items"; default the whole file, or
             the only list of objects in its outer object.
-        options: `name_column`, `properties`, `uri`, `max_mb` of every source of records.
+        options: `name_column`, `properties`, `uri`, `max_mb` of every source of records; for a graph those of ``GraphFile``.
     """
 
     extractor = "json"
+    more_options = GRAPH_OPTIONS
 
     def __init__(self, path: Any, *, records: str | None = None, **options: Any) -> None:
+        self._graph_options = {name: options.pop(name) for name in sorted(GRAPH_OPTIONS) if name in options}
         super().__init__(path, **options)
         if records is not None and not all(records.split(".")):
             raise ConfigurationError(f"records: expected keys joined by dots, got {records!r}")
@@ -41,7 +44,7 @@ class JSONFile(RecordSource):
 
     def _read(self) -> Iterator[Triple]:
         text = read_text(self.path)
-        if self.records is None and text.lstrip()[:1] == "[":
+        if self.records is None and text.lstrip()[:1] == "[" and not self._graph_options:
             yield from self._from_items(self._items(text))
             return
         try:
@@ -51,13 +54,16 @@ class JSONFile(RecordSource):
             raise self.error(line, describe_json_error(error)) from None
         if self.records is None and isinstance(data, Mapping) and _is_graph(data):
             yield from self._graph()
+        elif self._graph_options:
+            told = ", ".join(self._graph_options)
+            raise self.error(0, f"expected a graph, an object with nodes and links, for the options {told}; got other JSON")
         else:
             yield from self._from_items((0, item) for item in self._inner(data))
 
     def _graph(self) -> Iterator[Triple]:
         from kblam_engine.sources.graph_files import GraphFile
 
-        graph = GraphFile(self.path, uri=self.uri, max_mb=self.max_mb)
+        graph = GraphFile(self.path, uri=self.uri, max_mb=self.max_mb, **self._graph_options)
         yield from graph
         self.skipped.update(graph.skipped)
 

@@ -140,11 +140,11 @@ def _open(form: Format, text: str, options: dict[str, Any]) -> Source:
 def _options(opener: Callable[..., Any]) -> set[str] | None:
     """Return the names of an opener's options, None if it takes any.
 
-    A class that hands `**options` on to its base has the options of its base too.
+    A class that hands `**options` on to its base has the options of its base too, and those that it names in `more_options`.
     """
     if getattr(opener, "hands_options_on", False):
         return None
-    known: set[str] = set()
+    known: set[str] = set(getattr(opener, "more_options", ()))
     for cls in inspect.getmro(opener) if inspect.isclass(opener) else (opener,):
         if inspect.isclass(cls) and "__init__" not in vars(cls):
             continue
