@@ -37,7 +37,21 @@ def test_a_part_is_listed_and_searched(kb, kblam):
     assert values(kblam("kb", "list", "--kb", kb, "--json", "--at", "2019", "--namespace", "")) == ["Lena Hoffmann"]
     assert values(kblam("kb", "list", "--kb", kb, "--json", "--revision", 2)) == ["Lena Hoffmann", "Berlin"]
     assert values(kblam("kb", "search", "seat of Acme", "--kb", kb, "--json", "--source", "atlas")) == ["Bonn"]
+    assert "Berlin" in values(kblam("kb", "search", "seat of Acme", "--kb", kb, "--json", "--revision", 2))
+    assert values(kblam("kb", "find", "berlin", "--kb", kb, "--json")) == []
+    assert values(kblam("kb", "find", "berlin", "--kb", kb, "--json", "--revision", 2)) == ["Berlin"]
     assert "expected a revision in 0..4, got 9" in kblam("kb", "list", "--kb", kb, "--revision", 9)[2]
+
+
+def test_a_part_is_exported_and_counted(kb, kblam, tmp_path):
+    file = tmp_path / "places.jsonl"
+    assert "exported 1 triples" in kblam("kb", "export", file, "--kb", kb, "--tag", "places")[1]
+    assert json.loads(file.read_text("utf-8"))["value"] == "Bonn"
+    lines = kblam("kb", "export", "-", "--kb", kb, "--revision", 2)[1].splitlines()
+    assert [json.loads(line)["value"] for line in lines] == ["Lena Hoffmann", "Berlin"]
+    counted = json.loads(kblam("kb", "stats", "--kb", kb, "--namespace", "rumours", "--json")[1])
+    assert (counted["n_triples"], counted["n_names"], counted["n_properties"], counted["n_sources"]) == (1, 1, 1, 0)
+    assert "3 triples, 1 names, 2 properties, 1 sources" in kblam("kb", "stats", "--kb", kb)[1]
 
 
 def test_history_log_and_diff(kb, kblam):

@@ -9,8 +9,14 @@ from typing import Annotated
 import typer
 
 from kblam_engine.cli.kb_common import (
+    AtOption,
     JSONOption,
     KBOption,
+    NamespaceOption,
+    Part,
+    RevisionOption,
+    SourceOption,
+    TagOption,
     open_kb,
     print_json,
     working,
@@ -29,10 +35,16 @@ def export_file(
         Path, typer.Argument(help="A .jsonl or .csv file, or - for JSONL on stdout.", show_default=False)
     ],
     kb: KBOption,
+    namespace: NamespaceOption = None,
+    tag: TagOption = None,
+    source: SourceOption = None,
+    at: AtOption = None,
+    revision: RevisionOption = None,
     as_json: JSONOption = False,
 ) -> None:
-    """Write every triple to a file."""
-    with open_kb(kb) as base:
+    """Write every triple to a file, or those that the options choose."""
+    with open_kb(kb) as whole:
+        base = Part.of(namespace, tag, source, at, revision).view(whole)
         if str(file) == "-":
             for triple in base:
                 typer.echo(json.dumps(triple.to_dict(), ensure_ascii=False))

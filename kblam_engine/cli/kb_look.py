@@ -95,10 +95,11 @@ def _looking(what: str, summary: str, look: Callable[[KnowledgeBase, str, int], 
         tag: TagOption = None,
         source: SourceOption = None,
         at: AtOption = None,
+        revision: RevisionOption = None,
         as_json: JSONOption = False,
     ) -> None:
         with open_kb(kb) as whole, working("searching"):
-            hits = look(Part.of(namespace, tag, source, at).view(whole), text, k)
+            hits = look(Part.of(namespace, tag, source, at, revision).view(whole), text, k)
         _show_hits(hits, as_json)
 
     command.__doc__ = summary
@@ -180,14 +181,19 @@ def stats(
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw them to this PNG file too.", show_default=False)
     ] = None,
+    namespace: NamespaceOption = None,
+    tag: TagOption = None,
+    source: SourceOption = None,
+    at: AtOption = None,
+    revision: RevisionOption = None,
     as_json: JSONOption = False,
 ) -> None:
     """Show what most triples are about, where they come from, and how the knowledge base grew."""
     if plot is not None:
         check_target(plot)
-    with open_kb(kb) as base, working("counting"):
-        found = base.stats(top)
-        size = base.info().size_bytes
+    with open_kb(kb) as whole, working("counting"):
+        found = Part.of(namespace, tag, source, at, revision).view(whole).stats(top)
+        size = whole.info().size_bytes
     if plot is not None:
         plot_stats(found, plot)
     if as_json:
