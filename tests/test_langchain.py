@@ -21,7 +21,7 @@ from langchain_core.messages import (
 )
 from langchain_core.output_parsers import StrOutputParser
 from langchain_core.prompts import ChatPromptTemplate
-from langchain_core.runnables import ConfigurableField
+from langchain_core.runnables import ConfigurableField, RunnablePassthrough
 from pydantic import ValidationError
 
 from kblam_engine.errors import ConfigurationError, KnowledgeBaseNotFoundError
@@ -29,7 +29,7 @@ from kblam_engine.knowledge_base import KnowledgeBase
 from kblam_engine.sentence_encoder import HashingEncoder
 from kblam_engine.triples import Provenance, Triple
 from kblam_integrations._serving import queue_of
-from kblam_integrations.langchain import ChatKBLaM, KBRegistry
+from kblam_integrations.langchain import ChatKBLaM, KBRegistry, kb_prompt
 from kblam_integrations.langchain._messages import chat_of, citations_of
 
 ORCA = ("Orca 2", "battery life", "7.5 hours")
@@ -316,3 +316,11 @@ async def test_a_timeout_frees_the_model():
     begun = time.perf_counter()
     chat(engine=endless_engine()).invoke(QUESTION, max_tokens=1)
     assert time.perf_counter() - begun < 2
+
+
+def test_the_prompt_is_the_question_after_the_conversation():
+    chain = {"question": RunnablePassthrough()} | kb_prompt
+    assert [(m.type, m.text) for m in chain.invoke("Who founded Acme?").messages] == [("human", "Who founded Acme?")]
+    before = [("human", "Who founded Acme?"), ("ai", "Lena Hoffmann.")]
+    asked = kb_prompt.invoke({"chat_history": before, "question": "When?"}).messages
+    assert [(m.type, m.text) for m in asked] == [*before, ("human", "When?")]

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from kblam_integrations._shared import KBRegistry
     from kblam_integrations.langchain.chat_model import ChatKBLaM
     from kblam_integrations.langchain.document_index import KBLaMDocumentIndex, triples_from_document
+    from kblam_integrations.langchain.prompts import kb_prompt
     from kblam_integrations.langchain.retriever import KBLaMRetriever
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "KBLaMDocumentIndex",
     "KBLaMRetriever",
     "KBRegistry",
+    "kb_prompt",
     "triples_from_document",
     "triples_from_graph_document",
 ]
@@ -30,6 +32,7 @@ _HOMES = {
     "KBLaMDocumentIndex": "kblam_integrations.langchain.document_index",
     "KBLaMRetriever": "kblam_integrations.langchain.retriever",
     "KBRegistry": "kblam_integrations._shared",
+    "kb_prompt": "kblam_integrations.langchain.prompts",
     "triples_from_document": "kblam_integrations.langchain.document_index",
     "triples_from_graph_document": "kblam_integrations._graph_documents",
 }
