@@ -18,18 +18,8 @@ from kblam_integrations._shared import EngineConfig, KBRegistry, as_knowledge_ba
 class EngineFields(BaseModel):
     """An engine, given or by its name, and the knowledge base that it answers from.
 
-    Attributes:
-        model: an embedded model's name, a local folder, or a Hugging Face id. It is loaded by the first call, and
-            shared with every other object of the same configuration.
-        adapter: an adapter folder; None takes the one that ships for the model.
-        encoder: sentence encoder; None takes the adapter's own.
-        dtype: None takes what the hardware computes fastest.
-        device: None takes a GPU where there is one.
-        engine: a loaded ``KBLaM``; then the fields above are not looked at.
-        kb: a KnowledgeBase, its directory, a file of triples, a networkx graph, graph documents, or triples; after
-            construction always the knowledge base itself. None: the base model answers alone.
-        kbs: knowledge bases by id, a ``KBRegistry`` or a mapping.
-        kb_id: which of them, before ``kb``; a call may name another.
+    Each field is described where people look: `ChatKBLaM`, the retriever, `KBLaMLLM`; a test compares. After construction `kb` is
+    always the knowledge base itself.
     """
 
     model: str = "smollm2-135m"

@@ -66,6 +66,13 @@ def assert_consistent(snapshot, encoder):
         np.testing.assert_array_equal(snapshot.property_embeddings, encoder.encode(snapshot.properties))
 
 
+def edit(folder, statement, *parameters):
+    """Change the database behind the back of its knowledge base."""
+    with sqlite3.connect(folder / "kb.sqlite") as connection:
+        connection.execute(statement, parameters)
+    connection.close()
+
+
 def make_version_1(path, triples):
     """Write a knowledge base as the first format had it."""
     path.mkdir()

@@ -3,17 +3,16 @@
 import os
 import random
 import signal
-import sqlite3
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
-from kb_parts import ACME, assert_consistent, contents, kb_fixture, make_version_1, open_kb  # noqa: F401
+from kb_parts import ACME, assert_consistent, contents, edit, kb_fixture, make_version_1, open_kb  # noqa: F401
 
 from kblam_engine import KnowledgeBase, Triple
 from kblam_engine.errors import KnowledgeBaseError, KnowledgeBaseLockedError, ReadOnlyError
@@ -106,9 +105,7 @@ def test_a_compaction_does_not_hide_a_flipped_bit(tmp_path, kind):
 def test_a_compaction_repairs_the_words_as_verify_says(tmp_path):
     with open_kb(tmp_path / "kb") as kb:
         kb.add(ACME)
-    with closing(sqlite3.connect(tmp_path / "kb" / "kb.sqlite")) as connection:
-        connection.execute("INSERT INTO words (words) VALUES ('delete-all')")
-        connection.commit()
+    edit(tmp_path / "kb", "INSERT INTO words (words) VALUES ('delete-all')")
     with open_kb(tmp_path / "kb") as kb:
         (line,) = kb.verify()
         assert "kblam kb compact rebuilds it" in line and not kb.find("Berlin")
@@ -119,9 +116,7 @@ def test_a_compaction_repairs_the_words_as_verify_says(tmp_path):
 def test_another_encoder_of_the_same_name_is_found(tmp_path):
     with open_kb(tmp_path / "kb") as kb:
         kb.add(ACME)
-    with closing(sqlite3.connect(tmp_path / "kb" / "kb.sqlite")) as connection:
-        connection.execute("UPDATE meta SET value = 'hashing:other' WHERE key = 'encoder_fingerprint'")
-        connection.commit()
+    edit(tmp_path / "kb", "UPDATE meta SET value = 'hashing:other' WHERE key = 'encoder_fingerprint'")
     with KnowledgeBase.open(tmp_path / "kb") as kb:  # nobody has named or loaded an encoder
         assert [line for line in kb.verify() if line.startswith("sentence encoder: ")]
 

@@ -222,7 +222,7 @@ def test_progress_is_shown_once_it_takes_a_while(monkeypatch, capsys, after, sho
             return super().encode(texts, **options)
 
     monkeypatch.setenv("FORCE_COLOR", "1")  # what rich takes for a terminal
-    monkeypatch.setattr(embedder, "SHOWN_AFTER", after)
+    monkeypatch.setattr(showing, "SHOWN_AFTER", after)
     encoder = Slow()
     encoder.steps.clear()
     with KnowledgeBase.open(":memory:", encoder=encoder) as kb:

@@ -7,7 +7,7 @@ import sqlite3
 import struct
 
 import pytest
-from kb_parts import ACME, CountingEncoder, open_kb
+from kb_parts import ACME, CountingEncoder, edit, open_kb
 
 from kblam_engine import KnowledgeBase, Triple
 from kblam_engine.errors import KBLaMError, KnowledgeBaseError, KnowledgeBaseLockedError
@@ -180,12 +180,6 @@ def test_what_only_claims_to_be_of_the_first_format_is_left_as_it_was(folder):
 
 
 # Edited and damaged rows
-
-
-def edit(folder, statement, *parameters):
-    with sqlite3.connect(folder / "kb.sqlite") as connection:
-        connection.execute(statement, parameters)
-    connection.close()
 
 
 @pytest.mark.parametrize(

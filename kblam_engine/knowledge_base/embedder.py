@@ -16,7 +16,7 @@ from kblam_engine.errors import EncoderMismatchError, KnowledgeBaseError
 from kblam_engine.knowledge_base.drafts import Drafts
 from kblam_engine.knowledge_base.rows import round_into
 from kblam_engine.knowledge_base.schema import Meta
-from kblam_engine.knowledge_base.showing import SHOWN_AFTER
+from kblam_engine.knowledge_base.showing import after_a_while
 
 if TYPE_CHECKING:
     from kblam_engine.sentence_encoder import SentenceEncoder
@@ -182,14 +182,9 @@ def _bar(texts: Sequence[str], shown: bool) -> Iterator[Callable[[Sequence[str]]
     columns = (TextColumn("encoding"), BarColumn(), TaskProgressColumn(), TimeRemainingColumn())
     bar = Progress(*columns, console=Console(stderr=True), transient=True)
     task = bar.add_task("encoding", total=sum(map(len, texts)))
-    # Of a thread of its own: the first texts may take longer than that.
-    begin = threading.Timer(SHOWN_AFTER, bar.start)
-    begin.daemon = True
-    begin.start()
     try:
-        yield lambda chunk: bar.advance(task, sum(map(len, chunk)))
+        with after_a_while(bar.start):
+            yield lambda chunk: bar.advance(task, sum(map(len, chunk)))
     finally:
-        begin.cancel()
-        begin.join()
         if bar.live.is_started:
             bar.stop()

@@ -15,6 +15,12 @@ _LOOKED_THROUGH = 32
 """Ids looked up by a pass over all before these are sorted: an array that few questions see is ready at once."""
 
 
+def looked_up(ascending: Ids, wanted: NDArray[np.integer[Any]]) -> tuple[Ids, NDArray[np.bool_]]:
+    """Return where in an ascending array, of one number at least, each wanted number would be, and whether it is there."""
+    at = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
+    return at, ascending[at] == wanted
+
+
 class Numbering:
     """Ids that are in use, numbered 0..m-1 in their order.
 
@@ -74,9 +80,7 @@ class Numbering:
     def _absent_among(self, ids: Ids) -> NDArray[np.bool_]:
         if not len(self.absent):
             return np.zeros(len(ids), np.bool_)
-        at = np.minimum(np.searchsorted(self.absent, ids), len(self.absent) - 1)
-        found: NDArray[np.bool_] = self.absent[at] == ids
-        return found
+        return looked_up(self.absent, ids)[1]
 
 
 class Places:

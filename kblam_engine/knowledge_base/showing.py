@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 SHOWN_AFTER = 1.0
 """Seconds before which nothing is shown: most changes are over by then."""
+
+
+@contextmanager
+def after_a_while(show: Callable[[], object]) -> Iterator[None]:
+    """Call `show` if the body is not over by then, from a thread of its own: the body may be busy for long."""
+    begin = threading.Timer(SHOWN_AFTER, show)
+    begin.daemon = True
+    begin.start()
+    try:
+        yield
+    finally:
+        begin.cancel()
+        begin.join()
 
 
 @contextmanager
@@ -23,12 +36,8 @@ def spinner(what: str, shown: bool) -> Iterator[None]:
         yield
         return
     status = console.status(what)
-    begin = threading.Timer(SHOWN_AFTER, status.start)
-    begin.daemon = True
-    begin.start()
     try:
-        yield
+        with after_a_while(status.start):
+            yield
     finally:
-        begin.cancel()
-        begin.join()
         status.stop()
