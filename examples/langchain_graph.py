@@ -1,4 +1,9 @@
-"""A LangGraph agent whose knowledge node answers from a knowledge base, and hands over when that holds no answer."""
+"""A LangGraph agent whose knowledge node answers from a knowledge base, and hands over when that holds no answer.
+
+Its nodes are asynchronous, as a server's are: calls at the same time are answered in one batch.
+"""
+
+import asyncio
 
 from langchain_core.messages import AIMessage, HumanMessage
 from langgraph.graph import END, START, MessagesState, StateGraph
@@ -15,9 +20,9 @@ llm = ChatKBLaM(
 )
 
 
-def knowledge(state: MessagesState) -> MessagesState:
+async def knowledge(state: MessagesState) -> MessagesState:
     """Answer from the knowledge base, or refuse."""
-    return {"messages": [llm.invoke(state["messages"])]}
+    return {"messages": [await llm.ainvoke(state["messages"])]}
 
 
 def person(state: MessagesState) -> MessagesState:
@@ -38,12 +43,20 @@ graph.add_conditional_edges("knowledge", covered, ["person", END])
 graph.add_edge("person", END)
 agent = graph.compile()
 
-for question in ("What is the price of the Orca 2?", "Can the Narwhal be rented?"):
-    messages = agent.invoke({"messages": [HumanMessage(question)]})["messages"]
-    print(f"{question}\n  {messages[-1].text}")
 
-print("\nAs it is written:")
-for chunk, metadata in agent.stream({"messages": [HumanMessage("Who founded Acme Robotics?")]}, stream_mode="messages"):
-    if metadata["langgraph_node"] == "knowledge" and chunk.text:
-        print(chunk.text, end="|", flush=True)
-print()
+async def main() -> None:
+    """Ask two questions at once, then stream an answer."""
+    questions = ("What is the price of the Orca 2?", "Can the Narwhal be rented?")
+    states = await asyncio.gather(*(agent.ainvoke({"messages": [HumanMessage(question)]}) for question in questions))
+    for question, state in zip(questions, states, strict=True):
+        print(f"{question}\n  {state['messages'][-1].text}")
+
+    print("\nAs it is written:")
+    asked = {"messages": [HumanMessage("Who founded Acme Robotics?")]}
+    async for chunk, metadata in agent.astream(asked, stream_mode="messages"):
+        if metadata["langgraph_node"] == "knowledge" and chunk.text:
+            print(chunk.text, end="|", flush=True)
+    print()
+
+
+asyncio.run(main())

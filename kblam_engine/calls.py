@@ -103,7 +103,11 @@ class Call:
                 f"expected one KB per question, got {len(each)} KBs for {len(questions)} questions"
             )
         threshold, max_hops = options.pop("refusal_threshold", None), options.pop("max_hops", 1)
-        unknown = options.pop("unknown", "refuse")
+        unknown, template_kwargs = options.pop("unknown", "refuse"), options.pop("chat_template_kwargs", None)
+        if not isinstance(template_kwargs, Mapping | None):
+            raise ConfigurationError(
+                f"chat_template_kwargs: expected a mapping or None, got {type(template_kwargs).__name__}"
+            )
         try:
             checked = DecodingOptions(**options)
         except TypeError as error:
@@ -115,7 +119,7 @@ class Call:
         ]
         state = engine.new_state(rows, threshold, max_hops, unknown)  # checks them even where no row has a KB
         self._state = state if any(r.snapshot is not None for r in rows) else None
-        prompts = [engine.prompt_ids(r.messages) for r in rows]
+        prompts = [engine.prompt_ids(r.messages, template_kwargs) for r in rows]
         self.rows = DecodingRows(engine.tokenizer, prompts, checked, engine.end_ids, cancel)
         self._first = self._last = self._begun
         self._n_steps = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import torch
 from kblam_engine.adapter import KnowledgeAdapter
 from kblam_engine.answers import Answer, AttendedTriple, RetrievedTriple, Selected
 from kblam_engine.calls import KB, AnswerStream, Call, Question, as_messages
+from kblam_engine.chat_text import chat_text
 from kblam_engine.checkpoint import load_adapter, read_config, save_adapter, shipped_adapter
 from kblam_engine.decoding_rows import Cancel
 from kblam_engine.errors import ConfigurationError, EncoderMismatchError
@@ -136,8 +137,9 @@ class KBLaM:
             cancel: set it to stop within one token.
             options: ``max_new_tokens``, ``temperature``, ``top_k``, ``top_p``, ``seed``, ``stop`` (see
                 ``DecodingOptions``), ``refusal_threshold`` (0 to 1; the adapter's own by default), ``max_hops``
-                (1: triples are selected once per turn; more: again when the answer moves on to what a value names)
-                and ``unknown`` (a turn that no triple answers: "refuse", or "base" to have the base model answer it
+                (1: triples are selected once per turn; more: again when the answer moves on to what a value names),
+                ``chat_template_kwargs`` (what the base model's chat template takes besides the messages, such as
+                ``{"enable_thinking": False}``) and ``unknown`` (a turn that no triple answers: "refuse", or "base" to have the base model answer it
                 exactly as without a KB; ``Answer.grounded`` tells).
 
         Raises:
@@ -217,19 +219,25 @@ class KBLaM:
             for i, t, p in zip(ids_of, found.triples, found.probabilities, strict=False)
         ]
 
-    def chat_prompt(self, messages: Question) -> str:
-        """Return the text that the base model reads for a chat, up to where the assistant speaks."""
-        chat = as_messages(messages)
-        continues = chat[-1]["role"] == "assistant"
-        with self._tokenizer_lock:
-            text = self.tokenizer.apply_chat_template(
-                chat, tokenize=False, add_generation_prompt=not continues, continue_final_message=continues
-            )
-        return str(text)
+    def chat_prompt(self, messages: Question, template_kwargs: Mapping[str, Any] | None = None) -> str:
+        """Return the text that the base model reads for a chat, up to where the assistant speaks.
 
-    def prompt_ids(self, messages: Sequence[Message]) -> list[int]:
+        Args:
+            messages: text, or messages ``{"role", "content"}``.
+            template_kwargs: what the chat template takes besides the messages; a template leaves out what it does not know.
+
+        Raises:
+            ConfigurationError: the messages are not valid, the template does not take them, or an argument is one that
+                is set for every chat.
+        """
+        with self._tokenizer_lock:
+            return chat_text(self.tokenizer, as_messages(messages), template_kwargs)
+
+    def prompt_ids(
+        self, messages: Sequence[Message], template_kwargs: Mapping[str, Any] | None = None
+    ) -> list[int]:
         """Return the token ids of ``chat_prompt``."""
-        return self.token_ids(self.chat_prompt(messages))
+        return self.token_ids(self.chat_prompt(messages, template_kwargs))
 
     def token_ids(self, text: str) -> list[int]:
         """Return the base model's token ids of a text, without special tokens; safe in any thread."""

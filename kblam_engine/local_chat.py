@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from kblam_engine.chat_model import ChatModel, Message
+from kblam_engine.chat_text import chat_text
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.models import load_base_model, resolve_model
 from kblam_engine.models.loading import quiet_transformers
@@ -47,7 +48,8 @@ class LocalChat:
         if self._loaded is None:
             self._loaded = load_base_model(self._name, device=self._device)
         model, tokenizer = self._loaded.model, self._loaded.tokenizer
-        ids = torch.tensor([prompt_ids(tokenizer, list(messages))], device=self._loaded.device)
+        prompt = tokenizer(chat_text(tokenizer, messages), add_special_tokens=False)["input_ids"]
+        ids = torch.tensor([prompt], device=self._loaded.device)
         ends = model.generation_config.eos_token_id or tokenizer.eos_token_id
         with torch.no_grad(), quiet_transformers():
             written = model.generate(
@@ -80,24 +82,6 @@ def load_chat(name: str, device: str | None = None, *, max_new_tokens: int, role
     if _FUNCTION.fullmatch(name):
         return _function(name, role)
     return LocalChat(name, device, max_new_tokens, role=role)
-
-
-def prompt_ids(tokenizer: Any, messages: list[Message]) -> list[int]:
-    """Return the token ids of a chat; where a template takes no system message, it goes before the first user message."""
-    from jinja2 import TemplateError
-
-    def ids_of(chat: list[Message]) -> list[int]:
-        text = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
-        return ids
-
-    try:
-        return ids_of(messages)
-    except TemplateError:
-        if len(messages) < 2 or messages[0]["role"] != "system":
-            raise
-        joined: Message = {"role": "user", "content": f"{messages[0]['content']}\n\n{messages[1]['content']}"}
-        return ids_of([joined, *messages[2:]])
 
 
 def _function(name: str, role: str) -> ChatModel:

@@ -104,7 +104,16 @@ class EngineFields(BaseModel):
         return {"model": self.engine.loaded.fingerprint, "adapter": _adapter_digest(self.engine)}
 
 
-PASSED_ON = ("temperature", "top_k", "top_p", "seed", "refusal_threshold", "max_hops", "unknown")
+PASSED_ON = (
+    "temperature",
+    "top_k",
+    "top_p",
+    "seed",
+    "refusal_threshold",
+    "max_hops",
+    "unknown",
+    "chat_template_kwargs",
+)
 """Fields and options of a call that the engine takes under the same name."""
 
 
@@ -121,6 +130,7 @@ class AnsweringFields(EngineFields):
         refusal_threshold: probability, 0 to 1, below which a question counts as not covered; None: the adapter's.
         max_hops: above 1, answers may go on from a triple to what its value names.
         unknown: what happens with a question that is not covered: "refuse", or "base" for the base model's answer.
+        chat_template_kwargs: what the base model's chat template takes besides the messages: {"enable_thinking": False}.
         timeout: seconds for a call, waiting included; then it ends with TimeoutError. None: no limit.
     """
 
@@ -133,6 +143,7 @@ class AnsweringFields(EngineFields):
     refusal_threshold: float | None = None
     max_hops: int | None = None
     unknown: Literal["refuse", "base"] | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
     timeout: float | None = None
 
     def engine_options(self, given: dict[str, Any], *stops: str, others: str) -> dict[str, Any]:
@@ -169,6 +180,11 @@ def kb_identity(kb: KnowledgeBase | KBSnapshot | None) -> dict[str, Any]:
         # An id never changes its content, so these tell all of it, of a part of a knowledge base as well.
         _contents[snapshot] = hashlib.blake2b(snapshot.ids.tobytes(), digest_size=8).hexdigest()
     return {"kb": snapshot.kb_id, "kb_fingerprint": snapshot.fingerprint, "kb_ids": _contents[snapshot]}
+
+
+def kb_revision_of(kb: KBSnapshot | None) -> dict[str, Any]:
+    """Return what an answer says of where it comes from: id and revision of its knowledge base."""
+    return {"kb": None, "kb_revision": None} if kb is None else {"kb": kb.kb_id, "kb_revision": kb.revision}
 
 
 VERSION = {"kblam_engine": __version__}

@@ -1,5 +1,7 @@
 """A tiny engine for the LangChain tests, one for each test process, and a few knowledge bases."""
 
+import asyncio
+import time
 from functools import cache
 
 from conftest import build_llama, build_tokenizer
@@ -49,3 +51,21 @@ def ships():
     )
     kb._store.read_only = True  # what opens a KB to read only needs a file
     return kb
+
+
+async def gaps_during(work):
+    """Return what `work` gives, and the times in seconds between two turns of the event loop meanwhile, sorted."""
+    gaps, done = [], asyncio.Event()
+
+    async def watch():
+        while not done.is_set():
+            before = time.perf_counter()
+            await asyncio.sleep(0.001)
+            gaps.append(time.perf_counter() - before)
+
+    watching = asyncio.create_task(watch())
+    await asyncio.sleep(0.005)
+    result = await work
+    done.set()
+    await watching
+    return result, sorted(gaps)

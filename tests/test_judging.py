@@ -29,7 +29,7 @@ from kblam_engine.evaluation.judge_model import load_judge
 from kblam_engine.evaluation.judging import FILE, Judge, Judgements, check_judged
 from kblam_engine.evaluation.questions import OPEN_ENDED, read_questions
 from kblam_engine.evaluation.runs import read_runs
-from kblam_engine.local_chat import LocalChat, prompt_ids
+from kblam_engine.local_chat import LocalChat
 
 OPEN = [
     ask("Who is the founder of Acme Robotics, and what would you ask them?", OPEN_ENDED, supports=[["Acme Robotics", "founder"]]),
@@ -211,18 +211,6 @@ def test_a_folder_is_a_judge(chat_folder, tiny_tokenizer):
         if following in (tiny_tokenizer.eos_token_id, model.generation_config.eos_token_id):
             break
     assert reply == tiny_tokenizer.decode(ids[-5:], skip_special_tokens=True)
-
-
-def test_templates_without_a_system_message_get_one_in_front(chat_folder, tiny_tokenizer):
-    tiny_tokenizer.chat_template, usual = (
-        "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('no system') }}{% endif %}{{ m['content'] }}{% endfor %}",
-        tiny_tokenizer.chat_template,
-    )
-    try:
-        ids = prompt_ids(tiny_tokenizer, [{"role": "system", "content": "the of"}, {"role": "user", "content": "is"}])
-        assert ids == tiny_tokenizer("the of\n\nis", add_special_tokens=False)["input_ids"]
-    finally:
-        tiny_tokenizer.chat_template = usual
 
 
 def test_what_is_no_chat_model_is_told_before_the_questions(chat_folder, tmp_path):

@@ -97,6 +97,15 @@ def test_an_index_gives_such_an_engine(mode):
     assert response.source_nodes[0].node.ref_doc_id == "sheet" and not response.metadata["refused"]
 
 
+@pytest.mark.parametrize("llm", [None, MockLLM()])
+def test_an_unknown_mode_is_told_with_those_there_are(llm):
+    index = KBLaMIndex.from_documents([Document(text="name: Orca 2\nprice: 3")], llm=KBLaMLLM(engine=copier()))
+    with pytest.raises(ConfigurationError, match="chat_mode: expected one of .*best, got 'cheerful'"):
+        index.as_chat_engine("cheerful", llm)
+    with pytest.raises(ConfigurationError, match="chat_mode: 'context' needs an LLM"):
+        index.as_chat_engine("context")
+
+
 def test_without_a_knowledge_base_there_is_nothing_to_rest_on():
     for way in WAYS:
         text, response, _ = said(chatting(kb=None), way)

@@ -230,6 +230,23 @@ def test_a_large_graph_streams():
     assert n == 20_000 and peak < 100_000
 
 
+def test_a_million_edges_are_read_one_by_one():
+    n_read = 0
+
+    class Chain(nx.DiGraph):
+        """A million edges that are nowhere at once."""
+
+        def edges(self, **kwargs):
+            nonlocal n_read
+            for n_read in range(1, 1_000_001):
+                yield n_read - 1, n_read, {"relation": "next"}
+
+    for n_taken, triple in enumerate(triples_from_graph(Chain()), 1):
+        if n_read - n_taken > 1:
+            break
+    assert (n_taken, triple.value) == (1_000_000, "1000000")
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_the_fingerprint_knows_no_order(kind):
     edges = [("Acme", "Lena", {"relation": "founder"}), ("Orca 2", "Acme", {"relation": "maker"})]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from kblam_engine.chat_text import chat_text
 from kblam_engine.evidence import Examiner
 from kblam_engine.models import LoadedModel
 from kblam_engine.sentence_encoder import SentenceEncoder
@@ -18,8 +19,7 @@ def chat_prompts(loaded: LoadedModel) -> Callable[[Any], str]:
     """Return what writes a conversation as the LLM reads it."""
 
     def chat_prompt(messages: Any) -> str:
-        text = loaded.tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
-        return str(text)
+        return chat_text(loaded.tokenizer, messages)
 
     return chat_prompt
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kblam_integrations._graph_documents import triples_from_graph_document
     from kblam_integrations._shared import KBRegistry
     from kblam_integrations.langchain.chat_model import ChatKBLaM
+    from kblam_integrations.langchain.context import NullRetriever, attended_documents
     from kblam_integrations.langchain.document_index import KBLaMDocumentIndex, triples_from_document
     from kblam_integrations.langchain.prompts import kb_prompt
     from kblam_integrations.langchain.retriever import KBLaMRetriever
@@ -22,6 +23,8 @@ __all__ = [
     "KBLaMDocumentIndex",
     "KBLaMRetriever",
     "KBRegistry",
+    "NullRetriever",
+    "attended_documents",
     "kb_prompt",
     "triples_from_document",
     "triples_from_graph_document",
@@ -32,6 +35,8 @@ _HOMES = {
     "KBLaMDocumentIndex": "kblam_integrations.langchain.document_index",
     "KBLaMRetriever": "kblam_integrations.langchain.retriever",
     "KBRegistry": "kblam_integrations._shared",
+    "NullRetriever": "kblam_integrations.langchain.context",
+    "attended_documents": "kblam_integrations.langchain.context",
     "kb_prompt": "kblam_integrations.langchain.prompts",
     "triples_from_document": "kblam_integrations.langchain.document_index",
     "triples_from_graph_document": "kblam_integrations._graph_documents",

@@ -77,11 +77,16 @@ def usage_of(answer: Answer) -> UsageMetadata:
     )
 
 
-def metadata_of(answer: Answer, model_name: str) -> dict[str, Any]:
-    """Return what ``response_metadata`` says of an answer."""
+def metadata_of(answer: Answer, where: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what ``response_metadata`` says of an answer.
+
+    Args:
+        answer: the answer.
+        where: what gave it: `model_name`, and `kb` and `kb_revision`.
+    """
     return {
         "model_provider": PROVIDER,
-        "model_name": model_name,
+        **where,
         "finish_reason": answer.finish_reason,
         "refused": answer.refused,
         "grounded": answer.grounded,
@@ -102,12 +107,12 @@ def _without_texts(triple: Mapping[str, Any]) -> dict[str, Any]:
     return {**triple, "metadata": without_texts(triple["metadata"])}
 
 
-def message_of(answer: Answer, model_name: str) -> AIMessage:
+def message_of(answer: Answer, where: Mapping[str, Any]) -> AIMessage:
     """Return an answer as one message."""
     return AIMessage(
         content=answer.text,
         additional_kwargs=extras_of(answer),
-        response_metadata=metadata_of(answer, model_name),
+        response_metadata=metadata_of(answer, where),
         usage_metadata=usage_of(answer),
     )
 
@@ -125,12 +130,12 @@ def first_chunk_of(selected: Selected) -> AIMessageChunk:
     )
 
 
-def last_chunk_of(answer: Answer, model_name: str) -> AIMessageChunk:
+def last_chunk_of(answer: Answer, where: Mapping[str, Any]) -> AIMessageChunk:
     """Return what ends a stream: no text, but all that is known of the answer only now."""
     return AIMessageChunk(
         content="",
         additional_kwargs=extras_of(answer),
-        response_metadata=metadata_of(answer, model_name),
+        response_metadata=metadata_of(answer, where),
         usage_metadata=usage_of(answer),
         chunk_position="last",
     )

@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, model_validator
 from kblam_engine.answers import Answer, Selected
 from kblam_engine.engine import KBLaM
 from kblam_engine.knowledge_base import KnowledgeBase
-from kblam_integrations._fields import PASSED_ON, VERSION, AnsweringFields, kb_identity
+from kblam_integrations._fields import PASSED_ON, VERSION, AnsweringFields, kb_identity, kb_revision_of
 from kblam_integrations._serving import MAX_BATCH, queue_of
 from kblam_integrations.langchain._messages import (
     PROVIDER,
@@ -69,6 +69,7 @@ class ChatKBLaM(AnsweringFields, BaseChatModel):
         refusal_threshold: probability, 0 to 1, below which a question counts as not covered; None: the adapter's.
         max_hops: above 1, answers may go on from a triple to what its value names.
         unknown: what happens with a question that is not covered: "refuse", or "base" for the base model's answer.
+        chat_template_kwargs: what the base model's chat template takes besides the messages: {"enable_thinking": False}.
         timeout: seconds for a call, waiting included; then it ends with TimeoutError. None: no limit.
         streaming: let `invoke` stream to attached callbacks.
         max_retries: accepted because every LangChain model takes it; there is nothing to retry.
@@ -143,7 +144,7 @@ class ChatKBLaM(AnsweringFields, BaseChatModel):
             raise _too_late(self.timeout) from None
         finally:
             future.cancel()  # after a timeout or Ctrl-C nothing goes on; of an answer that is there, nothing happens
-        return _result(answer, call.model_name)
+        return _result(answer, call.where)
 
     async def _agenerate(
         self,
@@ -159,7 +160,7 @@ class ChatKBLaM(AnsweringFields, BaseChatModel):
             answer = await asyncio.wait_for(asyncio.wrap_future(future), self.timeout)
         except TimeoutError:
             raise _too_late(self.timeout) from None
-        return _result(answer, call.model_name)
+        return _result(answer, call.where)
 
     def _stream(
         self,
@@ -180,7 +181,7 @@ class ChatKBLaM(AnsweringFields, BaseChatModel):
                 if run_manager is not None:
                     run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
-            chunk = ChatGenerationChunk(message=last_chunk_of(future.result(), call.model_name))
+            chunk = ChatGenerationChunk(message=last_chunk_of(future.result(), call.where))
             if run_manager is not None:
                 run_manager.on_llm_new_token("", chunk=chunk)
             yield chunk
@@ -213,7 +214,7 @@ class ChatKBLaM(AnsweringFields, BaseChatModel):
                 if run_manager is not None:
                     await run_manager.on_llm_new_token(chunk.text, chunk=chunk)
                 yield chunk
-            chunk = ChatGenerationChunk(message=last_chunk_of(future.result(), call.model_name))
+            chunk = ChatGenerationChunk(message=last_chunk_of(future.result(), call.where))
             if run_manager is not None:
                 await run_manager.on_llm_new_token("", chunk=chunk)
             yield chunk
@@ -271,7 +272,7 @@ class ChatKBLaM(AnsweringFields, BaseChatModel):
         """
         if tools:
             raise NotImplementedError(_NO_TOOLS)
-        return len(self.load_engine().prompt_ids(chat_of(messages)))
+        return len(self.load_engine().prompt_ids(chat_of(messages), self.chat_template_kwargs))
 
     def bind_tools(
         self,
@@ -326,10 +327,10 @@ class _Call:
     ) -> None:
         given = {key: value for key, value in kwargs.items() if key != "stream"}  # LangChain's own switch
         self.model: str | None = given.pop("model", None)
-        self.model_name = llm.model_name(self.model)
         kb = llm.knowledge_base(given.pop("kb_id", None))
         # The state that the key of a cache was made of, not the one of when the queue comes to this call.
         self._kb = kb.snapshot() if isinstance(kb, KnowledgeBase) else kb
+        self.where = {"model_name": llm.model_name(self.model), **kb_revision_of(self._kb)}
         self._chat = chat_of(messages)
         own = [stop] if isinstance(stop, str) else stop or []
         self._options = llm.engine_options(given, *own, others="kb_id or model")
@@ -343,8 +344,8 @@ class _Call:
         return queue_of(engine).submit(engine, self._chat, self._kb, self._options, on_piece, on_selected)
 
 
-def _result(answer: Answer, model_name: str) -> ChatResult:
-    message = message_of(answer, model_name)
+def _result(answer: Answer, where: Mapping[str, Any]) -> ChatResult:
+    message = message_of(answer, where)
     return ChatResult(generations=[ChatGeneration(message=message)])
 
 

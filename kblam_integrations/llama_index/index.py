@@ -251,13 +251,18 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
             kwargs: of the chat engine.
 
         Raises:
-            ConfigurationError: a mode other than "best" and "simple", and no other LLM.
+            ConfigurationError: an unknown mode, or one other than "best" and "simple", and no other LLM.
         """
+        try:
+            chat_mode = ChatMode(chat_mode)
+        except ValueError:
+            known = ", ".join(mode.value for mode in ChatMode)
+            raise ConfigurationError(f"chat_mode: expected one of {known}, got {chat_mode!r}") from None
         if llm is not None and not isinstance(llm, KBLaMLLM):
             return super().as_chat_engine(chat_mode, llm, **kwargs)
         if chat_mode not in (ChatMode.BEST, ChatMode.SIMPLE):
             raise ConfigurationError(
-                f"chat_mode: {str(getattr(chat_mode, 'value', chat_mode))!r} needs an LLM that follows instructions, and a KBLaMLLM answers from its "
+                f"chat_mode: {chat_mode.value!r} needs an LLM that follows instructions, and a KBLaMLLM answers from its "
                 "triples: give another llm, or use the mode 'best'"
             )
         return KBLaMChatEngine.from_defaults(llm=self._with_kb(llm), **kwargs)

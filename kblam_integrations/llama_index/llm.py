@@ -27,9 +27,9 @@ from pydantic import ConfigDict
 from kblam_engine.answers import Answer, Selected
 from kblam_engine.decoding import DecodingOptions
 from kblam_engine.errors import ConfigurationError
-from kblam_engine.knowledge_base import KBSnapshot, KnowledgeBase
+from kblam_engine.knowledge_base import KnowledgeBase
 from kblam_engine.models import resolve_model
-from kblam_integrations._fields import PASSED_ON, AnsweringFields
+from kblam_integrations._fields import PASSED_ON, AnsweringFields, kb_revision_of
 from kblam_integrations.llama_index._calls import EngineCall
 
 _ROLES = {
@@ -85,6 +85,7 @@ class KBLaMLLM(AnsweringFields, CustomLLM):
         refusal_threshold: probability, 0 to 1, below which a question counts as not covered; None: the adapter's.
         max_hops: above 1, answers may go on from a triple to what its value names.
         unknown: what happens with a question that is not covered: "refuse", or "base" for the base model's answer.
+        chat_template_kwargs: what the base model's chat template takes besides the messages: {"enable_thinking": False}.
         timeout: seconds for a call, waiting included; then it ends with TimeoutError. None: no limit.
         context_window: tokens of prompt and answer together; None: what the model's configuration says.
 
@@ -333,9 +334,7 @@ def chat_of(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:
 
 def _raw(call: EngineCall, found: Answer | Selected) -> Mapping[str, Any]:
     """Return an answer as JSON, with the base model's name and the ids of knowledge base and revision."""
-    kb: KBSnapshot | None = call.kb
-    where = {"kb": None, "kb_revision": None} if kb is None else {"kb": kb.kb_id, "kb_revision": kb.revision}
-    return {**found.to_dict(), "model": call.engine.name, **where}
+    return {**found.to_dict(), "model": call.engine.name, **kb_revision_of(call.kb)}
 
 
 def _message(text: str) -> ChatMessage:
