@@ -8,6 +8,7 @@ import pytest
 from kblam_engine import KnowledgeBase, Triple
 from kblam_engine.evaluation import visible
 from kblam_engine.evaluation.store_bench import GOALS, goal_met, goals_met
+from kblam_engine.evaluation.store_processes import followed_ms
 from kblam_engine.evaluation.visible import copied, encoding_ms, visible_changes
 from kblam_engine.search.build import build_index, open_index
 from kblam_engine.search.snapshot_search import SnapshotSearch
@@ -53,6 +54,16 @@ def test_the_time_of_the_search_counts_and_what_is_looked_up_does_not(kb, monkey
     assert (found.added_ms, found.changed_ms, found.removed_ms) == (2000, 2000, 2000)
 
 
+def test_another_process_has_to_see_each_change(kb, tmp_path, hashing_encoder):
+    asked = list(kb)[:3]
+    assert len(followed_ms(kb, kb.path, asked)) == 3
+    assert [kb.get(t.name, t.property).value for t in asked] != [t.value for t in asked]
+    with KnowledgeBase.open(tmp_path / "other.kb", encoder=hashing_encoder) as other:
+        other.add(asked)
+    with pytest.raises(RuntimeError, match="another process did not see 'value 0 as of"):
+        followed_ms(kb, tmp_path / "other.kb", asked)
+
+
 def test_encoding_is_timed_a_triple_at_a_time(six_triples):
     class Noted(HashingEncoder):
         def encode(self, texts, *, progress=False):
@@ -91,6 +102,7 @@ def test_bench_store(kblam, tmp_path):
     assert code == 0 and result["n_triples"] == 200 and result["verified"] and result["import_per_s"] > 0
     assert "goal at 1,000,000" in err and not list(tmp_path.iterdir())
     assert result["encoding_ms"] is result["tree_added_ms"] is None and result["exact_added_ms"] > 0
+    assert result["other_process_ms"] > 0 and result["view_ms"] > 0
     assert result["goals_met"] == goals_met(result) and set(result["goals_met"]) == set(GOALS)
     assert result["goals_met"]["open_ms"] is not None is result["goals_met"]["tree_added_ms"]
     assert (" met" in err) == (True in result["goals_met"].values())

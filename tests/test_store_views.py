@@ -317,6 +317,28 @@ def test_a_view_follows_changes_and_a_pinned_one_does_not(kb):
     assert values(pinned.get_all("Borealis")) == ["Nuuk"] and pinned.find("nuuk") and not live.find("nuuk")
 
 
+def test_a_look_up_in_a_view_does_not_list_what_is_in_it():
+    kb = KnowledgeBase.open(":memory:", encoder=HashingEncoder())
+    kb.add(Triple(f"Robot {i}", "price", f"{i} euros", namespace="shop", tags=("new",), provenance=PAGE) for i in range(3000))
+    steps = 0
+
+    def count():
+        nonlocal steps
+        steps += 100
+
+    with kb._store.connection() as connection:
+        connection.set_progress_handler(count, 100)
+        for choice in ({"namespace": "shop"}, {"tags": "new"}, {"source": "handbook"}):
+            view = kb.view(**choice)
+            assert values(view.get_all("Robot 7", "price")) == values(hit.triple for hit in view.find("robot 7")) == ["7 euros"]
+            assert [version.triple.value for version in view.history("Robot 7")] == ["7 euros"]
+        kb.remove("Robot 8", namespace="shop")
+        few, steps = steps, 0
+        assert len(kb.view(namespace="shop").ids(property="price")) == 2999
+        connection.set_progress_handler(None, 100)
+    assert few < 5000 < steps
+
+
 def test_a_view_of_a_view_is_narrower(kb):
     kb.add(PLACED)
     assert values(kb.view(tags="places").view(namespace="sales")) == ["Bonn"]

@@ -8,7 +8,8 @@ from collections.abc import Collection, Iterable, Sequence
 from itertools import islice
 
 from kblam_engine.errors import ConfigurationError, TripleError
-from kblam_engine.knowledge_base.changes import ChangeSet, Condition
+from kblam_engine.knowledge_base.changes import ChangeSet
+from kblam_engine.knowledge_base.conditions import Condition
 from kblam_engine.knowledge_base.contents import context_text, metadata_text
 from kblam_engine.knowledge_base.selection import Selection
 from kblam_engine.knowledge_base.store import CONTENT

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from kblam_engine.knowledge_base.bulk import LARGE, Block, insert_many, side_by_side, write_blocks
+from kblam_engine.knowledge_base.conditions import Condition
 from kblam_engine.knowledge_base.contents import context_text, digest_text, hash_of, hashes_of, metadata_text
 from kblam_engine.knowledge_base.embedder import Embedder, EncodedTexts
 from kblam_engine.knowledge_base.meeting import COLUMNS, Meeting, StoredTriple
@@ -23,8 +24,6 @@ from kblam_engine.knowledge_base.words import index_new
 from kblam_engine.triples import Triple, instant
 
 Outcome = Literal["added", "replaced", "unchanged"]
-Condition = tuple[str, list[object]]
-"""On triples `t`, with its parameters."""
 _Key = tuple[int, int, int]  # namespace, name, property
 _PLAIN = itemgetter(0, 1, 2, 3, 5, 8)
 _PLAIN_COLUMNS = ", ".join(_PLAIN(StoredTriple._fields))

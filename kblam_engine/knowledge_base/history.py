@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from kblam_engine.knowledge_base.conditions import Condition
 from kblam_engine.knowledge_base.records import KBDiff, Revision, TripleVersion, moment
 from kblam_engine.knowledge_base.schema import read_meta
 from kblam_engine.knowledge_base.slot_reading import check_revision
@@ -16,8 +17,6 @@ _TIMES = "LEFT JOIN revisions a ON a.revision = t.added LEFT JOIN revisions r ON
 
 # Ids grow with revisions: from the end it is as far to this one as there are triples added since.
 _LAST_BEFORE = "coalesce((SELECT id FROM triples WHERE added <= ? ORDER BY id DESC LIMIT 1), 0)"
-
-Condition = tuple[str, list[object]]
 
 
 def history(store: Store, condition: Condition) -> list[TripleVersion]:

@@ -15,6 +15,7 @@ from kblam_engine.errors import ConfigurationError, KnowledgeBaseError
 from kblam_engine.knowledge_base.batches import check_source, checked, remove_ids, remove_others
 from kblam_engine.knowledge_base.bulk import roomy
 from kblam_engine.knowledge_base.changes import ChangeSet, record_encoder
+from kblam_engine.knowledge_base.conditions import all_of, matching
 from kblam_engine.knowledge_base.connections import TIMEOUT
 from kblam_engine.knowledge_base.drafts import Drafts
 from kblam_engine.knowledge_base.embedder import Embedder, EncodedTexts
@@ -22,7 +23,6 @@ from kblam_engine.knowledge_base.loading import KBDocuments
 from kblam_engine.knowledge_base.maintenance import backup, compact
 from kblam_engine.knowledge_base.meeting import Missing, missing_texts
 from kblam_engine.knowledge_base.merging import check_names, merge, renamed
-from kblam_engine.knowledge_base.reader import matching
 from kblam_engine.knowledge_base.records import AddResult, CompactResult, MergeResult
 from kblam_engine.knowledge_base.schema import Meta
 from kblam_engine.knowledge_base.selection import LabelIndex, Selection
@@ -199,13 +199,13 @@ class KnowledgeBase(KBDocuments):
         Raises:
             ConfigurationError: nothing is given, which would remove everything.
         """
-        selection = Selection.of(namespace=namespace, source=source, tags=tags)
+        selection = Selection.of(namespace, tags, source)
         if name is None and property is None and value is None and ids is None and selection == Selection():
             raise ConfigurationError("expected a name, ids, a source, a namespace or tags to remove, got nothing")
-        (where, parameters), (chosen, more) = matching(name, property, value), selection.condition()
         with self._store.writing() as connection:
             changes = ChangeSet(self._store, connection, self._embedder, action="remove")
-            condition = f"{where} AND {chosen}", [*parameters, *more]
+            chosen = selection.condition(of_few=name is not None or ids is not None)
+            condition = all_of(matching(name, property, value), chosen)
             count = changes.remove(condition) if ids is None else remove_ids(changes, ids, condition)
             changes.finish()
         return count

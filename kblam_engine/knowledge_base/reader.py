@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kblam_engine.errors import ConfigurationError
+from kblam_engine.knowledge_base.conditions import Condition, all_of, matching
 from kblam_engine.knowledge_base.embedder import Embedder
 from kblam_engine.knowledge_base.history import diff, history, revisions
 from kblam_engine.knowledge_base.neighbours import Neighbour, neighbours_of
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 _PAGE = 500
 _SCORE_CHUNK = 16_384
-Condition = tuple[str, list[object]]
 
 
 class KBReader:
@@ -154,7 +154,7 @@ class KBReader:
             raise ConfigurationError(f"expected k of at least 1, got {k}")
         query = query_of(split(words))
         with self._store.connection() as connection:
-            found = matching_triples(connection, query, self._condition(), k)
+            found = matching_triples(connection, query, self._condition(of_few=True), k)
         triples = self._store.triples([row_id for row_id, _ in found])
         return [SearchHit(row_id, triple, score) for (row_id, score), triple in zip(found, triples, strict=True)]
 
@@ -174,8 +174,7 @@ class KBReader:
 
     def history(self, name: str, property: str | None = None) -> list[TripleVersion]:
         """Return every version of a name's triples, or of one property of it, oldest first."""
-        (where, parameters), (chosen, more) = matching(name, property), self._selection.condition()
-        return history(self._store, (f"{where} AND {chosen}", [*parameters, *more]))
+        return history(self._store, all_of(matching(name, property), self._selection.condition(of_few=True)))
 
     def revisions(self, last: int | None = None) -> list[Revision]:
         """Return what was changed when, newest first."""
@@ -245,28 +244,10 @@ class KBReader:
         """Write every triple to a .jsonl or .csv file; return how many."""
         return write_triples(path, self)
 
-    def _condition(self, name: str | None = None, prop: str | None = None) -> Condition:
+    def _condition(self, name: str | None = None, prop: str | None = None, *, of_few: bool = False) -> Condition:
         """Return the condition on triples `t` that are here, of a name or property where given."""
-        parts, parameters = [], list[object]()
-        if self._pinned is None:
-            parts.append("t.removed IS NULL")
-        else:
-            parts.append("t.added <= ? AND (t.removed IS NULL OR t.removed > ?)")
-            parameters += [self._pinned, self._pinned]
-        where, more = matching(name, prop)
-        chosen, most = self._selection.condition()
-        return " AND ".join([*parts, where, chosen]), [*parameters, *more, *most]
-
-
-def matching(name: str | None, prop: str | None = None, value: str | None = None) -> Condition:
-    """Build the condition on triples `t` with these parts, and its parameters."""
-    conditions, parameters = ["1"], list[object]()
-    for condition, text in (
-        ("t.name_id = (SELECT id FROM names WHERE text = ?)", name),
-        ("t.property_id = (SELECT id FROM properties WHERE text = ?)", prop),
-        ("t.value = ?", value),
-    ):
-        if text is not None:
-            conditions.append(condition)
-            parameters.append(text.strip())
-    return " AND ".join(conditions), parameters
+        here: Condition = ("t.removed IS NULL", [])
+        if self._pinned is not None:
+            here = "t.added <= ? AND (t.removed IS NULL OR t.removed > ?)", [self._pinned, self._pinned]
+        chosen = self._selection.condition(of_few=of_few or name is not None)
+        return all_of(here, matching(name, prop), chosen)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kblam_engine.errors import ConfigurationError
+from kblam_engine.knowledge_base.conditions import Condition
 from kblam_engine.knowledge_base.slot_reading import integers
 from kblam_engine.knowledge_base.store import Store
 from kblam_engine.triples import instant
@@ -71,12 +72,18 @@ class Selection:
             self.at if other.at is None else other.at,
         )
 
-    def condition(self) -> tuple[str, list[object]]:
-        """Return the condition on triples `t` and its parameters."""
+    def condition(self, *, of_few: bool = False) -> Condition:
+        """Return the condition on triples `t` and its parameters.
+
+        Args:
+            of_few: something else, a name or words, leaves few triples: each is looked up among the labelled ones. Else
+                these are listed, and nothing but them is read.
+        """
         parts = ["1"]
         parameters: list[object] = []
         for kind, text in self._labels():
-            parts.append(f"t.id IN ({_LABELLED}{_BY_KIND[kind]})")
+            labelled = f"{_LABELLED}{_BY_KIND[kind]}"
+            parts.append(f"EXISTS ({labelled} AND l.triple_id = t.id)" if of_few else f"t.id IN ({labelled})")
             parameters.append(text)
         if self.namespace == "":
             parts.append("t.namespace = 0")

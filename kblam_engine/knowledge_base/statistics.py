@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from kblam_engine.knowledge_base.conditions import Condition
 from kblam_engine.knowledge_base.history import revisions
 from kblam_engine.knowledge_base.records import Counts, KBStats
 from kblam_engine.knowledge_base.store import Store
@@ -9,7 +10,7 @@ from kblam_engine.knowledge_base.store import Store
 _STEPS = 24
 
 
-def statistics(store: Store, condition: tuple[str, list[object]], top: int) -> KBStats:
+def statistics(store: Store, condition: Condition, top: int) -> KBStats:
     """Count the triples `t` to which a condition applies, by name, property and label."""
     where, parameters = condition
     counts: dict[str, Counts] = {}

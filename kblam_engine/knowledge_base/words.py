@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterable
 
 from kblam_engine.errors import ConfigurationError
+from kblam_engine.knowledge_base.conditions import Condition
 
 _RANKED = 2_000
 """Matches that are ordered by relevance: the first of them, where a word is in more triples than anyone reads."""
@@ -74,7 +75,7 @@ def split(text: str) -> list[str]:
 
 
 def matching_triples(
-    connection: sqlite3.Connection, query: str, condition: tuple[str, list[object]], k: int
+    connection: sqlite3.Connection, query: str, condition: Condition, k: int
 ) -> list[tuple[int, float]]:
     """Return ids and relevance of the `k` best triples `t` that match a query and a condition, best first."""
     where, parameters = condition
