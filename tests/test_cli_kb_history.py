@@ -54,6 +54,24 @@ def test_a_part_is_exported_and_counted(kb, kblam, tmp_path):
     assert "3 triples, 1 names, 2 properties, 1 sources" in kblam("kb", "stats", "--kb", kb)[1]
 
 
+def test_a_part_has_a_history_differences_and_duplicates_of_its_own(kb, kblam):
+    assert values(kblam("kb", "history", "Acme", "--kb", kb, "--source", "atlas", "--json")) == ["Berlin", "Bonn"]
+    found = json.loads(kblam("kb", "diff", 1, "--kb", kb, "--namespace", "rumours", "--json")[1])
+    assert [t["value"] for t in found["added"]] == ["Ulm"] and found["removed"] == []
+    kblam("kb", "add", "ACME", "seat", "Kiel", "--kb", kb, "--namespace", "rumours")
+    kblam("kb", "add", "Acmé", "seat", "Trier", "--kb", kb)
+    pairs = json.loads(kblam("kb", "duplicates", "--kb", kb, "--json")[1])
+    assert len(pairs) == 3 and {name for pair in pairs for name in (pair["name"], pair["other"])} == {"Acme", "ACME", "Acmé"}
+    (pair,) = json.loads(kblam("kb", "duplicates", "--kb", kb, "--namespace", "rumours", "--json")[1])
+    assert {pair["name"], pair["other"]} == {"Acme", "ACME"} and pair["triples"] == [1, 1]
+
+
+def test_a_source_can_be_a_document_and_where_it_is(kb, kblam):
+    kblam("kb", "set", "Acme", "price", "3 euros", "--kb", kb, "--source", "list", "--uri", "https://acme.example/list")
+    for place in ("list", "https://acme.example/list"):
+        assert values(kblam("kb", "list", "--kb", kb, "--source", place, "--json")) == ["3 euros"]
+
+
 def test_history_log_and_diff(kb, kblam):
     assert values(kblam("kb", "history", "Acme", "seat", "--kb", kb, "--json")) == ["Berlin", "Bonn", "Ulm"]
     assert "Berlin" in kblam("kb", "history", "Acme", "--kb", kb)[1]

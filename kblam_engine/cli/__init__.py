@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cache
 from importlib import import_module
 
 import typer
@@ -34,8 +35,9 @@ def _root(
     """Answer questions from a knowledge base inside a local model's attention."""
 
 
+@cache
 def build_app() -> typer.Typer:
-    """Assemble the command line from its modules."""
+    """Assemble the command line from its modules, once."""
     # Plain help: boxes leave the longer option names no room for what they mean.
     app = typer.Typer(
         name="kblam",
@@ -47,6 +49,13 @@ def build_app() -> typer.Typer:
     for name in _MODULES:
         import_module(f"{__name__}.{name}").register(app)
     return app
+
+
+@cache
+def _command() -> Callable[..., object]:
+    """Return the command line as what runs it: typer reads the signatures of all commands, which takes a tenth of a second."""
+    command: Callable[..., object] = typer.main.get_command(build_app())
+    return command
 
 
 def describe_os_error(error: OSError) -> str:
@@ -62,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
         # Outside standalone mode typer raises usage errors instead of drawing a box of several lines.
-        code = build_app()(args=arguments, prog_name="kblam", standalone_mode=False)
+        code = _command()(args=arguments, prog_name="kblam", standalone_mode=False)
     except typer.exceptions.TyperException as error:
         _fail(_describe_usage_error(error), 2)
     except (KeyboardInterrupt, typer.Abort):

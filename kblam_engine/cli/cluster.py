@@ -19,16 +19,18 @@ from kblam_engine.cli.kb_common import JSONOption, MultiOption, print_json, prin
 if TYPE_CHECKING:
     from kblam_engine.cluster.workers import Workers
 
-cluster_app = typer.Typer(help="Knowledge bases in shards, for more than one machine.")
 _Folder = Annotated[Path, typer.Argument(help="Folder of the shards.", show_default=False)]
 
 
 def register(app: typer.Typer) -> None:
     """Add `kblam cluster` to the command line."""
-    app.add_typer(cluster_app, name="cluster")
+    group = typer.Typer(help="Knowledge bases in shards, for more than one machine.")
+    group.command("build")(build)
+    group.command("info")(info)
+    group.command("serve")(serve)
+    app.add_typer(group, name="cluster")
 
 
-@cluster_app.command("build")
 def build(
     triples: Annotated[
         list[str], typer.Argument(help="Files of triples: JSONL, Parquet, CSV.", show_default=False)
@@ -78,7 +80,6 @@ def build(
     )
 
 
-@cluster_app.command("info")
 def info(
     folder: _Folder,
     verify: Annotated[bool, typer.Option("--verify", help="Compare all checksums, which reads every file.")] = False,
@@ -108,7 +109,6 @@ def info(
         raise typer.Exit(1)
 
 
-@cluster_app.command("serve")
 def serve(
     folder: _Folder,
     address: Annotated[

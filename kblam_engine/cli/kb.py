@@ -34,18 +34,22 @@ if TYPE_CHECKING:
     from kblam_engine.knowledge_base import KnowledgeBase
     from kblam_engine.triples import Triple
 
-kb_app = typer.Typer(help="Look into a knowledge base and change it.")
 _Source = Annotated[str, typer.Option("--source", help="Document id it comes from.", show_default=False)]
+_URI = Annotated[str, typer.Option("--uri", help="Where that document is: a URL or a path.", show_default=False)]
 
 
 def register(app: typer.Typer) -> None:
     """Add `kblam kb` to the command line."""
+    group = typer.Typer(help="Look into a knowledge base and change it.")
+    group.command("add")(add)
+    group.command("set")(set_value)
+    group.command("remove")(remove)
+    group.command("rollback")(rollback)
     for module in (kb_look, kb_names, kb_import, kb_files, kb_care, kb_index):
-        module.register(kb_app)
-    app.add_typer(kb_app, name="kb")
+        module.register(group)
+    app.add_typer(group, name="kb")
 
 
-@kb_app.command("add")
 def add(
     name: NameArgument,
     property: PropertyArgument,
@@ -55,6 +59,7 @@ def add(
     namespace: NewNamespaceOption = "",
     tag: NewTagOption = None,
     source: _Source = "",
+    uri: _URI = "",
     valid_from: NewFromOption = "",
     valid_to: NewToOption = "",
     multi: MultiOption = False,
@@ -64,7 +69,7 @@ def add(
     """Add a triple; a missing knowledge base is made."""
     from kblam_engine.triples import Triple
 
-    known = metadata_of(meta), provenance_of(source), namespace, tuple(tag or ()), valid_from, valid_to
+    known = metadata_of(meta), provenance_of(source, uri), namespace, tuple(tag or ()), valid_from, valid_to
     triple = Triple(name, property, value, *known)
     with open_kb(kb, create=True, encoder=encoder, multi=multi) as base:
         with working("adding"):  # the first needs the sentence encoder
@@ -72,7 +77,6 @@ def add(
         show_result(base, result, as_json)
 
 
-@kb_app.command("set")
 def set_value(
     name: NameArgument,
     property: PropertyArgument,
@@ -82,6 +86,7 @@ def set_value(
     namespace: NewNamespaceOption = "",
     tag: NewTagOption = None,
     source: _Source = "",
+    uri: _URI = "",
     valid_from: NewFromOption = "",
     valid_to: NewToOption = "",
     triple_id: Annotated[
@@ -97,7 +102,7 @@ def set_value(
     """Make VALUE the only value of a name's property, or put it in the place of one triple."""
     from kblam_engine.triples import Triple
 
-    known = metadata_of(meta), provenance_of(source), namespace, tuple(tag or ()), valid_from, valid_to
+    known = metadata_of(meta), provenance_of(source, uri), namespace, tuple(tag or ()), valid_from, valid_to
     triple = Triple(name, property, value, *known)
     with open_kb(kb) as base, working("changing"):
         if triple_id is None:
@@ -140,7 +145,6 @@ def _placed_as(old: Triple, triple: Triple) -> Triple:
     )
 
 
-@kb_app.command("remove")
 def remove(
     kb: KBOption,
     name: Annotated[str | None, typer.Argument(help="What it is about.", show_default=False)] = None,
@@ -166,7 +170,6 @@ def remove(
         typer.echo(f"removed {count} (revision {revision})")
 
 
-@kb_app.command("rollback")
 def rollback(
     revision: Annotated[int, typer.Argument(help="The revision to go back to.", show_default=False)],
     kb: KBOption,

@@ -146,11 +146,11 @@ def metadata_of(pairs: list[str] | None) -> dict[str, str]:
     return metadata
 
 
-def provenance_of(source: str) -> Provenance | None:
+def provenance_of(document: str, uri: str = "") -> Provenance | None:
     """Return where a triple comes from, as said on the command line."""
     from kblam_engine.triples import Provenance
 
-    return Provenance(document=source) if source else None
+    return Provenance(document=document, uri=uri) if document or uri else None
 
 
 def show_result(

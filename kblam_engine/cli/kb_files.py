@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,10 +19,14 @@ from kblam_engine.cli.kb_common import (
     RevisionOption,
     SourceOption,
     TagOption,
+    counted,
     open_kb,
     print_json,
     working,
 )
+
+if TYPE_CHECKING:
+    from kblam_engine.triples import Triple
 
 
 def register(app: typer.Typer) -> None:
@@ -46,8 +52,7 @@ def export_file(
     with open_kb(kb) as whole:
         base = Part.of(namespace, tag, source, at, revision).view(whole)
         if str(file) == "-":
-            for triple in base:
-                typer.echo(json.dumps(triple.to_dict(), ensure_ascii=False))
+            _write_lines(base)
             return
         with working(f"writing {file}"):
             count = base.export_file(file)
@@ -74,13 +79,13 @@ def counterfactual_file(
     from kblam_engine.training.counterfactual import counterfactual
     from kblam_engine.triple_files import write_triples
 
-    with open_kb(kb) as base:
+    with open_kb(kb) as base, working("exchanging values"):
         copy = counterfactual(Random(seed), base)
     if str(file) == "-":
-        for triple in copy.triples:
-            typer.echo(json.dumps(triple.to_dict(), ensure_ascii=False))
+        _write_lines(copy.triples)
         return
-    count = write_triples(file, copy.triples)
+    with working(f"writing {file}"):
+        count = write_triples(file, copy.triples)
     if as_json:
         counts = {"written": count, "kept": len(copy.kept), "borrowed": len(copy.borrowed)}
         print_json({**counts, "file": str(file)})
@@ -130,3 +135,10 @@ def synthesize_file(
     if made.likeness is not None:
         compared = min(MOST_COMPARED, len({triple.name for triple in made.triples}))
         typer.echo(f"likeness of {compared} names to their own texts: {made.likeness:.2f} (0.5 is chance)")
+
+
+def _write_lines(triples: Iterable[Triple]) -> None:
+    """Write triples to stdout as JSONL, counting them on stderr unless both are one terminal."""
+    shown = triples if sys.stdout.isatty() else counted(triples, "writing")
+    for triple in shown:
+        typer.echo(json.dumps(triple.to_dict(), ensure_ascii=False))

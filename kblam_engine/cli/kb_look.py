@@ -72,10 +72,11 @@ def list_triples(
 ) -> None:
     """List triples."""
     with open_kb(kb) as whole:
-        base = Part.of(namespace, tag, source, at, revision).view(whole)
-        ids = base.ids(name, property)
-        shown = ids[: limit or None]
-        triples = base.triples(shown)  # an id keeps its content, whatever changes meanwhile
+        with working("reading"):
+            base = Part.of(namespace, tag, source, at, revision).view(whole)
+            ids = base.ids(name, property)
+            shown = ids[: limit or None]
+            triples = base.triples(shown)  # an id keeps its content, whatever changes meanwhile
         if as_json:
             print_json([record_of(i, triple) for i, triple in zip(shown, triples, strict=True)])
             return
@@ -110,11 +111,14 @@ def show_history(
     name: NameArgument,
     kb: KBOption,
     property: Annotated[str | None, typer.Argument(help="Only this property.", show_default=False)] = None,
+    namespace: NamespaceOption = None,
+    tag: TagOption = None,
+    source: SourceOption = None,
     as_json: JSONOption = False,
 ) -> None:
     """Show every version of a name's triples, oldest first."""
-    with open_kb(kb) as base:
-        versions = base.history(name, property)
+    with open_kb(kb) as whole, working("reading"):
+        versions = Part.of(namespace, tag, source).view(whole).history(name, property)
     if as_json:
         print_json([version.to_dict() for version in versions])
         return
@@ -152,11 +156,15 @@ def show_diff(
     before: Annotated[int, typer.Argument(help="The earlier revision.", show_default=False)],
     kb: KBOption,
     after: Annotated[int | None, typer.Argument(help="The later one; default: the newest.", show_default=False)] = None,
+    namespace: NamespaceOption = None,
+    tag: TagOption = None,
+    source: SourceOption = None,
+    at: AtOption = None,
     as_json: JSONOption = False,
 ) -> None:
     """Show what one revision has that another has not."""
-    with open_kb(kb) as base:
-        difference = base.diff(before, after)
+    with open_kb(kb) as whole, working("comparing"):
+        difference = Part.of(namespace, tag, source, at).view(whole).diff(before, after)
     if as_json:
         print_json(difference.to_dict())
         return
@@ -167,7 +175,7 @@ def show_diff(
 
 def info(kb: KBOption, as_json: JSONOption = False) -> None:
     """Show size, revision, sentence encoder and index."""
-    with open_kb(kb) as base:
+    with open_kb(kb) as base, working("measuring"):
         facts = {**base.info().to_dict(), **index_facts(base.path)}
     if as_json:
         print_json(facts)

@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from kblam_engine.cli.kb_common import JSONOption, KBOption, open_kb, print_json, print_table, working
+from kblam_engine.cli.kb_common import (
+    AtOption,
+    JSONOption,
+    KBOption,
+    NamespaceOption,
+    Part,
+    RevisionOption,
+    SourceOption,
+    TagOption,
+    open_kb,
+    print_json,
+    print_table,
+    working,
+)
 
 if TYPE_CHECKING:
     from kblam_engine.knowledge_base import KnowledgeBase
@@ -22,12 +35,18 @@ def duplicates(
     kb: KBOption,
     threshold: Annotated[float, typer.Option("--threshold", help="0 to 1, how alike two spellings are.")] = 0.85,
     limit: Annotated[int, typer.Option("--limit", min=0, help="At most so many; 0 for all.")] = 50,
+    namespace: NamespaceOption = None,
+    tag: TagOption = None,
+    source: SourceOption = None,
+    at: AtOption = None,
+    revision: RevisionOption = None,
     as_json: JSONOption = False,
 ) -> None:
     """List names that may mean one thing, with what they share; for `kblam kb merge`."""
     from kblam_engine.sources.names import duplicates_in
 
-    with open_kb(kb) as base, working("comparing names"):
+    with open_kb(kb) as whole, working("comparing names"):
+        base = Part.of(namespace, tag, source, at, revision).view(whole)
         pairs = duplicates_in(base, threshold=threshold)
         counts = _counts(base)
     shown = pairs[: limit or None]
