@@ -29,11 +29,7 @@ class NullRetriever(BaseRetriever):
 
             print(NullRetriever().invoke("How long does the battery of the Orca 2 last?"))
 
-    Attributes:
-        tags: of LangChain, like all other fields.
-
-    Raises:
-        ValidationError: a field is of a wrong type.
+    It has no fields but LangChain's, and nothing to raise.
     """
 
     def _get_relevant_documents(
