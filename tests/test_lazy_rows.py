@@ -4,10 +4,12 @@ import weakref
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kblam_engine import Triple
 from kblam_engine.knowledge_base import numbering, slots
-from kblam_engine.knowledge_base.numbering import Numbering, Places
+from kblam_engine.knowledge_base.numbering import Numbering, Places, among, hits
 from kblam_engine.knowledge_base.rows import Column, SelectedRows
 from tests.kb_parts import assert_consistent, open_kb
 
@@ -99,3 +101,21 @@ def test_a_snapshot_that_nobody_has_is_let_go_at_once(tmp_path):
         kb.snapshot()
         del snapshot
         assert seen() is None
+
+
+@given(st.lists(st.integers(0, 40), unique=True), st.lists(st.integers(-3, 60)), st.sampled_from([0, 5000]))
+def test_numbers_are_found_among_others_whether_few_or_many_are_wanted(numbers, wanted, far):
+    ascending = np.array(sorted([*numbers, far]), np.int64)
+    ascending = ascending[np.r_[True, ascending[1:] != ascending[:-1]]]
+    asked = np.array(wanted, np.int64)
+    expected = [number in set(ascending.tolist()) for number in wanted]
+    assert among(np.array([*numbers, far]), asked).tolist() == expected
+    places, at = hits(ascending, asked)
+    assert [place.tolist() for place in places] == [[place for place, found in enumerate(expected) if found]]
+    assert ascending[at].tolist() == asked[places].tolist()
+    in_pairs = np.stack([asked, asked[::-1]])
+    np.testing.assert_array_equal(in_pairs[hits(ascending, in_pairs)[0]], ascending[hits(ascending, in_pairs)[1]])
+
+
+def test_nothing_is_among_nothing():
+    assert among(np.zeros(0, np.int64), np.array([-1, 0, 1])).tolist() == [False] * 3

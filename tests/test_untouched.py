@@ -131,7 +131,7 @@ def test_the_result_is_json(engine, memory_kb):
 def test_everything_can_come_after_a_question_about_the_kb(engine, memory_kb, monkeypatch):
     seen = []
     prompt_ids = engine.prompt_ids
-    monkeypatch.setattr(engine, "prompt_ids", lambda messages: seen.append(messages) or prompt_ids(messages))
+    monkeypatch.setattr(engine, "prompt_ids", lambda messages, *more: seen.append(messages) or prompt_ids(messages, *more))
     later = measured(engine, memory_kb, NEVER, after_question=True)
     assert later.unchanged == 1.0 and later.perplexity == later.perplexity_without
     known = {t.statement for t in memory_kb}

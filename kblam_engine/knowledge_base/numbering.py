@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
 _BLOCK = 65_536
+_FEW = 64
+"""Of so many numbers one is wanted at most: then each is searched for, and else all are marked."""
 _LOOKED_THROUGH = 32
 """Ids looked up by a pass over all before these are sorted: an array that few questions see is ready at once."""
 
@@ -19,6 +21,24 @@ def looked_up(ascending: Ids, wanted: NDArray[np.integer[Any]]) -> tuple[Ids, ND
     """Return where in an ascending array, of one number at least, each wanted number would be, and whether it is there."""
     at = np.minimum(np.searchsorted(ascending, wanted), len(ascending) - 1)
     return at, ascending[at] == wanted
+
+
+def among(numbers: Ids, wanted: NDArray[np.integer[Any]]) -> NDArray[np.bool_]:
+    """Say of each wanted number whether it is one of some numbers, of which none is below 0.
+
+    A mark for every number up to the highest: a tenth of the time of a search where many are wanted.
+    """
+    marked = np.zeros(int(numbers.max(initial=-1)) + 3, np.bool_)  # with one for all below 0 and one for all above
+    marked[numbers + 1] = True
+    return marked.take(wanted + 1, mode="clip")
+
+
+def hits(ascending: Ids, wanted: Ids) -> tuple[tuple[Ids, ...], Ids]:
+    """Return the places in `wanted`, of any shape, of numbers that are in an ascending array, and where they are there."""
+    few = wanted.size * _FEW < ascending[-1]
+    found = looked_up(ascending, wanted)[1] if few else among(ascending, wanted)
+    places = np.nonzero(found)
+    return places, np.searchsorted(ascending, wanted[places])
 
 
 class Numbering:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.knowledge_base.conditions import Condition
+from kblam_engine.knowledge_base.numbering import among
 from kblam_engine.knowledge_base.slot_reading import integers
 from kblam_engine.knowledge_base.store import Store
 from kblam_engine.triples import instant
@@ -119,13 +120,13 @@ class LabelIndex:
         chosen = np.ones(len(ids), bool)
         with self._lock:
             for kind, text in selection._labels():
-                chosen &= np.isin(ids, self._labelled(kind, text))
+                chosen &= among(self._labelled(kind, text), ids)
             if selection.namespace == "":
-                chosen &= ~np.isin(ids, self._labelled("namespaces", ""))
+                chosen &= ~among(self._labelled("namespaces", ""), ids)
             if selection.at is not None:
                 times = self._validity()
                 outside = (times[:, 1] > selection.at) | (times[:, 2] <= selection.at)
-                chosen &= ~np.isin(ids, times[outside, 0])
+                chosen &= ~among(times[outside, 0], ids)
         return chosen
 
     def _labelled(self, kind: str, text: str) -> Ids:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kblam_engine.knowledge_base.numbering import Ids, Numbering, Places, looked_up
+from kblam_engine.knowledge_base.numbering import Ids, Numbering, Places, hits
 from kblam_engine.knowledge_base.schema import Meta
 
 PATCHED_SHARE = 1 / 64
@@ -206,9 +206,10 @@ class SlotTable:
         column: NDArray[Any] = getattr(self.columns, part)
         if not len(patch.slots):
             return column[slots]
-        at, is_patched = looked_up(patch.slots, slots)
-        unpatched = column.take(slots, mode="clip") if len(column) else np.zeros(len(slots), column.dtype)
-        return np.where(is_patched, getattr(patch, part)[at], unpatched)
+        found = column.take(slots, mode="clip") if len(column) else np.zeros(len(slots), column.dtype)
+        places, at = hits(patch.slots, slots)
+        found[places] = getattr(patch, part)[at]
+        return found
 
     def _without_triples(self, part: str, ids: NDArray[np.int32]) -> Ids:
         """Return those of some names or properties that no slot has."""
@@ -250,8 +251,10 @@ def _replaced(numbers: NDArray[np.int64], some: NDArray[np.int64], others: NDArr
     """Return numbers with some, ascending, replaced by others."""
     if not len(some):
         return numbers
-    at, is_one = looked_up(some, numbers)
-    return np.where(is_one, others[at], numbers)
+    places, at = hits(some, numbers)
+    replaced = numbers.copy()
+    replaced[places] = others[at]
+    return replaced
 
 
 def _last_of_each(rows: NDArray[np.int64]) -> NDArray[np.int64]:
