@@ -10,18 +10,19 @@ from hashlib import blake2b as _blake2b
 from kblam_engine.triples import Triple
 
 _BYTES = 16
+_as_json = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode  # `json.dumps` makes one for every call
 
 
 def metadata_text(triple: Triple) -> str | None:
     """Return a triple's metadata as the text that is stored."""
-    return json.dumps(dict(triple.metadata), ensure_ascii=False, sort_keys=True) if triple.metadata else None
+    return _as_json(dict(triple.metadata)) if triple.metadata else None
 
 
 def context_text(triple: Triple) -> str | None:
     """Return namespace, tags, times and provenance as the text that is stored."""
     if not (triple.provenance or triple.namespace or triple.tags or triple.valid_from or triple.valid_to):
         return None
-    return json.dumps(triple.context(), ensure_ascii=False, sort_keys=True)
+    return _as_json(triple.context())
 
 
 def hash_of(name: str, prop: str, value: str, metadata: str | None, context: str | None) -> int:
