@@ -12,7 +12,8 @@ from evaluation_parts import ACME, OTHERS, QUESTIONS, ask, encoder_fixture, mode
 from kblam_engine.evaluation import run_evaluation
 from kblam_engine.evaluation.comparisons import differences
 from kblam_engine.evaluation.grid import attention
-from kblam_engine.evaluation.report import build_report
+from kblam_engine.evaluation.grid_run import run_grid
+from kblam_engine.evaluation.report import build_report, grid_tables
 from kblam_engine.evaluation.runs import read_runs
 
 SCRIPT = Path(__file__).parent / "heldout" / "collect_results.py"
@@ -50,6 +51,20 @@ def test_a_short_copy_gives_the_same_report(script, whole, tmp_path, monkeypatch
     assert one["system"]["text"] and "text" not in one["baselines"]["dense"]
     assert {key for t in one["system"]["attended"] for key in t} == {"name", "property", "weight"}
     assert kept.stat().st_size < full.stat().st_size
+
+
+def test_a_short_copy_of_sizes_and_seeds_gives_the_same_report(script, model, tmp_path, monkeypatch, capsys):
+    full, kept = tmp_path / "sizes.json", tmp_path / "kept"
+    kept.mkdir()
+    found = run_grid(model, [*ACME, *OTHERS], QUESTIONS, sizes=[5, 9], seeds=[0, 1])
+    full.write_text(json.dumps(found.to_dict()), encoding="utf-8")
+    monkeypatch.setattr(sys, "argv", ["collect_results.py", str(kept), str(full)])
+    script.main()
+    (before,), (after,) = read_runs([full]).grids, read_runs([kept / "sizes.json"]).grids
+    assert build_report([], [], [replace(after, name=before.name)], {}) == build_report([], [], [before], {})
+    assert capsys.readouterr().out.splitlines()[1:] == grid_tables(after)
+    triples = [t for answer in after.data["results"][0]["answers"] for t in answer["system"]["attended"]]
+    assert triples and {key for t in triples for key in t} == {"name", "property", "weight"}
 
 
 def test_only_triples_with_attention_are_kept(script):

@@ -90,7 +90,7 @@ def build_report(
     pictures = {name: ["", f"![{_PLOTS[name]}]({file})"] for name, file in plots.items()}
     lines = ["# Report"]
     if grids:
-        lines += ["", "## Sizes and seeds", *(line for grid in grids for line in _grid(grid))]
+        lines += ["", "## Sizes and seeds", *(line for grid in grids for line in grid_tables(grid))]
         lines += [line for name in ("grid", "grid-ablations", "grid-cost") for line in pictures.get(name, [])]
     if evaluations:
         lines += ["", "## Runs", "", *overview(evaluations), *pictures.get("accuracy", [])]
@@ -227,7 +227,7 @@ def _scale(benches: Sequence[BenchRun]) -> list[str]:
     return lines
 
 
-def _grid(run: GridRun) -> list[str]:
+def grid_tables(run: GridRun) -> list[str]:
     """Return a grid's tables: each measure of all systems, then the exact answers and refusals by kind."""
     seeds = list(dict.fromkeys(seed for at in run.sizes for seed in at.seeds))
     lines = ["", f"### {escaped(run.title)}: {escaped(run.name)}", ""]

@@ -13,7 +13,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from kblam_engine.evaluation.report import by_kind, overview
+from kblam_engine.evaluation.report import by_kind, grid_tables, overview
 from kblam_engine.evaluation.runs import read_runs
 
 KEPT = ("text", "refused", "confidence", "exact", "token_f1", "retrieval_top1", "retrieval_top5", "judge_score", "rouge_l", "bertscore")
@@ -37,6 +37,21 @@ def short(run: dict[str, Any]) -> dict[str, Any]:
     return {**run, "answers": answers}
 
 
+def short_grid(grid: dict[str, Any]) -> dict[str, Any]:
+    """Return several sizes and seeds without the values of attended triples."""
+    results = [
+        {
+            **one,
+            "answers": [
+                {**answer, "system": {**answer["system"], "attended": attended(answer["system"]["attended"])}}
+                for answer in one["answers"]
+            ],
+        }
+        for one in grid["results"]
+    ]
+    return {**grid, "results": results}
+
+
 def attended(triples: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Return name, property and weight of the triples with attention; of an answer without any the first."""
     kept = [t for t in triples if t["weight"]] or triples[:1]
@@ -52,11 +67,15 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where the short copies go")
     parser.add_argument("files", type=Path, nargs="+", help="what kblam eval --json wrote")
     arguments = parser.parse_args()
-    runs, *_ = read_runs(arguments.files)
-    for run in runs:
-        text = json.dumps(short(run.data), indent=1, ensure_ascii=False)
-        (arguments.folder / f"{Path(run.name).name}.json").write_text(text + "\n", encoding="utf-8")
-    print("\n".join([*overview(runs), "", *by_kind(runs)]))
+    runs, _, grids = read_runs(arguments.files)
+    kept = {run.name: short(run.data) for run in runs} | {grid.name: short_grid(grid.data) for grid in grids}
+    for name, data in kept.items():
+        text = json.dumps(data, indent=1, ensure_ascii=False)
+        (arguments.folder / f"{Path(name).name}.json").write_text(text + "\n", encoding="utf-8")
+    if runs:
+        print("\n".join([*overview(runs), "", *by_kind(runs)]))
+    for grid in grids:
+        print("\n".join([grid.name, *grid_tables(grid)]))
 
 
 if __name__ == "__main__":
