@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -144,15 +144,22 @@ def nearest_leaf_centres(rows: Tensor, roots: Tensor, inters: Tensor, root_of: T
     tried = (rows @ roots.T).topk(min(ROOTS_TRIED, len(roots)), dim=1).indices
     best = torch.full((len(rows),), -torch.inf, device=rows.device)
     labels = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-    for root in torch.unique(tried).tolist():
-        below = torch.nonzero(root_of == root)[:, 0]
-        if not len(below):
+    # Sorted once: to look through all rows and centres for each root would cost rows times roots.
+    of_root = [each // tried.shape[1] for each in _by_label(tried.flatten(), len(roots))]
+    for which, below in zip(of_root, _by_label(root_of, len(roots)), strict=True):
+        if not len(which) or not len(below):
             continue
-        which = torch.nonzero((tried == root).any(1))[:, 0]
         scores, at = (rows[which] @ inters[below].T).max(1)
         higher = scores > best[which]
         best[which[higher]], labels[which[higher]] = scores[higher], below[at[higher]]
     return labels
+
+
+def _by_label(labels: Tensor, n_labels: int) -> Sequence[Tensor]:
+    """Return the places of each label, ascending."""
+    places = torch.argsort(labels, stable=True)
+    counts: list[int] = torch.bincount(labels, minlength=n_labels).tolist()
+    return torch.split(places, counts)
 
 
 def _below(sample: Tensor, roots: Tensor, n_inters: int, seed: int) -> tuple[Tensor, Tensor]:
