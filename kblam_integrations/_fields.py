@@ -120,18 +120,7 @@ PASSED_ON = (
 class AnsweringFields(EngineFields):
     """How to answer; None leaves it to the engine. A call may bring any of them as an option.
 
-    Attributes:
-        temperature: 0 for the likeliest token, higher for more variety.
-        top_k: choose among the k likeliest tokens; 0 for all.
-        top_p: choose among the likeliest tokens that together have this probability.
-        seed: makes sampling reproducible.
-        max_tokens: longest answer, in tokens.
-        stop: texts that end an answer and are not part of it; those of a call are added.
-        refusal_threshold: probability, 0 to 1, below which a question counts as not covered; None: the adapter's.
-        max_hops: above 1, answers may go on from a triple to what its value names.
-        unknown: what happens with a question that is not covered: "refuse", or "base" for the base model's answer.
-        chat_template_kwargs: what the base model's chat template takes besides the messages: {"enable_thinking": False}.
-        timeout: seconds for a call, waiting included; then it ends with TimeoutError. None: no limit.
+    Described where people look, as the fields of an engine are.
     """
 
     temperature: float | None = None

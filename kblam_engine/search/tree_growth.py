@@ -127,7 +127,8 @@ def with_slots(tree: KeyTree, segment: Embeddings, n_slots: int, seed: int = 0) 
     sizes = tree.inters.sizes.copy()
     for start in range(0, len(new), _CHUNK):
         rows = torch.from_numpy(tree.coarse.project(segment[new[start : start + _CHUNK]]))
-        found = nearest_leaf_centres(rows, roots, inters, root_of)
+        # Few rows try few roots: to sort all centres would cost more than to look for those of each.
+        found = nearest_leaf_centres(rows, roots, inters, lambda root: torch.nonzero(root_of == root)[:, 0])
         labels[start : start + len(rows)] = found.numpy()
         more, counts = sums_by_label(rows, found, len(inters))
         sums += more.numpy()
@@ -139,19 +140,27 @@ def with_slots(tree: KeyTree, segment: Embeddings, n_slots: int, seed: int = 0) 
     return _with_split(grown, sums, sizes, seed)
 
 
-def nearest_leaf_centres(rows: Tensor, roots: Tensor, inters: Tensor, root_of: Tensor) -> Tensor:
-    """Return for each row the inter centre with the highest inner product below its best roots, int64 [n_rows]."""
+def nearest_leaf_centres(rows: Tensor, roots: Tensor, inters: Tensor, below: Callable[[int], Tensor]) -> Tensor:
+    """Return for each row the inter centre with the highest inner product below its best roots, int64 [n_rows].
+
+    Args:
+        rows: [n_rows, n_directions].
+        roots: [n_roots, n_directions].
+        inters: [n_inters, n_directions].
+        below: tells the numbers of the inter centres of a root.
+    """
     tried = (rows @ roots.T).topk(min(ROOTS_TRIED, len(roots)), dim=1).indices
     best = torch.full((len(rows),), -torch.inf, device=rows.device)
     labels = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
-    # Sorted once: to look through all rows and centres for each root would cost rows times roots.
-    of_root = [each // tried.shape[1] for each in _by_label(tried.flatten(), len(roots))]
-    for which, below in zip(of_root, _by_label(root_of, len(roots)), strict=True):
-        if not len(which) or not len(below):
+    # Sorted once: to look through all rows for each root would cost rows times roots.
+    places = _by_label(tried.flatten(), len(roots))
+    for root in torch.unique(tried).tolist():
+        which, centres = places[root] // tried.shape[1], below(root)
+        if not len(centres):
             continue
-        scores, at = (rows[which] @ inters[below].T).max(1)
+        scores, at = (rows[which] @ inters[centres].T).max(1)
         higher = scores > best[which]
-        best[which[higher]], labels[which[higher]] = scores[higher], below[at[higher]]
+        best[which[higher]], labels[which[higher]] = scores[higher], centres[at[higher]]
     return labels
 
 
@@ -166,8 +175,8 @@ def _below(sample: Tensor, roots: Tensor, n_inters: int, seed: int) -> tuple[Ten
     """Return inter centres, each root's share of them found among its own keys, and the root of each."""
     labels, _ = nearest_centres(sample, roots)
     found, root_of = [], []
-    for root in range(len(roots)):
-        members = sample[labels == root]
+    for root, places in enumerate(_by_label(labels, len(roots))):
+        members = sample[places]
         if len(members):
             centres = spherical_kmeans(members, max(1, round(n_inters * len(members) / len(sample))), seed + root)
             found.append(centres)
@@ -184,12 +193,13 @@ def _pass(
     what: str,
 ) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
     """Put every key into a cluster; return each cluster's sum, [n_inters, n_directions], its size, and the labels."""
-    inters = levels[1]
+    roots, inters, root_of = levels
+    below = _by_label(root_of, len(roots))
     sums, sizes = torch.zeros_like(inters), torch.zeros(len(inters), device=device)
     labels = np.empty(len(keys), np.int64)
     for start in range(0, len(keys), _CHUNK):
         rows = torch.from_numpy(coarse.project(keys[start : start + _CHUNK])).to(device)
-        found = nearest_leaf_centres(rows, *levels)
+        found = nearest_leaf_centres(rows, roots, inters, below.__getitem__)
         more, counts = sums_by_label(rows, found, len(inters))
         sums += more
         sizes += counts
