@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import gc
 import time
+from array import array
 from collections.abc import AsyncIterator, Awaitable
 from pathlib import Path
 from typing import Any
@@ -57,8 +58,8 @@ class Ticker:
     """Keeps how long, in ms, the event loop did not come round, and how much of that this process was computing."""
 
     def __init__(self) -> None:
-        self.gaps: list[float] = []
-        self.computed: list[float] = []
+        self.gaps = array("d")  # lists of numbers would be the growth of memory that is looked for
+        self.computed = array("d")
         self._task: asyncio.Task[None] | None = None
 
     async def _tick(self) -> None:
