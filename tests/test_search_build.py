@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def same_as_exact(kb, queries, k=8):
     np.testing.assert_allclose(found.scores, truth.scores, atol=0.01 if search.kind == "ann" else 1e-5)
     rows = kb.snapshot().key_embeddings
     for query, at, scores in zip(queries, found.at, found.scores, strict=True):
-        np.testing.assert_allclose(rows[at].astype(np.float32) @ query, scores, atol=0.02 if search.kind == "ann" else 1e-5)
+        np.testing.assert_allclose(rows[at].astype(np.float32) @ query, scores, atol=1e-5)
     return search
 
 
@@ -217,6 +217,36 @@ def test_what_cannot_be_indexed_is_refused(kb, memory_kb):
         build_index(memory_kb.snapshot())
     with pytest.raises(ConfigurationError, match="tree"):
         build_index(kb.snapshot(), "forest")
+
+
+@pytest.mark.parametrize(("n_keys", "embed_dim"), [(1, 8), (40, 7), (300, 7), (700, 16)])
+def test_faiss_holds_any_number_of_keys_of_any_width(tmp_path, capfd, n_keys, embed_dim):
+    keys = np.random.default_rng(0).standard_normal((n_keys, embed_dim)).astype(np.float16)
+    index, options = faiss_index.write_faiss(tmp_path, keys, 0, lambda *_: None)
+    assert capfd.readouterr() == ("", "") and index.n_slots == n_keys and options["n_probes"] <= options["n_lists"]
+    queries = keys[:3].astype(np.float32)
+    found, truth = index.search(queries, 5), scan(keys, queries, 5)
+    np.testing.assert_array_equal(found.at[:, 0], truth.at[:, 0])
+    np.testing.assert_allclose(found.scores[:, 0], truth.scores[:, 0], atol=1e-4)
+    alive = np.arange(n_keys) != truth.at[0, 0]
+    assert truth.at[0, 0] not in index.search(queries[:1], 5, alive).at
+
+
+def test_an_index_of_8_bit_keys_that_an_earlier_version_made_is_read(kb, queries):
+    faiss = pytest.importorskip("faiss")
+    record = build_index(kb.snapshot(), "ann")
+    rows = np.asarray(kb.snapshot().key_segment(), np.float32)
+    earlier = faiss.IndexIVFScalarQuantizer(
+        faiss.IndexFlatIP(rows.shape[1]), rows.shape[1], 4, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
+    )
+    earlier.train(rows)
+    earlier.add(rows)
+    path = kb.path / record.folder / "keys.faiss"
+    faiss.write_index(earlier, str(path))
+    record.files[path.name] = path.stat().st_size, files.checksum(path)
+    written = {"format": files.FORMAT, **asdict(record)}
+    (kb.path / files.RECORD).write_text(json.dumps(written), "utf-8")
+    assert same_as_exact(kb, queries, 4).kind == "ann"
 
 
 def test_without_faiss_the_command_to_install_it_is_told(kb, monkeypatch):

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 Embeddings = NDArray[np.float16]
+_IN_ONE_THREAD = 32_768
+"""Numbers that torch converts without asking its other threads for help."""
 
 
 class LazyRows:
@@ -114,14 +116,19 @@ def column(n: int, dtype: DTypeLike, look_up: Callable[[NDArray[np.int64]], NDAr
 def round_into(target: Embeddings, rows: NDArray[Any]) -> None:
     """Write rows of finite numbers into 16-bit floats, each the nearest one.
 
-    By torch where an encoder has loaded it: the same bits in a thirtieth of the time.
+    By torch where an encoder has loaded it: the same bits in a thirtieth of the time. A few rows at a time, which it
+    does in this thread: its others wait for work busily, so that on a busy machine each call of them all takes
+    milliseconds (docs/decisions.md).
     """
     if "torch" not in sys.modules or rows.dtype != np.float32 or not rows.flags.writeable:
         target[:] = rows
         return
     import torch  # waits where another thread is about to load it
 
-    torch.from_numpy(target).copy_(torch.from_numpy(rows))
+    rounded, exact = torch.from_numpy(target), torch.from_numpy(rows)
+    step = max(1, _IN_ONE_THREAD // max(1, rows.shape[1]))
+    for start in range(0, len(rows), step):
+        rounded[start : start + step].copy_(exact[start : start + step])
 
 
 def selected(array: Embeddings, positions: NDArray[np.int64]) -> Embeddings:

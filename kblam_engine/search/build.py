@@ -100,7 +100,7 @@ def open_index(snapshot: KBSnapshot) -> tuple[IndexRecord, KeyIndex] | None:
         if record.kind == "ann":
             from kblam_engine.search.faiss_index import open_faiss
 
-            return record, open_faiss(folder, record)
+            return record, open_faiss(folder, record, snapshot.key_segment())
     except FileNotFoundError:  # replaced since the record was read
         return None
     except (KeyError, TypeError, ValueError) as error:

@@ -1,4 +1,8 @@
-"""The keys in an index of faiss: inverted lists of 8-bit keys, mapped from disk. The only module that imports faiss."""
+"""The keys in an index of faiss: inverted lists of 4-bit codes, mapped from disk. The only module that imports faiss.
+
+Codes of 4 bits are looked up in the processor's registers, several at once (faiss calls it fast scan); what they find
+is scored again by the keys themselves.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +10,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from kblam_engine.errors import MissingDependencyError
 from kblam_engine.knowledge_base.rows import Embeddings
-from kblam_engine.products import Floats
+from kblam_engine.products import Floats, product_of_rows
 from kblam_engine.search.exact import scan
 from kblam_engine.search.files import IndexRecord, checked_file
-from kblam_engine.search.interface import Found, Mask, log_sum_exp
+from kblam_engine.search.interface import Found, Mask, stacked, top_of
 from kblam_engine.search.recall import GOAL, K, recall_of, sample_queries
 from kblam_engine.search.tree_growth import Progress
 
@@ -21,20 +26,25 @@ _CHUNK = 65_536
 _PER_LIST = 40
 """Keys a list that its centre is found from."""
 _ITERATIONS = 6
-_PROBES = (8, 16, 32, 64, 128, 256, 512, 1024)
+_PROBES = tuple(round(8 * 2 ** (step / 2)) for step in range(17))
+_RESCORED = 16
+"""Keys that are scored again, for each that is asked for, and for few of them:"""
+_LEAST_RESCORED = 256
+_CODES = 16
+"""Different codes of 4 bits; as many keys are the least to train them."""
 
 
 class FaissIndex:
-    """A `KeyIndex` of faiss.
+    """A `KeyIndex` of faiss; scores are those of the keys.
 
-    The normaliser is over the keys found, because faiss tells no other scores: a lower bound.
+    The normaliser is over the keys that were scored again, because faiss tells no other scores: a lower bound.
     """
 
     kind: ClassVar[str] = "ann"
 
-    def __init__(self, index: Any, n_probes: int) -> None:
-        """Keep an index and how many lists a search looks into."""
-        self._index, self.n_probes = index, n_probes
+    def __init__(self, index: Any, segment: Embeddings, n_probes: int) -> None:
+        """Keep an index, the keys that are in it, [n_slots or more, embed_dim], and how many lists a search looks into."""
+        self._index, self._segment, self.n_probes = index, segment, n_probes
 
     @property
     def n_slots(self) -> int:
@@ -43,15 +53,20 @@ class FaissIndex:
 
     def search(self, queries: Floats, k: int, alive: Mask | None = None) -> Found:
         """Return the best keys of the nearest lists; see `KeyIndex.search`."""
+        n_candidates = max(_RESCORED * k, _LEAST_RESCORED)
+        if n_candidates >= self.n_slots:
+            return scan(self._segment[: self.n_slots], queries, k, None if alive is None else alive[: self.n_slots])
         faiss = _faiss()
         parameters = faiss.SearchParametersIVF(nprobe=self.n_probes)
         if alive is not None and not alive[: self.n_slots].all():
             bits = np.packbits(alive[: self.n_slots], bitorder="little")
             selector = faiss.IDSelectorBitmap(bits)
             parameters = faiss.SearchParametersIVF(nprobe=self.n_probes, sel=selector)
-        scores, at = self._index.search(np.ascontiguousarray(queries, np.float32), k, params=parameters)
-        scores = np.where(at < 0, -np.inf, scores).astype(np.float32)
-        return Found(at.astype(np.int64), scores, log_sum_exp(scores))
+        _, at = self._index.search(np.ascontiguousarray(queries, np.float32), n_candidates, params=parameters)
+        return stacked([self._best(query, np.sort(near[near >= 0]), k) for query, near in zip(queries, at, strict=True)])
+
+    def _best(self, query: Floats, candidates: NDArray[np.int64], k: int) -> Found:
+        return top_of(product_of_rows(self._segment, query[:, None], candidates), k, candidates)
 
 
 def write_faiss(
@@ -60,31 +75,32 @@ def write_faiss(
     """Build an index of all keys, [n_slots, embed_dim], in an empty folder; return it and what opening it needs."""
     faiss = _faiss()
     n_keys, embed_dim = segment.shape
-    n_lists = max(1, min(round(4 * n_keys**0.5), n_keys // 40))
+    n_lists = max(1, min(round(2 * n_keys**0.5), n_keys // 40))
+    n_codes = embed_dim // 2 if embed_dim % 2 == 0 else embed_dim  # a code for two numbers of a key
     quantizer = faiss.IndexFlatIP(embed_dim)
-    index = faiss.IndexIVFScalarQuantizer(
-        quantizer, embed_dim, n_lists, faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT
-    )
+    index = faiss.IndexIVFPQFastScan(quantizer, embed_dim, n_lists, n_codes, 4, faiss.METRIC_INNER_PRODUCT)
     index.cp.niter, index.cp.seed, index.cp.spherical = _ITERATIONS, seed, True
+    index.pq.cp.seed = seed
+    index.cp.min_points_per_centroid = index.pq.cp.min_points_per_centroid = 1  # else it talks to stderr
     chosen = np.sort(np.random.default_rng(seed).permutation(n_keys)[: _PER_LIST * n_lists])
     progress("training faiss", 0, n_keys)
-    index.train(np.asarray(segment[chosen], np.float32))
+    index.train(np.asarray(segment[np.resize(chosen, max(len(chosen), _CODES))], np.float32))
     for start in range(0, n_keys, _CHUNK):
         index.add(np.asarray(segment[start : start + _CHUNK], np.float32))
         progress("adding keys", min(start + _CHUNK, n_keys), n_keys)
     faiss.write_index(index, str(draft / _FILE))
     del index
-    found = FaissIndex(_mapped(draft / _FILE), 1)
+    found = FaissIndex(_mapped(draft / _FILE), segment, 1)
     queries = sample_queries(segment, seed=seed)
     truth = scan(segment, queries, K)
     for n_probes in _PROBES:
         found.n_probes = min(n_probes, n_lists)
-        if recall_of(found.search(queries, K), truth) >= GOAL:
+        if found.n_probes == n_lists or recall_of(found.search(queries, K), truth) >= GOAL:
             break
     return found, {"n_probes": found.n_probes, "n_lists": n_lists}
 
 
-def open_faiss(folder: Path, record: IndexRecord) -> FaissIndex:
+def open_faiss(folder: Path, record: IndexRecord, segment: Embeddings) -> FaissIndex:
     """Open the index in a knowledge base's folder; its lists are mapped and not read.
 
     Raises:
@@ -92,7 +108,7 @@ def open_faiss(folder: Path, record: IndexRecord) -> FaissIndex:
         MissingDependencyError: faiss is not installed.
     """
     path = checked_file(folder, record, _FILE, contents=False)
-    return FaissIndex(_mapped(path), int(record.options["n_probes"]))
+    return FaissIndex(_mapped(path), segment, int(record.options["n_probes"]))
 
 
 def _mapped(path: Path) -> Any:

@@ -80,6 +80,11 @@ def merged(parts: Sequence[Found], k: int) -> Found:
     return _ordered(at, scores, k, np.logaddexp.reduce([part.log_normaliser for part in parts], 0))
 
 
+def stacked(parts: Sequence[Found]) -> Found:
+    """Return the searches of different queries, all for as many keys, as one."""
+    return Found(*(np.concatenate([getattr(part, name) for part in parts]) for name in Found.__slots__))
+
+
 def nothing(n_queries: int, k: int) -> Found:
     """Return what is found where there are no keys."""
     none = np.full((n_queries, k), -np.inf, np.float32)
