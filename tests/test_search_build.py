@@ -219,7 +219,7 @@ def test_what_cannot_be_indexed_is_refused(kb, memory_kb):
         build_index(kb.snapshot(), "forest")
 
 
-@pytest.mark.parametrize(("n_keys", "embed_dim"), [(1, 8), (40, 7), (300, 7), (700, 16)])
+@pytest.mark.parametrize(("n_keys", "embed_dim"), [(1, 8), (40, 7), (600, 7), (1200, 16)])
 def test_faiss_holds_any_number_of_keys_of_any_width(tmp_path, capfd, n_keys, embed_dim):
     keys = np.random.default_rng(0).standard_normal((n_keys, embed_dim)).astype(np.float16)
     index, options = faiss_index.write_faiss(tmp_path, keys, 0, lambda *_: None)
@@ -230,6 +230,14 @@ def test_faiss_holds_any_number_of_keys_of_any_width(tmp_path, capfd, n_keys, em
     np.testing.assert_allclose(found.scores[:, 0], truth.scores[:, 0], atol=1e-4)
     alive = np.arange(n_keys) != truth.at[0, 0]
     assert truth.at[0, 0] not in index.search(queries[:1], 5, alive).at
+
+
+def test_lists_of_faiss_are_mapped_not_read(tmp_path):
+    faiss = pytest.importorskip("faiss")
+    keys = np.random.default_rng(0).standard_normal((2_000, 16)).astype(np.float16)
+    faiss_index.write_faiss(tmp_path, keys, 0, lambda *_: None)
+    index = faiss_index._mapped(tmp_path / "keys.faiss")
+    assert isinstance(faiss.downcast_InvertedLists(index.invlists), faiss.OnDiskInvertedLists)
 
 
 def test_an_index_of_8_bit_keys_that_an_earlier_version_made_is_read(kb, queries):
