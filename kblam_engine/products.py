@@ -28,6 +28,19 @@ def _tensor(array: NDArray[Any]) -> torch.Tensor:
     return torch.from_numpy(array if array.flags.writeable else array.copy())  # torch warns of read-only memory
 
 
+def highest(scores: Floats, n: int) -> NDArray[np.int64]:
+    """Return where the n highest of each row's scores are, in no order, or all where there are no more.
+
+    Args:
+        scores: [..., n_scores].
+        n: how many.
+    """
+    if n >= scores.shape[-1]:
+        return np.broadcast_to(np.arange(scores.shape[-1]), scores.shape)
+    found: NDArray[np.int64] = torch.topk(_tensor(scores), n, sorted=False).indices.numpy()
+    return found
+
+
 def product_of_rows(
     rows: NDArray[np.float16] | NDArray[np.int8], columns: Floats, chosen: NDArray[np.signedinteger[Any]] | None = None
 ) -> Floats:
@@ -45,10 +58,16 @@ def product_of_rows(
     n_rows, embed_dim = len(rows) if chosen is None else len(chosen), rows.shape[1]
     right = _tensor(columns)
     buffer = torch.empty(min(_BLOCK, n_rows), embed_dim)
+    gathered = None if chosen is None else np.empty(tuple(buffer.shape), rows.dtype)
     found = torch.empty(n_rows, right.shape[1])
     for start in range(0, n_rows, _BLOCK):
-        within = slice(start, start + _BLOCK)
-        block = torch.from_numpy(rows[within if chosen is None else chosen[within]])
-        torch.mm(buffer[: len(block)].copy_(block), right, out=found[start : start + len(block)])
+        if chosen is None or gathered is None:
+            block = rows[start : start + _BLOCK]
+        else:
+            block = gathered[: n_rows - start]
+            # "clip", because the other ways copy once more; a third of the time of rows[chosen].
+            np.take(rows, chosen[start : start + _BLOCK], 0, out=block, mode="clip")
+        widened = buffer[: len(block)].copy_(torch.from_numpy(block))
+        torch.mm(widened, right, out=found[start : start + len(block)])
     scores: Floats = found.numpy()
     return scores

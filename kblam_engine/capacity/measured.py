@@ -13,7 +13,8 @@ from kblam_engine.capacity.terms import Known, Term, term
 
 SEARCH = "docs/results/search"
 LARGEST = 1_000_000
-"""Keys of the largest knowledge base that was measured; what is told beyond it is extrapolated."""
+"""Keys of the largest knowledge base that was measured; what is told beyond it is extrapolated. (Ten million keys, most of them
+synthetic, were searched to see whether the extrapolation holds: docs/scale.md.)"""
 KEPT_KEYS = 100_000
 """Up to here keys are kept in memory and every one is scored (`kblam_engine/retrieval.py`)."""
 
@@ -57,21 +58,20 @@ class Growth:
 QUERY_MS = {
     kind: Growth(kind, "query_cpu_ms", points)
     for kind, points in {
-        "exact": ((10_000, 2.6846), (100_000, 15.6196), (237_568, 38.9375), (1_000_000, 151.9718)),
-        "tree": ((10_000, 1.6604), (100_000, 2.7714), (237_568, 4.9281), (1_000_000, 12.9123)),
-        "ann": ((10_000, 2.7549), (100_000, 5.9058), (237_568, 14.0769), (1_000_000, 22.2314)),
+        "exact": ((10_000, 1.5207), (100_000, 14.6275), (237_568, 31.7317), (1_000_000, 109.7895)),
+        "tree": ((10_000, 1.1475), (100_000, 3.5977), (237_568, 4.7099), (1_000_000, 14.6668)),
+        "ann": ((10_000, 0.928), (100_000, 1.9782), (237_568, 3.3155), (1_000_000, 3.5771)),
     }.items()
 }
 BUILD_S = {
     kind: Growth(kind, "build_cpu_s", points)
     for kind, points in {
-        "tree": ((10_000, 1.3953), (100_000, 11.1522), (237_568, 26.2712), (1_000_000, 118.656)),
-        "ann": ((10_000, 0.4988), (100_000, 8.3797), (237_568, 23.0106), (1_000_000, 94.4517)),
+        "tree": ((10_000, 1.7517), (100_000, 10.3737), (237_568, 25.3443), (1_000_000, 95.2775)),
+        "ann": ((10_000, 3.6443), (100_000, 7.0431), (237_568, 14.0519), (1_000_000, 48.9263)),
     }.items()
 }
-TREE_BEAM = Growth(
-    "tree", "options.beam.inters", ((10_000, 181), (100_000, 724), (237_568, 1024), (1_000_000, 2896))
-)
+TREE_BEAM = Growth("tree", "options.beam.inters", ((10_000, 181), (100_000, 724), (237_568, 1024), (1_000_000, 2896)))
+PROBES = Growth("ann", "options.n_probes", ((10_000, 128), (100_000, 181), (237_568, 512), (1_000_000, 362)))
 MOST_SLOTS = 2**31 - 1
 """Positions and ids of names are 32-bit numbers: no knowledge base is larger."""
 
@@ -83,12 +83,11 @@ SPLIT = Known(
 )
 WIDEST_BEAM = (1024, 4096)
 """Roots and inter centres of the widest beam that a build tries (`kblam_engine/search/recall.py` BEAMS)."""
-PROBES = Known(
-    "probes", 1024, "", f"lists looked into, the most that a build tries, and the choice at 1,000,000 in {SEARCH}/real.json"
-)
+MOST_PROBES = 2048
+"""Lists of faiss that a search looks into, the most that a build tries (`kblam_engine/search/faiss_index.py` _PROBES)."""
 FINENESS = Known("fine", 4, "", "rule: inter centres in multiples of n^(2/3), kblam_engine/search/tree_growth.py")
 SAMPLE = Known("sample", 12, "", "rule: keys a cluster that centres are found from, kblam_engine/search/tree_growth.py")
-LISTS = Known("fine_a", 4, "", "rule: lists of faiss in multiples of n^(1/2), kblam_engine/search/faiss_index.py")
+LISTS = Known("fine_a", 2, "", "rule: lists of faiss in multiples of n^(1/2), kblam_engine/search/faiss_index.py")
 
 DIM = Known("dim", 384, "", "embed_dim of the default sentence encoder, docs/results/search/encoding.json")
 COARSE = Known(
@@ -96,15 +95,17 @@ COARSE = Known(
 )
 SCORED_AGAIN = Known("again", 192, "", "rule: 8 times the 24 candidates asked for, kblam_engine/search/tree.py, retrieval.py")
 PER_LIST = Known("per_list", 40, "", "rule: keys a list that its centre is found from, kblam_engine/search/faiss_index.py")
+CODE_BLOCK = Known("block", 32, "", "keys whose codes lie together in a list of faiss; the last block of a list may be half empty")
+CODED_AGAIN = Known("again_a", 512, "", "rule: the least that are scored again, for the 24 candidates asked for, kblam_engine/search/faiss_index.py")
 SCAN_BYTES = Known("scan", 2_300_000, "B", "rule: 2 MB and 0.3 MB a query, kblam_engine/search/exact.py")
 
 TEXTS_PER_S = Known("texts", 194.697, "texts/s", f"results[0].texts_per_cpu_s in {SEARCH}/encoding.json")
 QUESTION_MS = Known("question", 16.225, "ms", f"results[0].question_cpu_ms in {SEARCH}/encoding.json")
-STORE_BYTES = Known("stored", 1755.559, "B", f"size_mb at 1,000,000 triples in {SEARCH}/store.json, a triple")
-STORE_MEMORY = Known("held", 45.41 * 1024**2 / 1e6, "B", f"memory_mb (MiB) at 1,000,000 triples in {SEARCH}/store.json, a triple")
-IMPORT_S = Known("imported", 17.681 / 1e6, "s", f"import_cpu_s at 1,000,000 triples in {SEARCH}/store.json, a triple")
+STORE_BYTES = Known("stored", 1755.59, "B", f"size_mb at 1,000,000 triples in {SEARCH}/store.json, a triple")
+STORE_MEMORY = Known("held", 45.195 * 1024**2 / 1e6, "B", f"memory_mb (MiB) at 1,000,000 triples in {SEARCH}/store.json, a triple")
+IMPORT_S = Known("imported", 13.492 / 1e6, "s", f"import_cpu_s at 1,000,000 triples in {SEARCH}/store.json, a triple")
 SNAPSHOT_S = Known(
-    "shown", 0.696015 / 1e6, "s", f"snapshot_ms at 1,000,000 triples in {SEARCH}/store.json, a triple; of the clock"
+    "shown", 1.005399 / 1e6, "s", f"snapshot_ms at 1,000,000 triples in {SEARCH}/store.json, a triple; of the clock"
 )
 
 _ADAPTER = "kblam_engine/adapters/smollm2-135m/adapter_config.json"

@@ -12,7 +12,7 @@ from typing import Any, Literal, get_args
 from kblam_engine.capacity import measured
 from kblam_engine.capacity.estimates import Estimate, total
 from kblam_engine.capacity.published import claim_note, published
-from kblam_engine.capacity.searching import TreeSize, outgrows_beams, query_estimates
+from kblam_engine.capacity.searching import TreeSize, outgrows_beams, outgrows_probes, query_estimates
 from kblam_engine.capacity.shapes import ModelShape, shape_of_model
 from kblam_engine.capacity.terms import Known, Term, named, term
 from kblam_engine.errors import ConfigurationError
@@ -135,10 +135,9 @@ def _disk(request: PlanRequest, n: Term, beyond: bool) -> list[Estimate]:
             Estimate.of("disk of a node", "tree: coarse keys by cluster, their slots, centres", keys, "B", beyond),
         ]
     elif not request.is_kept and request.index == "ann":
-        lists = term(measured.LISTS) * n ** 0.5
-        parts.append(
-            Estimate.of("disk of a node", "faiss: 8-bit keys, ids, centres", n * (dim + 8) + lists * (4 * dim + 8), "B", beyond)
-        )
+        lists, code = term(measured.LISTS) * n ** 0.5, dim / 4 + 8
+        keys = n * code + lists * (4 * dim + 8 + code * measured.CODE_BLOCK / 2)
+        parts.append(Estimate.of("disk of a node", "faiss: 4-bit codes of keys, ids, centres", keys, "B", beyond))
     return [*parts, total("disk of a node", "disk", parts)]
 
 
@@ -223,8 +222,8 @@ def _building(request: PlanRequest, n: Term, beyond: bool) -> list[Estimate]:
 def _building_memory(request: PlanRequest, n: Term) -> list[Estimate]:
     dim = term(measured.DIM)
     if request.index == "ann":
-        needed = n * (dim + 8) + term(measured.LISTS) * n ** 0.5 * measured.PER_LIST * dim * 4
-        name = "memory while building: faiss holds the index until it is written, and its training keys"
+        needed = 2 * n * (dim / 4 + 8) + term(measured.LISTS) * n ** 0.5 * measured.PER_LIST * dim * 4
+        name = "memory while building: faiss holds the index twice until it is written, and its training keys"
     else:
         inters = named("inters", TreeSize.of(n).inters)
         coarse = term(measured.COARSE)
@@ -260,9 +259,9 @@ def _notes(request: PlanRequest, beyond: bool) -> list[str]:
             "A build tries beams up to {:,} roots and {:,} inter centres and takes the widest where none finds enough: "
             "beyond that recall falls, or the beam has to be set wider.".format(*measured.WIDEST_BEAM)
         )
-    elif request.index == "ann" and beyond:
+    elif request.index == "ann" and outgrows_probes(n):
         notes.append(
-            "A build tries up to 1,024 lists, which are a smaller share of all lists the more keys there are: recall falls."
+            f"A build tries up to {measured.MOST_PROBES:,} lists of faiss and takes as many where none finds enough: beyond that recall falls."
         )
     if request.index == "exact" and not request.is_kept:
         notes.append("Every search reads every key: below that much free memory it reads them from the disk each time.")

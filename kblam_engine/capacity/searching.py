@@ -51,13 +51,14 @@ def query_estimates(kind: str, n: Term, beyond: bool) -> list[Estimate]:
         whole = term(measured.SCORED_AGAIN) * 2 * term(measured.DIM)
         read, bytes_of_key = named("keys", _scored(n).keys) + whole / measured.COARSE, term(measured.COARSE)
     else:
-        read, bytes_of_key = _listed(n), term(measured.DIM) + 8
+        code = term(measured.DIM) / 4 + 8
+        read, bytes_of_key = _listed(n) + term(measured.CODED_AGAIN) * 2 * term(measured.DIM) / code, code
         if beyond:
             then = named("scored", _listed(n))
             now = Known("scored_m", _listed(_at_largest()).value, "", "the same at 1,000,000 keys")
             estimates += [
                 Estimate.of(_SECTION, "scored: keys and centres of a search", _listed(n), ""),
-                Estimate.of(_SECTION, "a search, by what it scores, recall not held", t * then / now, "ms", True),
+                Estimate.of(_SECTION, "a search, by what it scores, the lists looked into growing as measured", t * then / now, "ms", True),
             ]
     estimates.append(
         Estimate.of(_SECTION, "read from disk by a search that finds nothing in memory", read * bytes_of_key, "B", beyond)
@@ -88,8 +89,7 @@ def _tree(n: Term, t: Term, beyond: bool) -> list[Estimate]:
 
 def outgrows_beams(n: float) -> bool:
     """Say whether holding recall would take a wider beam than any that a build tries, if beams go on growing so."""
-    growth = measured.TREE_BEAM
-    return bool(growth.points[-1][1] * (n / measured.LARGEST) ** growth.exponent > measured.WIDEST_BEAM[1])
+    return _grown(measured.TREE_BEAM, n) > measured.WIDEST_BEAM[1]
 
 
 def _scored(n: Term, *, widest: bool = False) -> Scored:
@@ -113,9 +113,21 @@ def _scored(n: Term, *, widest: bool = False) -> Scored:
     return Scored(roots + followed * inters / roots, opened * n / inters)
 
 
+def outgrows_probes(n: float) -> bool:
+    """Say whether holding recall would take more lists of faiss than any number that a build tries."""
+    return _grown(measured.PROBES, n) > measured.MOST_PROBES
+
+
+def _grown(growth: measured.Growth, n: float) -> float:
+    largest, value = growth.points[-1]
+    return float(value * (n / largest) ** growth.exponent)
+
+
 def _listed(n: Term) -> Term:
+    """Count what a search of faiss scores: centres, and keys by their codes."""
+    anchor, exponent = measured.PROBES.known("probes", "")
     lists = term(measured.LISTS) * n**0.5
-    return lists + term(measured.PROBES) * n / lists
+    return lists + term(anchor) * (n / measured.LARGEST) ** exponent * n / lists
 
 
 def _at_largest() -> Term:

@@ -18,7 +18,7 @@ TIMEOUT = 60.0
 """Seconds that a second writer waits for the first."""
 _CACHE_KB = 2_048
 """Of pages, a connection: SQLite's own choice. With 16 MB look-ups and searches of a million triples were no faster, because the
-system keeps pages too; but a process held 14 MB more."""
+system keeps pages too; but a process held 15 MB more."""
 _KEPT_WAL = 64 * 2**20
 
 

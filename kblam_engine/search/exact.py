@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
+from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from kblam_engine.knowledge_base.reading_ahead import read_ahead
 from kblam_engine.knowledge_base.rows import Embeddings
 from kblam_engine.products import Floats, product_of_rows
 from kblam_engine.search.interface import Found, Mask, merged, nothing, top_of
@@ -30,6 +34,18 @@ def scan(keys: Embeddings, queries: Floats, k: int, alive: Mask | None = None) -
             scores[~alive[start : start + len(scores)]] = -np.inf
         best = merged([best, top_of(scores, k, np.arange(start, start + len(scores)))], k)
     return best
+
+
+def score_some(keys: Embeddings, query: Floats, chosen: NDArray[np.signedinteger[Any]]) -> Floats:
+    """Return the scores of some keys, [n_chosen]; the system is told which, and reads them beside each other.
+
+    Args:
+        keys: [n_keys, embed_dim], mapped from disk or in memory.
+        query: [embed_dim].
+        chosen: [n_chosen], where they are.
+    """
+    read_ahead(keys, chosen)
+    return product_of_rows(keys, query[:, None], chosen)[:, 0]
 
 
 class ExactIndex:

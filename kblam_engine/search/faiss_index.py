@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from kblam_engine.errors import MissingDependencyError
 from kblam_engine.knowledge_base.rows import Embeddings
-from kblam_engine.products import Floats, product_of_rows
-from kblam_engine.search.exact import scan
+from kblam_engine.products import Floats
+from kblam_engine.search.exact import scan, score_some
 from kblam_engine.search.files import IndexRecord, checked_file
 from kblam_engine.search.interface import Found, Mask, stacked, top_of
 from kblam_engine.search.recall import GOAL, K, recall_of, sample_queries
@@ -27,9 +27,10 @@ _PER_LIST = 40
 """Keys a list that its centre is found from."""
 _ITERATIONS = 6
 _PROBES = tuple(round(8 * 2 ** (step / 2)) for step in range(17))
-_RESCORED = 32
-"""Keys that are scored again, for each that is asked for, and for few of them:"""
+_RESCORED = 16
+"""Keys that are scored again for each that is asked for ..."""
 _LEAST_RESCORED = 512
+"""... but so many for few of them. They lie on as many pages of the disk: more of them find more, and wait longer."""
 _CODES = 16
 """Different codes of 4 bits; as many keys are the least to train them."""
 
@@ -66,7 +67,7 @@ class FaissIndex:
         return stacked([self._best(query, np.sort(near[near >= 0]), k) for query, near in zip(queries, at, strict=True)])
 
     def _best(self, query: Floats, candidates: NDArray[np.int64], k: int) -> Found:
-        return top_of(product_of_rows(self._segment, query[:, None], candidates), k, candidates)
+        return top_of(score_some(self._segment, query, candidates)[:, None], k, candidates)
 
 
 def write_faiss(

@@ -9,7 +9,7 @@ from typing import Literal, Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from kblam_engine.products import Floats
+from kblam_engine.products import Floats, highest
 
 IndexKind = Literal["exact", "tree", "ann"]
 """How keys are searched: all of them, down a tree of clusters, or by faiss."""
@@ -66,8 +66,7 @@ def top_of(scores: Floats, k: int, at: NDArray[np.int64] | None = None) -> Found
         at: [n_keys], where the keys are; default 0..n_keys - 1.
     """
     columns = scores.T
-    n = min(k, len(scores))
-    best = np.argpartition(-columns, n - 1, axis=1)[:, :n] if 0 < n < len(scores) else _every(columns)
+    best = highest(columns, k)
     found = np.take_along_axis(columns, best, 1)
     places = (best if at is None else at[best]).astype(np.int64)
     return _ordered(np.where(np.isneginf(found), -1, places), found, k, log_sum_exp(columns))
@@ -99,10 +98,6 @@ def log_sum_exp(scores: Floats) -> Floats:
     with np.errstate(divide="ignore"):
         total: Floats = np.log(np.exp(scores - highest).sum(-1)) + highest[..., 0]
     return total
-
-
-def _every(columns: Floats) -> NDArray[np.int64]:
-    return np.broadcast_to(np.arange(columns.shape[1]), columns.shape)
 
 
 def _ordered(at: NDArray[np.int64], scores: Floats, k: int, log_normaliser: Floats) -> Found:

@@ -16,12 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kblam_engine.errors import ConfigurationError
-from kblam_engine.knowledge_base.reading_ahead import read_ahead, read_ahead_ranges
+from kblam_engine.knowledge_base.reading_ahead import read_ahead_ranges
 from kblam_engine.knowledge_base.rows import Embeddings
-from kblam_engine.products import Floats, product_of_rows
+from kblam_engine.products import Floats, highest, product_of_rows
 from kblam_engine.search.coarse import Coarse
-from kblam_engine.search.exact import scan
-from kblam_engine.search.interface import Found, Mask, log_sum_exp, top_of
+from kblam_engine.search.exact import scan, score_some
+from kblam_engine.search.interface import Found, Mask, log_sum_exp, stacked, top_of
 
 Slots = NDArray[np.signedinteger[Any]]
 Codes = NDArray[np.int8]
@@ -109,19 +109,19 @@ class KeyTree:
         if self.beam.roots >= len(self.roots) and self.beam.inters >= len(self.inters):
             return scan(self.segment[: self.n_slots], queries, k, None if alive is None else alive[: self.n_slots])
         found = [self._search(np.asarray(query, np.float32), k, alive) for query in queries]
-        return Found(*(np.concatenate([getattr(one, part) for one in found]) for part in Found.__slots__))
+        return stacked(found)
 
     def _search(self, query: Floats, k: int, alive: Mask | None) -> Found:
         projected = self.coarse.project(query[None])[0]
         root_scores = product_of_rows(self.roots.directions, projected[:, None])[:, 0]
-        best = _best(root_scores, self.beam.roots)
+        best = highest(root_scores, self.beam.roots)
         inters = np.flatnonzero(_among(best, len(self.roots))[self.root_of])
         inter_scores = product_of_rows(self.inters.directions, projected[:, None], inters)[:, 0]
-        chosen = _best(inter_scores, self.beam.inters)
+        chosen = highest(inter_scores, self.beam.inters)
         slots, scores = self._score_clusters(inters[chosen], query, projected, alive)
-        again = _best(scores, SCORED_AGAIN * k)
+        again = highest(scores, SCORED_AGAIN * k)
         again = again[scores[again] > -np.inf]
-        scores[again] = self._exact(slots[again], query)
+        scores[again] = score_some(self.segment, query, slots[again])
         found = top_of(scores[again, None], k, slots[again])
         other_roots = np.flatnonzero(~_among(best, len(root_scores)))
         others = np.flatnonzero(~_among(chosen, len(inters)))
@@ -143,15 +143,10 @@ class KeyTree:
         slots = np.concatenate([self.leaf_slots[packed], loose])
         scores = product_of_rows(self.leaves, self.coarse.against_codes(projected)[:, None], packed)[:, 0]
         if len(loose):
-            scores = np.concatenate([scores, self._exact(loose, query)])
+            scores = np.concatenate([scores, score_some(self.segment, query, loose)])
         if alive is not None:
             scores[~alive[slots]] = -np.inf
         return slots, scores
-
-    def _exact(self, slots: Slots, query: Floats) -> Floats:
-        """Return the scores of whole keys."""
-        read_ahead(self.segment, slots)
-        return product_of_rows(self.segment, query[:, None], slots)[:, 0]
 
     def _loose(self, clusters: NDArray[np.int64]) -> Slots:
         some = [self.loose[c] for c in clusters.tolist() if c in self.loose] if self.loose else []
@@ -174,10 +169,6 @@ class KeyTree:
         levels = (self.roots, self.inters)
         centres = sum(level.directions.nbytes + 12 * len(level) for level in levels)
         return self.coarse.directions.nbytes + centres + 3 * self.root_of.nbytes + sum(slots.nbytes for slots in self.loose.values())
-
-
-def _best(scores: Floats, n: int) -> NDArray[np.int64]:
-    return np.arange(len(scores)) if n >= len(scores) else np.argpartition(-scores, n - 1)[:n]
 
 
 def _among(chosen: NDArray[np.int64], n: int) -> Mask:
