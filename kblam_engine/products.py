@@ -58,16 +58,11 @@ def product_of_rows(
     n_rows, embed_dim = len(rows) if chosen is None else len(chosen), rows.shape[1]
     right = _tensor(columns)
     buffer = torch.empty(min(_BLOCK, n_rows), embed_dim)
-    gathered = None if chosen is None else np.empty(tuple(buffer.shape), rows.dtype)
     found = torch.empty(n_rows, right.shape[1])
     for start in range(0, n_rows, _BLOCK):
-        if chosen is None or gathered is None:
-            block = rows[start : start + _BLOCK]
-        else:
-            block = gathered[: n_rows - start]
-            # "clip", because the other ways copy once more; a third of the time of rows[chosen].
-            np.take(rows, chosen[start : start + _BLOCK], 0, out=block, mode="clip")
-        widened = buffer[: len(block)].copy_(torch.from_numpy(block))
-        torch.mm(widened, right, out=found[start : start + len(block)])
+        within = slice(start, start + _BLOCK)
+        # take(): two thirds of the time of rows[chosen]
+        block = torch.from_numpy(rows[within] if chosen is None else rows.take(chosen[within], 0))
+        torch.mm(buffer[: len(block)].copy_(block), right, out=found[start : start + len(block)])
     scores: Floats = found.numpy()
     return scores

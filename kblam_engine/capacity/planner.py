@@ -12,7 +12,13 @@ from typing import Any, Literal, get_args
 from kblam_engine.capacity import measured
 from kblam_engine.capacity.estimates import Estimate, total
 from kblam_engine.capacity.published import claim_note, published
-from kblam_engine.capacity.searching import TreeSize, outgrows_beams, outgrows_probes, query_estimates
+from kblam_engine.capacity.searching import (
+    ListSize,
+    TreeSize,
+    outgrows_beams,
+    outgrows_probes,
+    query_estimates,
+)
 from kblam_engine.capacity.shapes import ModelShape, shape_of_model
 from kblam_engine.capacity.terms import Known, Term, named, term
 from kblam_engine.errors import ConfigurationError
@@ -135,8 +141,8 @@ def _disk(request: PlanRequest, n: Term, beyond: bool) -> list[Estimate]:
             Estimate.of("disk of a node", "tree: coarse keys by cluster, their slots, centres", keys, "B", beyond),
         ]
     elif not request.is_kept and request.index == "ann":
-        lists, code = term(measured.LISTS) * n ** 0.5, dim / 4 + 8
-        keys = n * code + lists * (4 * dim + 8 + code * measured.CODE_BLOCK / 2)
+        size = ListSize.of(n)
+        keys = n * size.code + size.lists * (4 * dim + 8 + size.code * measured.CODE_BLOCK / 2)
         parts.append(Estimate.of("disk of a node", "faiss: 4-bit codes of keys, ids, centres", keys, "B", beyond))
     return [*parts, total("disk of a node", "disk", parts)]
 
@@ -156,7 +162,7 @@ def _memory(request: PlanRequest, n: Term, shape: ModelShape, beyond: bool) -> l
             coarse = term(measured.COARSE)
             centres = (roots + inters) * (2 * coarse + 12) + 24 * inters + coarse * dim * 4
         else:
-            centres = term(measured.LISTS) * n ** 0.5 * dim * 4
+            centres = ListSize.of(n).lists * dim * 4
         parts += [
             Estimate.of(section, "centres of the index", centres, "B", beyond),
             Estimate.of(section, "whether each slot is alive", n * term(1), "B"),
@@ -222,7 +228,8 @@ def _building(request: PlanRequest, n: Term, beyond: bool) -> list[Estimate]:
 def _building_memory(request: PlanRequest, n: Term) -> list[Estimate]:
     dim = term(measured.DIM)
     if request.index == "ann":
-        needed = 2 * n * (dim / 4 + 8) + term(measured.LISTS) * n ** 0.5 * measured.PER_LIST * dim * 4
+        size = ListSize.of(n)
+        needed = 2 * n * size.code + size.lists * measured.PER_LIST * dim * 4
         name = "memory while building: faiss holds the index twice until it is written, and its training keys"
     else:
         inters = named("inters", TreeSize.of(n).inters)

@@ -27,6 +27,19 @@ class TreeSize:
 
 
 @dataclass(frozen=True, slots=True)
+class ListSize:
+    """Lists of faiss over n keys, and the bytes that a key takes in them: its codes, 4 bits for two numbers, and its id."""
+
+    lists: Term
+    code: Term
+
+    @classmethod
+    def of(cls, n: Term) -> ListSize:
+        """Follow the rule by which lists are made."""
+        return cls(term(measured.LISTS) * n**0.5, term(measured.DIM) / 4 + 8)
+
+
+@dataclass(frozen=True, slots=True)
 class Scored:
     """What one search of a tree scores."""
 
@@ -51,7 +64,7 @@ def query_estimates(kind: str, n: Term, beyond: bool) -> list[Estimate]:
         whole = term(measured.SCORED_AGAIN) * 2 * term(measured.DIM)
         read, bytes_of_key = named("keys", _scored(n).keys) + whole / measured.COARSE, term(measured.COARSE)
     else:
-        code = term(measured.DIM) / 4 + 8
+        code = ListSize.of(n).code
         read, bytes_of_key = _listed(n) + term(measured.CODED_AGAIN) * 2 * term(measured.DIM) / code, code
         if beyond:
             then = named("scored", _listed(n))
@@ -89,7 +102,7 @@ def _tree(n: Term, t: Term, beyond: bool) -> list[Estimate]:
 
 def outgrows_beams(n: float) -> bool:
     """Say whether holding recall would take a wider beam than any that a build tries, if beams go on growing so."""
-    return _grown(measured.TREE_BEAM, n) > measured.WIDEST_BEAM[1]
+    return _grown(measured.TREE_BEAM, "beam", term(n)).value > measured.WIDEST_BEAM[1]
 
 
 def _scored(n: Term, *, widest: bool = False) -> Scored:
@@ -103,8 +116,7 @@ def _scored(n: Term, *, widest: bool = False) -> Scored:
             for symbol, value in zip(("beam_r", "beam_i"), measured.WIDEST_BEAM, strict=True)
         )
     else:
-        anchor, exponent = measured.TREE_BEAM.known("beam", "")
-        opened = term(anchor) * (n / measured.LARGEST) ** exponent
+        opened = _grown(measured.TREE_BEAM, "beam", n)
         followed = opened / 4
     if followed.value > size.roots.value:
         followed = roots
@@ -115,19 +127,18 @@ def _scored(n: Term, *, widest: bool = False) -> Scored:
 
 def outgrows_probes(n: float) -> bool:
     """Say whether holding recall would take more lists of faiss than any number that a build tries."""
-    return _grown(measured.PROBES, n) > measured.MOST_PROBES
+    return _grown(measured.PROBES, "probes", term(n)).value > measured.MOST_PROBES
 
 
-def _grown(growth: measured.Growth, n: float) -> float:
-    largest, value = growth.points[-1]
-    return float(value * (n / largest) ** growth.exponent)
+def _grown(growth: measured.Growth, symbol: str, n: Term) -> Term:
+    anchor, exponent = growth.known(symbol, "")
+    return term(anchor) * (n / measured.LARGEST) ** exponent
 
 
 def _listed(n: Term) -> Term:
     """Count what a search of faiss scores: centres, and keys by their codes."""
-    anchor, exponent = measured.PROBES.known("probes", "")
-    lists = term(measured.LISTS) * n**0.5
-    return lists + term(anchor) * (n / measured.LARGEST) ** exponent * n / lists
+    lists = ListSize.of(n).lists
+    return lists + _grown(measured.PROBES, "probes", n) * n / lists
 
 
 def _at_largest() -> Term:

@@ -24,7 +24,7 @@ def scan(keys: Embeddings, queries: Floats, k: int, alive: Mask | None = None) -
         keys: [n_keys, embed_dim], mapped from disk or in memory.
         queries: [n_queries, embed_dim].
         k: how many for each query.
-        alive: [n_keys], which of them count; None: all.
+        alive: [n_keys or more], which of them count; None: all.
     """
     columns = np.ascontiguousarray(queries.T, np.float32)
     best = nothing(len(queries), k)

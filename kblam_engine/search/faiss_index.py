@@ -56,7 +56,7 @@ class FaissIndex:
         """Return the best keys of the nearest lists; see `KeyIndex.search`."""
         n_candidates = max(_RESCORED * k, _LEAST_RESCORED)
         if n_candidates >= self.n_slots:
-            return scan(self._segment[: self.n_slots], queries, k, None if alive is None else alive[: self.n_slots])
+            return scan(self._segment[: self.n_slots], queries, k, alive)
         faiss = _faiss()
         parameters = faiss.SearchParametersIVF(nprobe=self.n_probes)
         if alive is not None and not alive[: self.n_slots].all():

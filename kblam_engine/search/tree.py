@@ -107,7 +107,7 @@ class KeyTree:
         shifted by how much was pruned. A beam that covers the tree is a scan of every key.
         """
         if self.beam.roots >= len(self.roots) and self.beam.inters >= len(self.inters):
-            return scan(self.segment[: self.n_slots], queries, k, None if alive is None else alive[: self.n_slots])
+            return scan(self.segment[: self.n_slots], queries, k, alive)
         found = [self._search(np.asarray(query, np.float32), k, alive) for query in queries]
         return stacked(found)
 
