@@ -156,7 +156,7 @@ def test_two_builds_do_not_meet(kb):
     assert read_record(kb.path) is None
 
 
-@pytest.mark.parametrize("name", ["inters_directions.npy", "root_of.npy"])
+@pytest.mark.parametrize("name", ["inters_means.npy", "root_of.npy"])
 def test_a_damaged_file_is_told(kb, name):
     record = build_index(kb.snapshot())
     path = kb.path / record.folder / name

@@ -7,8 +7,10 @@ import pytest
 import torch
 
 from kblam_engine.errors import ConfigurationError
+from kblam_engine.search import recall as recall_module
 from kblam_engine.search.clustering import nearest_centres, parts_of, spherical_kmeans
 from kblam_engine.search.exact import scan
+from kblam_engine.search.recall import ROOTS, beam_of, fitting_beam
 from kblam_engine.search.tree import Beam
 from kblam_engine.search.tree_growth import LARGEST, grow, shape_of, with_slots
 
@@ -161,3 +163,41 @@ def test_a_few_keys_make_a_tree(n):
 def test_a_beam_follows_at_least_one():
     with pytest.raises(ConfigurationError, match="beam"):
         Beam(0, 1)
+
+
+def test_centres_are_the_means_of_their_keys_also_of_those_added_later(tree, keys):
+    more = np.concatenate([keys, clustered(1_500, seed=8)])
+    for some, rows in ((tree, keys), (with_slots(tree, more, len(more)), more)):
+        projected = some.coarse.project(rows)
+        means = np.stack([projected[some.members(c)].mean(0) for c in range(len(some.inters))])
+        # A mean of codes is as near as a code: half a step. Codes of later keys may end before the key does.
+        assert np.abs(some.coarse.decoded(some.inters.means) - means).max() < 1.5 * some.coarse.steps.max()
+        np.testing.assert_allclose(some.inters.lengths, np.linalg.norm(means, axis=1), atol=0.01)
+        np.testing.assert_array_equal(some.inters.sizes, [len(some.members(c)) for c in range(len(some.inters))])
+        assert some.inters.means.dtype == np.int8
+
+
+def test_scores_of_centres_are_those_of_their_directions(tree, keys):
+    query = queries_near(keys, 1)[0]
+    means = tree.coarse.decoded(tree.inters.means)
+    expected = means @ tree.coarse.project(query[None])[0] / np.linalg.norm(means, axis=1)
+    found = tree.inters.scores(tree.coarse.against_codes(tree.coarse.project(query[None])[0]))
+    np.testing.assert_allclose(found, expected, atol=0.01)
+    some = np.array([3, 0, 7])
+    np.testing.assert_allclose(
+        tree.inters.scores(tree.coarse.against_codes(tree.coarse.project(query[None])[0]), some), found[some], atol=1e-6
+    )
+
+
+def test_a_fitting_beam_finds_its_share_and_a_narrower_one_does_not(tree, keys, monkeypatch):
+    widths = (1, 2, 4, 8, 16, 32, 64)
+    monkeypatch.setattr(recall_module, "INTERS", widths)
+    queries = queries_near(keys, 100)
+    truth = scan(keys, queries, 16)
+    fitting = [fitting_beam(tree, queries, truth, goal) for goal in (0.6, 0.95)]
+    for goal, beam in zip((0.6, 0.95), fitting, strict=True):
+        assert recall(replace(tree, beam=beam).search(queries, 16), truth) >= goal
+        narrower = beam_of(ROOTS[-1], widths[widths.index(beam.inters) - 1])
+        assert recall(replace(tree, beam=narrower).search(queries, 16), truth) < goal
+    assert 1 < fitting[0].inters < fitting[1].inters < 64
+    assert fitting_beam(tree, queries, truth, 1.1) == beam_of(ROOTS[-1], 64)

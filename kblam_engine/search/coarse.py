@@ -55,6 +55,11 @@ class Coarse:
         rounded: NDArray[np.int8] = np.clip(np.rint(projected / self.steps), -_HIGHEST, _HIGHEST).astype(np.int8)
         return rounded
 
+    def decoded(self, codes: NDArray[np.int8]) -> Floats:
+        """Return the projected keys that codes stand for, to half a step."""
+        rows: Floats = codes * self.steps
+        return rows
+
     def against_codes(self, projected: Floats) -> Floats:
         """Return what the product with codes is taken of, for a projected query [n_directions]."""
         scaled: Floats = projected * self.steps

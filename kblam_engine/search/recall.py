@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 
@@ -13,6 +16,7 @@ from kblam_engine.search.exact import ExactIndex, scan
 from kblam_engine.search.interface import Found, KeyIndex
 from kblam_engine.search.tree import Beam, KeyTree
 
+_T = TypeVar("_T", int, float)
 GOAL = 0.985
 """Recall that a beam is chosen for."""
 K = 16
@@ -21,8 +25,10 @@ N_QUERIES = 300
 _BETWEEN = 0.5
 """How far a sample query is from a key towards another one: cosines of .9 to its key, as real questions have."""
 _TIMED = 20
-BEAMS = tuple(Beam(round(width), round(4 * width)) for width in (32 * 2 ** (step / 2) for step in range(11)))
-"""What is tried: from 32 roots and 128 inter centres to 1,024 and 4,096, two steps doubling both."""
+INTERS = tuple(round(128 * 2 ** (step / 4)) for step in range(21))
+"""Inter centres that a beam may follow, 128 to 4,096, four steps doubling them ..."""
+ROOTS = tuple(0.375 * 2 ** (step / 4) for step in range(-12, 1))
+"""... and roots, in multiples of these: 3 in 64 to 3 in 8. At 1,000,000 real keys 1 in 4 find what all do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +58,19 @@ def recall_of(found: Found, truth: Found) -> float:
 
 
 def fitting_beam(tree: KeyTree, queries: Floats, truth: Found, goal: float = GOAL) -> Beam:
-    """Return the narrowest beam out of `BEAMS` that finds the goal's share, or the widest."""
-    for beam in BEAMS:
-        if recall_of(replace(tree, beam=beam).search(queries, truth.at.shape[1]), truth) >= goal:
-            return beam
-    return BEAMS[-1]
+    """Return a beam that finds the goal's share, or the widest: as few inter centres as do, then as few roots as do."""
+
+    def finds(roots: float, inters: int) -> bool:
+        found = replace(tree, beam=beam_of(roots, inters)).search(queries, truth.at.shape[1])
+        return recall_of(found, truth) >= goal
+
+    inters = _first(INTERS, lambda inters: finds(ROOTS[-1], inters))
+    return beam_of(_first(ROOTS, lambda roots: finds(roots, inters)), inters)
+
+
+def beam_of(roots: float, inters: int) -> Beam:
+    """Return the beam of so many inter centres, and of roots in multiples of these."""
+    return Beam(max(1, round(roots * inters)), inters)
 
 
 def measure(index: KeyIndex, keys: Embeddings, queries: Floats, truth: Found | None = None, k: int = K) -> Measured:
@@ -69,6 +83,11 @@ def measure(index: KeyIndex, keys: Embeddings, queries: Floats, truth: Found | N
         index_s.append(_seconds(index, query, k))
     exact_ms, index_ms = 1e3 * float(np.median(exact_s)), 1e3 * float(np.median(index_s))
     return Measured(recall_of(index.search(queries, k), truth), index_ms / exact_ms, exact_ms, index_ms)
+
+
+def _first(widths: Sequence[_T], is_enough: Callable[[_T], bool]) -> _T:
+    """Return the first of some widths that is enough, or the last; of those after one that is enough all are."""
+    return widths[min(bisect_left(widths, True, key=is_enough), len(widths) - 1)]
 
 
 def _seconds(index: KeyIndex, query: Floats, k: int) -> float:

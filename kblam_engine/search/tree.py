@@ -45,17 +45,23 @@ class Beam:
 
 @dataclass(frozen=True, slots=True)
 class Centres:
-    """One level of the tree, in the coordinates of `Coarse`.
+    """One level of the tree: means of keys. A query is compared with their directions.
 
     Attributes:
-        directions: float16 [n, n_directions], unit rows.
-        lengths: float32 [n], of the mean of the keys below each: near 1 where they are all the same.
+        means: int8 [n, n_directions], the codes (`Coarse`) of the mean of the keys below each.
+        lengths: float32 [n], of these means, above 0: near 1 where the keys are all the same.
         sizes: int64 [n], keys below each, removed ones too.
     """
 
-    directions: NDArray[np.float16]
+    means: Codes
     lengths: Floats
     sizes: NDArray[np.int64]
+
+    def scores(self, against_codes: Floats, which: NDArray[np.int64] | None = None) -> Floats:
+        """Return the inner products of a query (`Coarse.against_codes`) with the directions of some centres, or of all."""
+        scores = product_of_rows(self.means, against_codes[:, None], which)[:, 0]
+        found: Floats = scores / (self.lengths if which is None else self.lengths[which])
+        return found
 
     def log_mass(self, which: NDArray[np.int64], scores: Floats) -> Floats:
         """Return log(sum(exp(score))) over the keys below each of some centres, as if all were at their mean."""
@@ -112,13 +118,13 @@ class KeyTree:
         return stacked(found)
 
     def _search(self, query: Floats, k: int, alive: Mask | None) -> Found:
-        projected = self.coarse.project(query[None])[0]
-        root_scores = product_of_rows(self.roots.directions, projected[:, None])[:, 0]
+        against_codes = self.coarse.against_codes(self.coarse.project(query[None])[0])
+        root_scores = self.roots.scores(against_codes)
         best = highest(root_scores, self.beam.roots)
         inters = np.flatnonzero(_among(best, len(self.roots))[self.root_of])
-        inter_scores = product_of_rows(self.inters.directions, projected[:, None], inters)[:, 0]
+        inter_scores = self.inters.scores(against_codes, inters)
         chosen = highest(inter_scores, self.beam.inters)
-        slots, scores = self._score_clusters(inters[chosen], query, projected, alive)
+        slots, scores = self._score_clusters(inters[chosen], query, against_codes, alive)
         again = highest(scores, SCORED_AGAIN * k)
         again = again[scores[again] > -np.inf]
         scores[again] = score_some(self.segment, query, slots[again])
@@ -132,16 +138,16 @@ class KeyTree:
         return replace(found, log_normaliser=log_sum_exp(np.concatenate([scores, *rest])[None]))
 
     def _score_clusters(
-        self, clusters: NDArray[np.int64], query: Floats, projected: Floats, alive: Mask | None
+        self, clusters: NDArray[np.int64], query: Floats, against_codes: Floats, alive: Mask | None
     ) -> tuple[Slots, Floats]:
         """Return the slots in some clusters and the score of each, -inf for those that are not alive."""
         clusters = np.sort(clusters)
         begins, ends = self.begins[clusters], self.ends[clusters]
         # All at once: the system reads the later ones while the first are scored.
         read_ahead_ranges(self.leaves, begins, ends)
-        packed, loose = _within(begins, ends), self._loose(clusters)
+        packed, loose = within(begins, ends), self._loose(clusters)
         slots = np.concatenate([self.leaf_slots[packed], loose])
-        scores = product_of_rows(self.leaves, self.coarse.against_codes(projected)[:, None], packed)[:, 0]
+        scores = product_of_rows(self.leaves, against_codes[:, None], packed)[:, 0]
         if len(loose):
             scores = np.concatenate([scores, score_some(self.segment, query, loose)])
         if alive is not None:
@@ -166,9 +172,9 @@ class KeyTree:
     @property
     def resident_bytes(self) -> int:
         """Bytes in memory beside what is mapped."""
-        levels = (self.roots, self.inters)
-        centres = sum(level.directions.nbytes + 12 * len(level) for level in levels)
-        return self.coarse.directions.nbytes + centres + 3 * self.root_of.nbytes + sum(slots.nbytes for slots in self.loose.values())
+        arrays = [getattr(level, part) for level in (self.roots, self.inters) for part in level.__slots__]
+        arrays += [self.coarse.directions, self.root_of, self.begins, self.ends, *self.loose.values()]
+        return sum(array.nbytes for array in arrays)
 
 
 def _among(chosen: NDArray[np.int64], n: int) -> Mask:
@@ -177,7 +183,7 @@ def _among(chosen: NDArray[np.int64], n: int) -> Mask:
     return mask
 
 
-def _within(begins: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
+def within(begins: NDArray[np.int64], ends: NDArray[np.int64]) -> NDArray[np.int64]:
     """Return every number in some ranges."""
     lengths = ends - begins
     before = np.cumsum(lengths) - lengths

@@ -14,7 +14,7 @@ from kblam_engine.knowledge_base.rows import Embeddings
 from kblam_engine.products import Floats
 from kblam_engine.search.clustering import nearest_centres, parts_of, spherical_kmeans, sums_by_label
 from kblam_engine.search.coarse import Coarse
-from kblam_engine.search.tree import Beam, Centres, Codes, KeyTree, Slots
+from kblam_engine.search.tree import Beam, Centres, Codes, KeyTree, Slots, within
 
 FINENESS = 4
 """Inter centres, in multiples of n_keys ** (2/3). On 100,000 real keys 4 finds 98 % of the best 16 in 4 % of the keys,
@@ -25,6 +25,8 @@ ROOTS_TRIED = 8
 """Roots below which the cluster of a key is looked for."""
 LARGEST = 4
 """A cluster of more than so many times the mean is split."""
+_SHORTEST = 1e-6
+"""Length of a mean, at least: keys that cancel out have no direction."""
 _SMALLEST = 8
 """Keys a cluster, at least, on average."""
 _SAMPLE = 12
@@ -32,6 +34,8 @@ _SAMPLE = 12
 _DIRECTING = 65_536
 """Keys that principal directions are found from, at most."""
 _CHUNK = 16_384
+_CLUSTERS = 512
+"""Whose keys are added up at once."""
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, keys done, and keys in all."""
@@ -120,24 +124,18 @@ def with_slots(tree: KeyTree, segment: Embeddings, n_slots: int, seed: int = 0) 
     other cluster is touched. Nothing of the first tree is changed.
     """
     new = np.arange(tree.n_slots, n_slots)
-    roots, inters = (torch.from_numpy(level.directions.astype(np.float32)) for level in (tree.roots, tree.inters))
-    root_of = torch.from_numpy(tree.root_of)
+    roots, inters = (_directions(tree.coarse, level) for level in (tree.roots, tree.inters))
+    below = _by_label(torch.from_numpy(tree.root_of), len(roots))
     labels = np.zeros(len(new), np.int64)
-    sums = tree.inters.directions.astype(np.float32) * (tree.inters.lengths * tree.inters.sizes)[:, None]
-    sizes = tree.inters.sizes.copy()
     for start in range(0, len(new), _CHUNK):
         rows = torch.from_numpy(tree.coarse.project(segment[new[start : start + _CHUNK]]))
-        # Few rows try few roots: to sort all centres would cost more than to look for those of each.
-        found = nearest_leaf_centres(rows, roots, inters, lambda root: torch.nonzero(root_of == root)[:, 0])
-        labels[start : start + len(rows)] = found.numpy()
-        more, counts = sums_by_label(rows, found, len(inters))
-        sums += more.numpy()
-        sizes += counts.numpy().astype(np.int64)
+        labels[start : start + len(rows)] = nearest_leaf_centres(rows, roots, inters, below.__getitem__).numpy()
     loose = dict(tree.loose)
-    for cluster in np.unique(labels).tolist():
-        loose[cluster] = np.concatenate([loose.get(cluster, np.zeros(0, np.int64)), new[labels == cluster]])
-    grown = replace(tree, loose=loose, segment=segment, n_slots=n_slots)
-    return _with_split(grown, sums, sizes, seed)
+    order = np.argsort(labels, kind="stable")
+    joined, starts = np.unique(labels[order], return_index=True)
+    for cluster, slots in zip(joined.tolist(), np.split(new[order], starts)[1:], strict=True):
+        loose[cluster] = np.concatenate([loose.get(cluster, np.zeros(0, np.int64)), slots])
+    return _with_split(_with_means(replace(tree, loose=loose, segment=segment, n_slots=n_slots), joined), seed)
 
 
 def nearest_leaf_centres(rows: Tensor, roots: Tensor, inters: Tensor, below: Callable[[int], Tensor]) -> Tensor:
@@ -169,6 +167,11 @@ def _by_label(labels: Tensor, n_labels: int) -> Sequence[Tensor]:
     places = torch.argsort(labels, stable=True)
     counts: list[int] = torch.bincount(labels, minlength=n_labels).tolist()
     return torch.split(places, counts)
+
+
+def _directions(coarse: Coarse, centres: Centres) -> Tensor:
+    """Return unit rows, [n, n_directions]."""
+    return torch.from_numpy(coarse.decoded(centres.means) / centres.lengths[:, None])
 
 
 def _below(sample: Tensor, roots: Tensor, n_inters: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -218,16 +221,15 @@ def _levels(
     present, root_numbers = torch.unique(root_of, return_inverse=True)
     above = torch.zeros(len(present), sums.shape[1]).index_add_(0, root_numbers, sums)
     below = torch.zeros(len(present)).index_add_(0, root_numbers, sizes)
-    levels = centres_of(above.numpy(), below.numpy()), centres_of(sums.numpy(), sizes.numpy())
-    return Clusters(coarse, numbers.cpu().numpy()[labels], *levels, root_numbers.numpy())
+    roots, inters = centres_of(coarse, above.numpy(), below.numpy()), centres_of(coarse, sums.numpy(), sizes.numpy())
+    return Clusters(coarse, numbers.cpu().numpy()[labels], roots, inters, root_numbers.numpy())
 
 
-def centres_of(sums: NDArray[np.floating], sizes: NDArray[np.generic]) -> Centres:
-    """Return centres from the sum of the keys below each, [n, n_directions], and how many there are."""
-    norms = np.linalg.norm(sums, axis=1)
-    directions = sums / np.maximum(norms, 1e-12)[:, None]
-    lengths = norms / np.maximum(sizes.astype(np.float64), 1)
-    return Centres(directions.astype(np.float16), lengths.astype(np.float32), sizes.astype(np.int64))
+def centres_of(coarse: Coarse, sums: Floats, sizes: NDArray[np.generic]) -> Centres:
+    """Return centres from the sum of the projected keys below each, [n, n_directions], and how many there are."""
+    means = sums / np.maximum(sizes, 1).astype(np.float32)[:, None]
+    lengths = np.maximum(np.linalg.norm(means, axis=1), _SHORTEST)
+    return Centres(coarse.codes(means), lengths.astype(np.float32), sizes.astype(np.int64))
 
 
 def _split_large(keys: Embeddings, clusters: Clusters, seed: int) -> Clusters:
@@ -237,31 +239,48 @@ def _split_large(keys: Embeddings, clusters: Clusters, seed: int) -> Clusters:
     starts = np.concatenate([[0], np.cumsum(inters.sizes)])
     for cluster in _too_large(inters.sizes):
         members = order[starts[cluster] : starts[cluster + 1]]
-        parts, centres = _divided(clusters.coarse.project(keys[members]), len(labels) // len(starts) + 1, seed)
+        parts, centres = _divided(clusters.coarse, keys[members], len(labels) // len(starts) + 1, seed)
         for number, part in enumerate(parts[1:]):
             labels[members[part]] = len(inters) + number
         inters, root_of = _replaced(inters, root_of, cluster, centres)
     return replace(clusters, labels=labels, inters=inters, root_of=root_of)
 
 
-def _with_split(tree: KeyTree, sums: NDArray[np.float32], sizes: NDArray[np.int64], seed: int) -> KeyTree:
-    """Return a tree with its centres moved to the means of their clusters, and those split that are too large."""
-    inters, root_of = centres_of(sums, sizes), tree.root_of
+def _with_means(tree: KeyTree, clusters: NDArray[np.int64]) -> KeyTree:
+    """Return a tree with the centres of these clusters, which have grown, moved to the means of their keys."""
+    parts = {name: getattr(tree.inters, name).copy() for name in Centres.__slots__}
+    for start in range(0, len(clusters), _CLUSTERS):
+        some = clusters[start : start + _CLUSTERS]
+        begins, ends, loose = tree.begins[some], tree.ends[some], [tree.loose[cluster] for cluster in some.tolist()]
+        packed = tree.coarse.decoded(tree.leaves.take(within(begins, ends), 0))
+        rows = np.concatenate([packed, tree.coarse.project(tree.segment[np.concatenate(loose)])])
+        owners = np.concatenate([np.repeat(np.arange(len(some)), n) for n in (ends - begins, list(map(len, loose)))])
+        sums, sizes = sums_by_label(torch.from_numpy(rows), torch.from_numpy(owners), len(some))
+        moved = centres_of(tree.coarse, sums.numpy(), sizes.numpy())
+        for name, part in parts.items():
+            part[some] = getattr(moved, name)
+    return replace(tree, inters=Centres(**parts))
+
+
+def _with_split(tree: KeyTree, seed: int) -> KeyTree:
+    """Return a tree with those clusters split that are too large, and its roots moved to the means of their keys."""
+    inters, root_of = tree.inters, tree.root_of
+    share = int(inters.sizes.mean()) + 1
     loose = dict(tree.loose)
     begins, ends = tree.begins.copy(), tree.ends.copy()
     for cluster in _too_large(inters.sizes):
         members = tree.members(cluster)
-        parts, centres = _divided(tree.coarse.project(tree.segment[members]), int(sizes.mean()) + 1, seed)
+        parts, centres = _divided(tree.coarse, tree.segment[members], share, seed)
         begins[cluster] = ends[cluster] = 0
         for number, part in zip([cluster, *range(len(inters), len(inters) + len(parts))], parts, strict=False):
             loose[number] = members[part]
         inters, root_of = _replaced(inters, root_of, cluster, centres)
-    above = np.zeros(tree.roots.directions.shape, np.float32)
-    np.add.at(above, root_of, inters.directions * (inters.lengths * inters.sizes)[:, None])
-    below = np.bincount(root_of, inters.sizes, len(above))
+    sums = torch.from_numpy(tree.coarse.decoded(inters.means) * inters.sizes[:, None].astype(np.float32))
+    above, _ = sums_by_label(sums, torch.from_numpy(root_of), len(tree.roots))
+    below = np.bincount(root_of, inters.sizes, len(tree.roots))
     return replace(
         tree,
-        roots=centres_of(above, below),
+        roots=centres_of(tree.coarse, above.numpy(), below),
         inters=inters,
         root_of=root_of,
         begins=np.pad(begins, (0, len(inters) - len(begins))),
@@ -274,15 +293,15 @@ def _too_large(sizes: NDArray[np.int64]) -> list[int]:
     return np.flatnonzero(sizes > LARGEST * max(8.0, float(sizes.mean()))).tolist()
 
 
-def _divided(projected: Floats, share: int, seed: int) -> tuple[list[NDArray[np.int64]], Centres]:
-    """Cut projected keys into parts of about `share`; return the places of each part's keys, and its centre."""
-    rows = torch.from_numpy(projected)
+def _divided(coarse: Coarse, keys: Embeddings, share: int, seed: int) -> tuple[list[NDArray[np.int64]], Centres]:
+    """Cut keys into parts of about `share`; return the places of each part's keys, and its centre."""
+    rows = torch.from_numpy(coarse.project(keys))
     n_parts = -(-len(rows) // share)
     labels = parts_of(rows, n_parts, seed)
     sums, sizes = sums_by_label(rows, labels, n_parts)
     used = torch.nonzero(sizes)[:, 0]
     parts = [torch.nonzero(labels == part)[:, 0].numpy() for part in used.tolist()]
-    return parts, centres_of(sums[used].numpy(), sizes[used].numpy())
+    return parts, centres_of(coarse, sums[used].numpy(), sizes[used].numpy())
 
 
 def _replaced(
