@@ -22,9 +22,10 @@ from kblam_engine.errors import (
 )
 from kblam_engine.knowledge_base import AddResult
 from kblam_engine.knowledge_base import segments as segments_module
+from kblam_engine.knowledge_base.schema import Meta
 from kblam_engine.knowledge_base.segments import FileSegment
 from kblam_engine.knowledge_base.slot_reading import read_changes
-from kblam_engine.knowledge_base.slots import SlotTable
+from kblam_engine.knowledge_base.slots import Changes, SlotTable
 from kblam_engine.sentence_encoder import HashingEncoder
 
 
@@ -353,3 +354,21 @@ def test_segment_of_the_wrong_length_is_not_extended(tmp_path):
     segment.append(0, np.ones((2, 4), np.float16))
     with pytest.raises(KnowledgeBaseError, match="expected at least 3 embeddings, got 2"):
         segment.append(3, np.ones((1, 4), np.float16))
+
+
+def test_ids_of_more_than_32_bits_are_told_beside_smaller_ones():
+    def changes(revision, n_slots, first_id, slots):
+        added = np.array([(slot, first_id + i, 1, 1) for i, slot in enumerate(slots)], np.int64)
+        return Changes(Meta(revision=revision, n_slots=n_slots), int(added[-1, 1]), np.zeros((0, 2), np.int64), added)
+
+    most = 2**31 - 1
+    table = SlotTable.empty().changed(changes(1, 200, most - 199, range(200)))
+    assert table.columns.ids.dtype == np.int32 and table.last_id == most
+    patched = table.changed(changes(2, 201, most + 1, [200]))
+    whole = patched.changed(changes(3, 300, most + 2, range(201, 300)))
+    assert len(patched.patch.slots) == 1 and whole.columns.ids.dtype == np.int64
+    slots = np.array([200, 0, 199])
+    for each in (patched, whole):
+        assert each.ids(slots).tolist() == [most + 1, most - 199, most] and each.ids(slots).dtype == np.int64
+        assert each.ids_after(most - 1).tolist()[:2] == [most, most + 1]
+    assert table.ids(slots[1:]).dtype == np.int64

@@ -10,6 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ids = NDArray[np.int64]
+AnyIds = NDArray[np.signedinteger[Any]]
+"""In 32 bits, where they fit and are kept."""
 _BLOCK = 65_536
 _FEW = 64
 """Of so many numbers one is wanted at most: then each is searched for, and else all are marked."""

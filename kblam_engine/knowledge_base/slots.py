@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from kblam_engine.knowledge_base.numbering import Ids, Numbering, Places, hits
+from kblam_engine.knowledge_base.numbering import AnyIds, Ids, Numbering, Places, hits
 from kblam_engine.knowledge_base.schema import Meta
 
 PATCHED_SHARE = 1 / 64
@@ -52,7 +52,7 @@ class Changes:
 class Columns:
     """What is in each slot, `[n_slots]` each, 0 where a slot is free; shared by revisions and never changed."""
 
-    def __init__(self, ids: Ids, name_ids: NDArray[np.int32], property_ids: NDArray[np.int32]) -> None:
+    def __init__(self, ids: AnyIds, name_ids: NDArray[np.int32], property_ids: NDArray[np.int32]) -> None:
         self.ids, self.name_ids, self.property_ids = ids, name_ids, property_ids
         for each in (ids, name_ids, property_ids):
             each.flags.writeable = False
@@ -181,14 +181,16 @@ class SlotTable:
         kept = found[~np.isin(found, changed, assume_unique=True)]
         return np.union1d(kept, changed[self.patch.name_ids == name_id])
 
-    def ids_after(self, id: int) -> Ids:
-        """Return the ids in use that are above one, in no order."""
+    def ids_after(self, id: int) -> AnyIds:
+        """Return the ids in use that are above one, in no order; without a copy where they are all of the columns."""
         new = self.patch.ids[self.patch.ids > id]
         if self.columns.last_id <= id:
             return new
         alive = self.columns.ids > id
         alive[self.patch.slots[self.patch.slots < len(alive)]] = False
-        return self.columns.ids if alive.all() and not len(new) else np.concatenate([self.columns.ids[alive], new])
+        if alive.all() and not len(new):
+            return self.columns.ids
+        return np.concatenate([self.columns.ids[alive], new])
 
     def moved(self) -> Moved:
         """Return where triples are that are not at the position of their slot.
@@ -204,11 +206,13 @@ class SlotTable:
     def _in(self, part: str, slots: _Slots) -> NDArray[Any]:
         patch = self.patch
         column: NDArray[Any] = getattr(self.columns, part)
+        changed: NDArray[Any] = getattr(patch, part)
         if not len(patch.slots):
-            return column[slots]
+            return column[slots].astype(changed.dtype, copy=False)
         found = column.take(slots, mode="clip") if len(column) else np.zeros(len(slots), column.dtype)
+        found = found.astype(changed.dtype, copy=False)  # ids may be kept in 32 bits
         places, at = hits(patch.slots, slots)
-        found[places] = getattr(patch, part)[at]
+        found[places] = changed[at]
         return found
 
     def _without_triples(self, part: str, ids: NDArray[np.int32]) -> Ids:
@@ -223,9 +227,9 @@ class SlotTable:
     def _made_anew(self, changes: Changes, freed: _Slots) -> SlotTable:
         """Return the table after changes, with columns of its own."""
 
-        def whole(part: str, added: Ids) -> NDArray[Any]:
+        def whole(part: str, added: Ids, dtype: type[np.signedinteger[Any]] = np.int32) -> NDArray[Any]:
             before: NDArray[Any] = getattr(self.columns, part)
-            column = np.zeros(changes.meta.n_slots, before.dtype)
+            column = np.zeros(changes.meta.n_slots, dtype)
             column[: len(before)] = before
             column[self.patch.slots] = getattr(self.patch, part)
             column[freed] = 0
@@ -233,7 +237,8 @@ class SlotTable:
             return column
 
         ids, names, properties = changes.added[:, 1:].T
-        columns = Columns(whole("ids", ids), whole("name_ids", names), whole("property_ids", properties))
+        of_ids = np.int32 if changes.last_id <= np.iinfo(np.int32).max else np.int64
+        columns = Columns(whole("ids", ids, of_ids), whole("name_ids", names), whole("property_ids", properties))
         return SlotTable(
             revision=changes.meta.revision,
             last_id=changes.last_id,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from kblam_engine.errors import KnowledgeBaseError
 from kblam_engine.knowledge_base.connections import page_cache
 from kblam_engine.knowledge_base.embedder import Embedder
-from kblam_engine.knowledge_base.numbering import Ids
+from kblam_engine.knowledge_base.numbering import AnyIds, Ids
 from kblam_engine.knowledge_base.rows import Embeddings, SelectedRows, column
 from kblam_engine.knowledge_base.schema import Meta, damaged, read_meta, write_meta
 from kblam_engine.knowledge_base.slot_reading import ONCE_KB, blocks_of_integers
@@ -40,7 +40,7 @@ class ValueEmbeddings:
         self._meta: Meta | None = None
         self._complete = (0, 0)  # from this revision on, ids up to this one have places
 
-    def of(self, ids: Ids, revision: int | None = None, after: Callable[[int], Ids] | None = None) -> Embeddings:
+    def of(self, ids: Ids, revision: int | None = None, after: Callable[[int], AnyIds] | None = None) -> Embeddings:
         """Return f(value) of the triples with these ids, `[len(ids), embed_dim]` float16.
 
         A triple's value is fixed, so this adds rows to the value segment but makes no new revision.
@@ -69,8 +69,8 @@ class ValueEmbeddings:
         raise KnowledgeBaseError(f"{self._store.label}: the file of value embeddings is missing; restore it")
 
     def _places(
-        self, ids: Ids, revision: int | None, after: Callable[[int], Ids] | None
-    ) -> tuple[NDArray[np.int32], Meta, Ids]:
+        self, ids: Ids, revision: int | None, after: Callable[[int], AnyIds] | None
+    ) -> tuple[NDArray[np.int32], Meta, AnyIds]:
         """Return the value slot by id, the record that comes with them, and those of the ids that have none yet."""
         with self._lock:
             while True:
@@ -93,12 +93,12 @@ class ValueEmbeddings:
                 self._complete = revision, max(last, known)
             return self._slots, self._meta, missing
 
-    def _without_place(self, ids: Ids) -> Ids:
+    def _without_place(self, ids: AnyIds) -> AnyIds:
         """Return the ids that have no place yet; in blocks, for most often there are none."""
         blocks = (ids[start : start + _CHUNK] for start in range(0, len(ids), _CHUNK))
         return np.concatenate([ids[:0], *(block[self._slots[block] < 0] for block in blocks)])
 
-    def _read(self, unknown: Ids, last: int) -> Meta:
+    def _read(self, unknown: AnyIds, last: int) -> Meta:
         """Read the places of ids, and return the record they go by."""
         with self._store.reading() as connection:
             meta = read_meta(connection)
@@ -131,14 +131,14 @@ class ValueEmbeddings:
         rows[~known] = self._embedder.encode(meta, values)
         return rows
 
-    def _embed(self, ids: Ids, meta: Meta) -> None:
+    def _embed(self, ids: AnyIds, meta: Meta) -> None:
         values = self._store.values(ids.tolist())
         for start in range(0, len(values), _CHUNK):
             chunk = slice(start, start + _CHUNK)
             rows = self._embedder.encode(meta, values[chunk])
             self._keep(ids[chunk], rows.astype(np.float16))
 
-    def _keep(self, ids: Ids, rows: Embeddings) -> None:
+    def _keep(self, ids: AnyIds, rows: Embeddings) -> None:
         with self._store.writing() as connection:
             meta = read_meta(connection)
             start = meta.n_value_slots
