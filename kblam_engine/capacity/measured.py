@@ -58,19 +58,20 @@ class Growth:
 QUERY_MS = {
     kind: Growth(kind, "query_cpu_ms", points)
     for kind, points in {
-        "exact": ((10_000, 1.5207), (100_000, 14.6275), (237_568, 31.7317), (1_000_000, 109.7895)),
-        "tree": ((10_000, 1.1475), (100_000, 3.5977), (237_568, 4.7099), (1_000_000, 14.6668)),
-        "ann": ((10_000, 0.928), (100_000, 1.9782), (237_568, 3.3155), (1_000_000, 3.5771)),
+        "exact": ((10_000, 1.1863), (100_000, 9.5648), (237_568, 24.3767), (1_000_000, 94.3193)),
+        "tree": ((10_000, 0.8666), (100_000, 2.1221), (237_568, 3.3955), (1_000_000, 9.0717)),
+        "ann": ((10_000, 0.7386), (100_000, 1.356), (237_568, 2.4974), (1_000_000, 2.6846)),
     }.items()
 }
 BUILD_S = {
     kind: Growth(kind, "build_cpu_s", points)
     for kind, points in {
-        "tree": ((10_000, 1.7517), (100_000, 10.3737), (237_568, 25.3443), (1_000_000, 95.2775)),
-        "ann": ((10_000, 3.6443), (100_000, 7.0431), (237_568, 14.0519), (1_000_000, 48.9263)),
+        "tree": ((10_000, 2.8303), (100_000, 11.966), (237_568, 24.2467), (1_000_000, 80.0132)),
+        "ann": ((10_000, 2.6839), (100_000, 6.2049), (237_568, 12.5816), (1_000_000, 41.3601)),
     }.items()
 }
-TREE_BEAM = Growth("tree", "options.beam.inters", ((10_000, 181), (100_000, 724), (237_568, 1024), (1_000_000, 2896)))
+TREE_ROOTS = Growth("tree", "options.beam.roots", ((10_000, 48), (100_000, 192), (237_568, 228), (1_000_000, 457)))
+TREE_BEAM = Growth("tree", "options.beam.inters", ((10_000, 128), (100_000, 609), (237_568, 861), (1_000_000, 2896)))
 PROBES = Growth("ann", "options.n_probes", ((10_000, 128), (100_000, 181), (237_568, 512), (1_000_000, 362)))
 MOST_SLOTS = 2**31 - 1
 """Positions and ids of names are 32-bit numbers: no knowledge base is larger."""
@@ -81,8 +82,8 @@ SPLIT = Known(
     "",
     f"inter centres of the tree over 4 n^(2/3), options.inters at 1,000,000 keys in {SEARCH}/real.json",
 )
-WIDEST_BEAM = (1024, 4096)
-"""Roots and inter centres of the widest beam that a build tries (`kblam_engine/search/recall.py` BEAMS)."""
+WIDEST_BEAM = (1536, 4096)
+"""Roots and inter centres of the widest beam that a build tries (`kblam_engine/search/recall.py` ROOTS, INTERS)."""
 MOST_PROBES = 2048
 """Lists of faiss that a search looks into, the most that a build tries (`kblam_engine/search/faiss_index.py` _PROBES)."""
 FINENESS = Known("fine", 4, "", "rule: inter centres in multiples of n^(2/3), kblam_engine/search/tree_growth.py")

@@ -134,7 +134,7 @@ def _disk(request: PlanRequest, n: Term, beyond: bool) -> list[Estimate]:
     if not request.is_kept and request.index == "tree":
         tree = TreeSize.of(n)
         coarse, roots, inters = term(measured.COARSE), named("roots", tree.roots), named("inters", tree.inters)
-        keys = n * (coarse + 4) + inters * (2 * coarse + 20) + roots * (2 * coarse + 12) + coarse * dim * 4
+        keys = n * (coarse + 4) + inters * (coarse + 20) + roots * (coarse + 12) + coarse * dim * 4
         parts += [
             Estimate.of("disk of a node", "inters: inter centres of the tree", tree.inters, ""),
             Estimate.of("disk of a node", "roots: of the tree", tree.roots, ""),
@@ -160,7 +160,7 @@ def _memory(request: PlanRequest, n: Term, shape: ModelShape, beyond: bool) -> l
             tree = TreeSize.of(n)
             roots, inters = named("roots", tree.roots), named("inters", tree.inters)
             coarse = term(measured.COARSE)
-            centres = (roots + inters) * (2 * coarse + 12) + 24 * inters + coarse * dim * 4
+            centres = (roots + inters) * (coarse + 12) + 24 * inters + coarse * dim * 4
         else:
             centres = ListSize.of(n).lists * dim * 4
         parts += [

@@ -102,7 +102,7 @@ def _tree(n: Term, t: Term, beyond: bool) -> list[Estimate]:
 
 def outgrows_beams(n: float) -> bool:
     """Say whether holding recall would take a wider beam than any that a build tries, if beams go on growing so."""
-    return _grown(measured.TREE_BEAM, "beam", term(n)).value > measured.WIDEST_BEAM[1]
+    return _grown(measured.TREE_BEAM, "beam_i", term(n)).value > measured.WIDEST_BEAM[1]
 
 
 def _scored(n: Term, *, widest: bool = False) -> Scored:
@@ -116,8 +116,7 @@ def _scored(n: Term, *, widest: bool = False) -> Scored:
             for symbol, value in zip(("beam_r", "beam_i"), measured.WIDEST_BEAM, strict=True)
         )
     else:
-        opened = _grown(measured.TREE_BEAM, "beam", n)
-        followed = opened / 4
+        followed, opened = _grown(measured.TREE_ROOTS, "beam_r", n), _grown(measured.TREE_BEAM, "beam_i", n)
     if followed.value > size.roots.value:
         followed = roots
     if opened.value > size.inters.value:
