@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 
 # Padded tokens of one batch: enough to fill a matrix product, small enough to stay in a processor's cache.
 _TOKENS_PER_BATCH = 2048
+# In bfloat16 texts are padded to multiples of so many tokens. What is multiplied by then has few shapes: for each, the
+# library behind torch makes code at its first use, which takes milliseconds, and keeps it (docs/decisions.md).
+_MULTIPLE = 4
 # While an update is trained, of texts that stand in one step: little padding matters more.
 _TOKENS_PER_TRAINING_BATCH = 320
 
@@ -152,8 +155,7 @@ class BertEncoder:
     def _encode(self, texts: list[str], progress: bool) -> NDArray[np.float32]:
         with torch.inference_mode():
             if len(texts) == 1:
-                ids = torch.tensor([self._tokenizer.encode(texts[0]).ids], device=self._device)
-                return self._forward(ids, None).float().cpu().numpy()
+                return self._forward(*self._pad([self._tokenizer.encode(texts[0]).ids])).float().cpu().numpy()
             token_ids = [encoding.ids for encoding in self._tokenizer.encode_batch(texts)]
             rows = np.empty((len(texts), self.embed_dim), dtype=np.float32)
             for batch in _progress(_batches([len(ids) for ids in token_ids]), len(texts), progress):
@@ -164,6 +166,8 @@ class BertEncoder:
     def _pad(self, token_ids: list[list[int]]) -> tuple[Tensor, Tensor | None]:
         """Return ids [batch, q_len] and which of them are text, None where all are."""
         longest = max(len(ids) for ids in token_ids)
+        if self._layers[0].up[0].dtype == torch.bfloat16:
+            longest = min(-(-longest // _MULTIPLE) * _MULTIPLE, self._recipe.max_tokens)
         padded = [ids + [self._recipe.pad_token] * (longest - len(ids)) for ids in token_ids]
         ids = torch.tensor(padded, device=self._device)
         lengths = torch.tensor([len(ids) for ids in token_ids], device=self._device)

@@ -85,6 +85,25 @@ def test_an_update_may_compute_in_half_the_bytes(minilm: BertEncoder) -> None:
     assert halved.fingerprint == whole.fingerprint, "the same update: keys are as comparable"
 
 
+def test_half_the_bytes_mean_few_shapes_and_the_same_embeddings(minilm: BertEncoder, monkeypatch: Any) -> None:
+    halved, shapes = minilm.updated(update_for(minilm), torch.bfloat16), set()
+    whole = minilm.updated(update_for(minilm))
+    forward = BertEncoder._forward
+
+    def seen(self: BertEncoder, ids: torch.Tensor, *others: Any) -> torch.Tensor:
+        shapes.add(ids.shape)
+        return forward(self, ids, *others)
+
+    texts = [" ".join(["word"] * n) for n in (*range(1, 12), 1_000)]
+    expected = whole.encode(texts)
+    monkeypatch.setattr(BertEncoder, "_forward", seen)
+    for text, row in zip(texts, expected, strict=True):
+        assert halved.encode([text])[0] @ row > 0.9995
+        assert halved.encode([text, "and another text"])[0] @ row > 0.9995
+    assert {q_len % 4 for _, q_len in shapes} == {0}
+    assert len({q_len for _, q_len in shapes}) == 5  # 4, 8, 12, 16 and what is cut off
+
+
 def test_what_is_trained_is_what_encodes(minilm: BertEncoder) -> None:
     update = update_for(minilm)
     rows = minilm.trainable(TEXTS, update)
