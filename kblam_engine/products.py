@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-_BLOCK = 1024
+_BLOCK = 2048
 
 
 def product(a: NDArray[Any], b: NDArray[Any]) -> Floats:
