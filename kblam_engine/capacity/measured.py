@@ -58,16 +58,16 @@ class Growth:
 QUERY_MS = {
     kind: Growth(kind, "query_cpu_ms", points)
     for kind, points in {
-        "exact": ((10_000, 1.1863), (100_000, 9.5648), (237_568, 24.3767), (1_000_000, 94.3193)),
-        "tree": ((10_000, 0.8666), (100_000, 2.1221), (237_568, 3.3955), (1_000_000, 9.0717)),
-        "ann": ((10_000, 0.7386), (100_000, 1.356), (237_568, 2.4974), (1_000_000, 2.6846)),
+        "exact": ((10_000, 1.4991), (100_000, 9.7086), (237_568, 24.8091), (1_000_000, 101.1086)),
+        "tree": ((10_000, 1.073), (100_000, 2.2768), (237_568, 3.3389), (1_000_000, 9.4201)),
+        "ann": ((10_000, 0.8942), (100_000, 1.4786), (237_568, 2.6079), (1_000_000, 2.9805)),
     }.items()
 }
 BUILD_S = {
     kind: Growth(kind, "build_cpu_s", points)
     for kind, points in {
-        "tree": ((10_000, 2.8303), (100_000, 11.966), (237_568, 24.2467), (1_000_000, 80.0132)),
-        "ann": ((10_000, 2.6839), (100_000, 6.2049), (237_568, 12.5816), (1_000_000, 41.3601)),
+        "tree": ((10_000, 3.7233), (100_000, 12.7779), (237_568, 25.8904), (1_000_000, 91.5984)),
+        "ann": ((10_000, 3.6421), (100_000, 6.8371), (237_568, 14.0154), (1_000_000, 44.3194)),
     }.items()
 }
 TREE_ROOTS = Growth("tree", "options.beam.roots", ((10_000, 48), (100_000, 192), (237_568, 228), (1_000_000, 457)))
@@ -103,10 +103,10 @@ SCAN_BYTES = Known("scan", 2_300_000, "B", "rule: 2 MB and 0.3 MB a query, kblam
 TEXTS_PER_S = Known("texts", 194.697, "texts/s", f"results[0].texts_per_cpu_s in {SEARCH}/encoding.json")
 QUESTION_MS = Known("question", 16.225, "ms", f"results[0].question_cpu_ms in {SEARCH}/encoding.json")
 STORE_BYTES = Known("stored", 1755.59, "B", f"size_mb at 1,000,000 triples in {SEARCH}/store.json, a triple")
-STORE_MEMORY = Known("held", 45.195 * 1024**2 / 1e6, "B", f"memory_mb (MiB) at 1,000,000 triples in {SEARCH}/store.json, a triple")
-IMPORT_S = Known("imported", 13.492 / 1e6, "s", f"import_cpu_s at 1,000,000 triples in {SEARCH}/store.json, a triple")
+STORE_MEMORY = Known("held", 41.32 * 1024**2 / 1e6, "B", f"memory_mb (MiB) at 1,000,000 triples in {SEARCH}/store.json, a triple")
+IMPORT_S = Known("imported", 17.253 / 1e6, "s", f"import_cpu_s at 1,000,000 triples in {SEARCH}/store.json, a triple")
 SNAPSHOT_S = Known(
-    "shown", 1.005399 / 1e6, "s", f"snapshot_ms at 1,000,000 triples in {SEARCH}/store.json, a triple; of the clock"
+    "shown", 1.041476 / 1e6, "s", f"snapshot_ms at 1,000,000 triples in {SEARCH}/store.json, a triple; of the clock"
 )
 
 _ADAPTER = "kblam_engine/adapters/smollm2-135m/adapter_config.json"
@@ -120,6 +120,6 @@ STATEMENT_TOKENS = Known("tokens", 64, "tokens", "assumed: of a statement, a lon
 def process_bytes() -> Term:
     """Return what a process holds beside the weights of its model, measured with the default one at 10,000 triples."""
     at = "docs/results/bench-10000-1-thread.json"
-    peak = Known("peak", 923.2, "MiB", f"results[0].peak_rss_mb in {at}, with 10,000 triples")
+    peak = Known("peak", 913.0, "MiB", f"results[0].peak_rss_mb in {at}, with 10,000 triples")
     weights = Known("weights_135m", 134_515_008, "", f"parameters of smollm2-135m, 16 bits each in {at}")
     return term(peak) * 1024 ** 2 - term(weights) * 2

@@ -188,9 +188,8 @@ class SlotTable:
             return new
         alive = self.columns.ids > id
         alive[self.patch.slots[self.patch.slots < len(alive)]] = False
-        if alive.all() and not len(new):
-            return self.columns.ids
-        return np.concatenate([self.columns.ids[alive], new])
+        found = self.columns.ids if alive.all() else self.columns.ids[alive]
+        return np.concatenate([found, new]) if len(new) else found
 
     def moved(self) -> Moved:
         """Return where triples are that are not at the position of their slot.
