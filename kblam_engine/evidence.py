@@ -13,12 +13,14 @@ judged on others. No LLM in here.
 
 from __future__ import annotations
 
+import re
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from kblam_engine.leads import leads_among_siblings, leads_of_names
+from kblam_engine.leads import best_of_others, leads_among_siblings, leads_of_names
 from kblam_engine.products import Floats, product
 from kblam_engine.triples import Triple
 from kblam_engine.wording import (
@@ -243,7 +245,8 @@ class Examiner:
         value_leads = leads_of_names(name_ids, _best_cosines(said, table.values).tolist())
         score_leads = leads_of_names(name_ids, [c.score for c in candidates])
         conversation_leads = leads_of_names(name_ids, [c.cos_conversation for c in candidates])
-        left_over = {i: self._left_over(turn, n, _apart(i, spans)) for i, n in name_words.items()}
+        places = list(WORD.finditer(turn))
+        left_over = {i: self._left_over(turn, places, n, _apart(i, spans)) for i, n in name_words.items()}
         # In order: a set's would change the last digit from process to process.
         telling = {w: max(0.0, self.rarity(w) - 0.15) for w in dict.fromkeys(turn_words)}
         matches = {i: _matches(telling, n) for i, n in name_words.items()}
@@ -251,27 +254,21 @@ class Examiner:
         goes_on = refers_back(turn)
         ahead, n_siblings = leads_among_siblings(name_ids, np.stack((own_property, overlap, own_value, compared), 1))
         best_compared = compared.max(initial=-np.inf)
-        beside_name = {
-            i: (
-                max((m[0] for j, m in mentions.items() if j != i), default=0.0),
-                max((x for j, x in by_name.items() if j != i), default=0.0),
-                np.log1p(sum(x >= explained - 0.2 for j, x in by_name.items() if j != i)),
-            )
-            for i, explained in by_name.items()
-        }
+        other_mentions, others_explained = best_of_others({i: m[0] for i, m in mentions.items()}), best_of_others(by_name)
+        ascending = sorted(by_name.values())
+        n_as_good = {i: len(ascending) - bisect_left(ascending, x - 0.2) - 1 for i, x in by_name.items()}
         rows = np.zeros((len(candidates), len(FEATURES)), np.float32)
         for at, c in enumerate(candidates):
             mine, rival = mentions[c.name_id], rivals[asked_at[at]]
             explained = by_name[c.name_id]
-            other_mention, other_explained, n_as_good = beside_name[c.name_id]
             rows[at] = (
                 c.cos_turn, c.cos_conversation, c.cos_hidden, c.score - best_score,
                 score_leads[c.name_id], conversation_leads[c.name_id],
                 name_cos[at], name_cos_conversation[at], name_cos_leads[c.name_id],
                 statement_cos[at], statement_leads[c.name_id], value_leads[c.name_id],
                 mine[0], bool(spans[c.name_id]), mine[1], mine[2], mine[3],
-                mine[0] - other_mention, best_turn, mine[4],
-                explained, explained - other_explained, n_as_good,
+                mine[0] - other_mentions[c.name_id], best_turn, mine[4],
+                explained, explained - others_explained[c.name_id], np.log1p(n_as_good[c.name_id]),
                 *_unexplained(telling, matches[c.name_id], c.triple), *left_over[c.name_id], goes_on,
                 own_property[at], ahead[at, 0], own_property[at] - rival.cosine,
                 overlap[at], ahead[at, 1],
@@ -283,12 +280,14 @@ class Examiner:
             )  # fmt: skip
         return rows
 
-    def _left_over(self, turn: str, name: list[str], elsewhere: set[int]) -> tuple[float, float]:
+    def _left_over(
+        self, turn: str, found: Sequence[re.Match[str]], name: list[str], elsewhere: set[int]
+    ) -> tuple[float, float]:
         """Return what the name leaves of other names in the turn: capitalised words, telling words beside it.
 
-        Words at the places ``elsewhere`` are other names of the KB: "How severe are NX-104 and NX-118?"
+        ``found`` are the places of its words. Those at the places ``elsewhere`` are other names of the KB: "How severe
+        are NX-104 and NX-118?"
         """
-        found = list(WORD.finditer(turn))
         hits = [
             at not in elsewhere and any(same_word(f.group().casefold(), n) > 0 for n in name)
             for at, f in enumerate(found)

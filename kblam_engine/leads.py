@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from heapq import nlargest
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,7 +23,16 @@ def leads_of_names(name_ids: Sequence[int], scores: Sequence[float]) -> dict[int
     best: dict[int, float] = {}
     for name_id, score in zip(name_ids, scores, strict=True):
         best[name_id] = max(score, best.get(name_id, -1.0))
-    return {i: own - max((s for j, s in best.items() if j != i), default=0.0) for i, own in best.items()}
+    others = best_of_others(best)
+    return {i: own - others[i] for i, own in best.items()}
+
+
+def best_of_others(scores: Mapping[int, float]) -> dict[int, float]:
+    """Return for each name the highest score of the others, 0 where there is no other."""
+    if len(scores) < 2:
+        return dict.fromkeys(scores, 0.0)
+    first, second = nlargest(2, scores.values())
+    return {i: second if own == first else first for i, own in scores.items()}
 
 
 def leads_among_siblings(name_ids: Sequence[int], scores: Floats) -> tuple[Floats, NDArray[np.int64]]:

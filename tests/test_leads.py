@@ -1,8 +1,15 @@
 """How far candidates are ahead of each other."""
 
 import numpy as np
+import pytest
 
-from kblam_engine.leads import leads_among_siblings, leads_of_names
+from kblam_engine.leads import best_of_others, leads_among_siblings, leads_of_names
+
+
+@pytest.mark.parametrize("scores", [{}, {4: 0.5}, {4: -0.5, 2: -0.25}, {1: 0.5, 2: 0.75, 3: 0.75}, {1: 0.5, 2: 0.25, 3: 0.75}])
+def test_the_best_of_the_others_is_that_of_every_other_one(scores):
+    expected = {i: max((s for j, s in scores.items() if j != i), default=0.0) for i in scores}
+    assert best_of_others(scores) == expected
 
 
 def test_a_name_leads_by_its_best():
