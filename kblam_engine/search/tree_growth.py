@@ -129,7 +129,7 @@ def with_slots(tree: KeyTree, segment: Embeddings, n_slots: int, seed: int = 0) 
     labels = np.zeros(len(new), np.int64)
     for start in range(0, len(new), _CHUNK):
         rows = torch.from_numpy(tree.coarse.project(segment[new[start : start + _CHUNK]]))
-        labels[start : start + len(rows)] = nearest_leaf_centres(rows, roots, inters, below.__getitem__).numpy()
+        labels[start : start + len(rows)] = nearest_leaf_centres(rows, roots, inters, below).numpy()
     loose = dict(tree.loose)
     order = np.argsort(labels, kind="stable")
     joined, starts = np.unique(labels[order], return_index=True)
@@ -138,14 +138,14 @@ def with_slots(tree: KeyTree, segment: Embeddings, n_slots: int, seed: int = 0) 
     return _with_split(_with_means(replace(tree, loose=loose, segment=segment, n_slots=n_slots), joined), seed)
 
 
-def nearest_leaf_centres(rows: Tensor, roots: Tensor, inters: Tensor, below: Callable[[int], Tensor]) -> Tensor:
+def nearest_leaf_centres(rows: Tensor, roots: Tensor, inters: Tensor, below: Sequence[Tensor]) -> Tensor:
     """Return for each row the inter centre with the highest inner product below its best roots, int64 [n_rows].
 
     Args:
         rows: [n_rows, n_directions].
         roots: [n_roots, n_directions].
         inters: [n_inters, n_directions].
-        below: tells the numbers of the inter centres of a root.
+        below: the numbers of the inter centres of each root.
     """
     tried = (rows @ roots.T).topk(min(ROOTS_TRIED, len(roots)), dim=1).indices
     best = torch.full((len(rows),), -torch.inf, device=rows.device)
@@ -153,7 +153,7 @@ def nearest_leaf_centres(rows: Tensor, roots: Tensor, inters: Tensor, below: Cal
     # Sorted once: to look through all rows for each root would cost rows times roots.
     places = _by_label(tried.flatten(), len(roots))
     for root in torch.unique(tried).tolist():
-        which, centres = places[root] // tried.shape[1], below(root)
+        which, centres = places[root] // tried.shape[1], below[root]
         if not len(centres):
             continue
         scores, at = (rows[which] @ inters[centres].T).max(1)
@@ -202,7 +202,7 @@ def _pass(
     labels = np.empty(len(keys), np.int64)
     for start in range(0, len(keys), _CHUNK):
         rows = torch.from_numpy(coarse.project(keys[start : start + _CHUNK])).to(device)
-        found = nearest_leaf_centres(rows, roots, inters, below.__getitem__)
+        found = nearest_leaf_centres(rows, roots, inters, below)
         more, counts = sums_by_label(rows, found, len(inters))
         sums += more
         sizes += counts
