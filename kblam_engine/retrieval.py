@@ -309,9 +309,11 @@ def _with_siblings(
     chosen = best.tolist()
     seen = set(chosen)
     leading = list(dict.fromkeys(table.name_index[best].tolist()))[:N_SIBLING_NAMES]
-    others = [table.positions_of_name(name) for name in mentioned if name not in leading]
-    others.sort(key=lambda positions: -float(_mixed(scores_at(positions)).max()))
-    for siblings in (*map(table.positions_of_name, leading), *others[:N_MENTIONED_NAMES]):
+    # The name with the rarest words of all stays, however far off its triples are: "R 2023-31" is said, and hardly embedded.
+    others = [(at > 0, table.positions_of_name(name)) for at, name in enumerate(mentioned) if name not in leading]
+    others.sort(key=lambda other: (other[0], -float(_mixed(scores_at(other[1])).max())))
+    named = [positions for _, positions in others[:N_MENTIONED_NAMES]]
+    for siblings in (*map(table.positions_of_name, leading), *named):
         ordered = siblings[np.argsort(-_mixed(scores_at(siblings)), kind="stable")][:N_SIBLINGS]
         chosen.extend(p for p in ordered.tolist() if p not in seen)
         seen.update(ordered.tolist())

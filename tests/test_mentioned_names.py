@@ -100,3 +100,14 @@ def test_triples_of_mentioned_names_become_candidates(kb):
     assert not np.isin(own, before).any() and np.isin(own, after).all()
     assert len(after) == len(before) + len(own) <= N_NEAREST + 4 * N_SIBLINGS
     assert np.array_equal(kept, scores[after]) and (np.diff(kept[:, 0]) <= 0).all()
+
+
+def test_the_best_of_the_mentioned_names_stays_however_far_off(kb):
+    snapshot = kb.snapshot()
+    scores = np.zeros((len(snapshot), 3), np.float32)
+    scores[:, 0] = np.linspace(1.0, 0.5, len(snapshot))
+    said, *closer = dict.fromkeys(snapshot.name_index[:-12:-1].tolist())  # the farthest first
+    positions, _ = nearest(snapshot, scores, [said, *closer])
+    assert np.isin(snapshot.positions_of_name(said), positions).all()
+    assert np.isin(snapshot.positions_of_name(closer[-1]), positions).all(), "and of the others those that are closest"
+    assert not np.isin(snapshot.positions_of_name(closer[0]), positions).any()
