@@ -21,7 +21,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from kblam_engine.leads import best_of_others, leads_among_siblings, leads_of_names
-from kblam_engine.mentions import mention_of
 from kblam_engine.products import Floats, product
 from kblam_engine.triples import Triple
 from kblam_engine.wording import (
@@ -46,7 +45,6 @@ FEATURES = (
     "name_cos", "name_cos_conversation", "name_cos_lead",
     "statement_cos", "statement_lead", "name_value_lead",
     "name_in_turn", "name_phrase_in_turn", "name_identifier_in_turn", "name_in_history", "name_recency",
-    "name_identifier_in_history", "other_name_history_margin", "already_said",
     "other_name_margin", "any_name_in_turn", "fuzzy_name",
     "turn_by_name", "turn_by_name_margin", "names_as_good",
     "unexplained_number", "unexplained_word", "unexplained_share",
@@ -214,15 +212,13 @@ class Examiner:
         """
         turn = messages[-1]["content"]
         turn_words = words(turn)
-        before = [(m["role"], words(m["content"])) for m in messages[:-1] if m["role"] != "system"]
-        history = [said for _, said in before]
-        answered = [said for role, said in before if role == "assistant"]
+        history = [words(m["content"]) for m in messages[:-1] if m["role"] != "system"]
         names = {c.name_id: c.triple.name for c in candidates}
         name_words = {i: words(n) for i, n in names.items()}
         spans = {
             i: spans_of(name_words[i], turn_words) or spans_of(short_name(n), turn_words) for i, n in names.items()
         }
-        mentions = {i: mention_of(n, turn_words, history, self.rarity) for i, n in name_words.items()}
+        mentions = {i: self._mention(n, turn_words, history) for i, n in name_words.items()}
         # A turn is masked for a few names only: what depends on the masked turn alone is computed once for each.
         row_of = {name_id: row for row, name_id in enumerate(asked)}
         asked_at = np.array([row_of.get(c.name_id, row_of[-1]) for c in candidates])
@@ -238,7 +234,7 @@ class Examiner:
         name_ids = [c.name_id for c in candidates]
         overlap = np.array([_overlap(c.triple.property, stems) for c in candidates], np.float32)
         kinds = asks(turn)
-        best_turn = max((m.in_turn for m in mentions.values()), default=0.0)
+        best_turn = max((m[0] for m in mentions.values()), default=0.0)
         best_score = max((c.score for c in candidates), default=0.0)
         said = np.stack((asked[-1], conversation))
         name_cos, name_cos_conversation = name_cosines(said, table)
@@ -258,9 +254,7 @@ class Examiner:
         goes_on = refers_back(turn)
         ahead, n_siblings = leads_among_siblings(name_ids, np.stack((own_property, overlap, own_value, compared), 1))
         best_compared = compared.max(initial=-np.inf)
-        other_mentions = best_of_others({i: m.in_turn for i, m in mentions.items()})
-        other_history = best_of_others({i: m.in_history for i, m in mentions.items()})
-        others_explained = best_of_others(by_name)
+        other_mentions, others_explained = best_of_others({i: m[0] for i, m in mentions.items()}), best_of_others(by_name)
         ascending = sorted(by_name.values())
         n_as_good = {i: len(ascending) - bisect_left(ascending, x - 0.2) - 1 for i, x in by_name.items()}
         rows = np.zeros((len(candidates), len(FEATURES)), np.float32)
@@ -272,9 +266,8 @@ class Examiner:
                 score_leads[c.name_id], conversation_leads[c.name_id],
                 name_cos[at], name_cos_conversation[at], name_cos_leads[c.name_id],
                 statement_cos[at], statement_leads[c.name_id], value_leads[c.name_id],
-                mine.in_turn, bool(spans[c.name_id]), mine.identified, mine.in_history, mine.recency,
-                mine.identified_before, mine.in_history - other_history[c.name_id], _said(c.triple.value, answered),
-                mine.in_turn - other_mentions[c.name_id], best_turn, mine.nearly,
+                mine[0], bool(spans[c.name_id]), mine[1], mine[2], mine[3],
+                mine[0] - other_mentions[c.name_id], best_turn, mine[4],
                 explained, explained - others_explained[c.name_id], np.log1p(n_as_good[c.name_id]),
                 *_unexplained(telling, matches[c.name_id], c.triple), *left_over[c.name_id], goes_on,
                 own_property[at], ahead[at, 0], own_property[at] - rival.cosine,
@@ -312,6 +305,30 @@ class Examiner:
                 single = len(word) == 1 and word.isalpha()
                 beside = max(beside, 1.0 if marked or single else 0.5 * self.rarity(word.casefold()))
         return capitals, beside
+
+    def _mention(
+        self, name: list[str], turn: list[str], history: list[list[str]]
+    ) -> tuple[float, float, float, float, float]:
+        """Return how the turn and the history mention a name.
+
+        (weighted share of its words in the turn, its most telling word in the turn, share in the history,
+        how recently, share in the turn that is only nearly the same word)
+        """
+        weights = [0.15 + self.rarity(w) for w in name] or [1.0]
+        total = sum(weights)
+        found = [max((same_word(w, t) for t in turn), default=0.0) for w in name] or [0.0]
+        in_turn = sum(w * f for w, f in zip(weights, found, strict=True)) / total
+        fuzzy = sum(w for w, f in zip(weights, found, strict=True) if 0 < f < 0.9) / total
+        # A number in a name ("ERR-2041 Loss of signal") identifies it; without one, its rarest word does.
+        numbers = [f for w, f in zip(name, found, strict=False) if w.isdigit()]
+        telling = min(numbers) if numbers else found[int(np.argmax(weights))] if name else 0.0
+        share, recency = 0.0, 0.0
+        for age, message in enumerate(reversed(history)):
+            seen = set(message)
+            covered = sum(w for w, n in zip(weights, name, strict=False) if n in seen) / total
+            if covered > share + 0.05:
+                share, recency = covered, 1.0 / (1 + age)
+        return in_turn, telling, share, recency, fuzzy
 
     def _rivals(
         self, asked: Floats, mapped: Floats, stems: set[str], table: CandidateEmbeddings, comparison: Comparison
@@ -360,11 +377,6 @@ def _unexplained(telling: dict[str, float], in_name: dict[str, float], triple: T
     numbers = sum(w.isdigit() for w in left)
     rest = [weight for w, weight in left.items() if w not in FUNCTION_WORDS]
     return float(numbers), max(rest, default=0.0), sum(rest) / (sum(telling.values()) + 1e-6)
-
-
-def _said(value: str, answered: Sequence[Sequence[str]]) -> bool:
-    """Say whether an earlier answer has a value: what has been answered is hardly asked again."""
-    return any(spans_of(words(value), said) for said in answered)
 
 
 def _overlap(property_name: str, stems: set[str]) -> float:

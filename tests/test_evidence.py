@@ -233,28 +233,6 @@ def test_name_in_an_earlier_turn(examiner, six_triples):
     assert rows[4]["name_in_history"] < 0.5, "a system message is not part of the conversation"
 
 
-def test_a_number_in_an_earlier_turn_tells_titles_apart(examiner):
-    messages = [
-        {"role": "user", "content": "What does ERR-2041 mean?"},
-        {"role": "assistant", "content": "It has lost its signal."},
-        {"role": "user", "content": "And who owns that?"},
-    ]
-    right, wrong = examine(examiner, messages, SIGNAL)
-    assert right["name_identifier_in_history"] == pytest.approx(0.5), "two messages ago"
-    assert wrong["name_identifier_in_history"] == 0.0
-    assert right["other_name_history_margin"] > 0 > wrong["other_name_history_margin"]
-
-
-def test_what_an_answer_has_said(examiner, six_triples):
-    messages = [
-        {"role": "user", "content": f"Is it {six_triples[3].value}?"},
-        {"role": "assistant", "content": f"{six_triples[2].statement} Anything else?"},
-        {"role": "user", "content": "Yes: what is it for?"},
-    ]
-    rows = examine(examiner, messages, six_triples)
-    assert [row["already_said"] for row in rows] == [0, 0, 1, 0, 0, 0], "what the user says is no answer"
-
-
 @pytest.mark.parametrize(
     "turn",
     [

@@ -62,9 +62,7 @@ def test_every_line_of_the_lexicon_is_complete():
             assert len(set(item["called"])) == len(item["called"]) >= 2, where
             assert all(isinstance(c, str) and c.strip() == c not in ("", item["name"]) for c in item["called"]), where
             continue
-        pairs = item.get("pairs", ())
-        assert item.keys() == {"property", "about", "value_kind", *LISTS} | ({"pairs"} if pairs else set()), where
-        assert all(pair.count("{n1}") == pair.count("{n2}") == 1 for pair in pairs), where
+        assert item.keys() == {"property", "about", "value_kind", *LISTS}, where
         assert isinstance(item["property"], str) and isinstance(item["value_kind"], str), where
         assert item["about"] and isinstance(item["about"], list), where
         for key in LISTS:

@@ -24,7 +24,6 @@ class PropertyPhrases:
         near: properties easily confused with it.
         near_questions: questions for those, with ``{n}``.
         values: invented values.
-        pairs: questions that ask for it of two things, ``{n1}`` and ``{n2}``, where ``TWO_NAMES`` does not say how people do.
     """
 
     property: str
@@ -36,7 +35,6 @@ class PropertyPhrases:
     near: tuple[str, ...]
     near_questions: tuple[str, ...]
     values: tuple[str, ...]
-    pairs: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -95,7 +93,7 @@ def load_lexicon() -> Lexicon:
 
 def _merged(first: PropertyPhrases, second: PropertyPhrases) -> PropertyPhrases:
     """Return one property that two files describe; the first says of what kind its values are."""
-    texts = ("about", "questions", "follow_ups", "answers", "near", "near_questions", "pairs")
+    texts = ("about", "questions", "follow_ups", "answers", "near", "near_questions")
     both: dict[str, Any] = {name: tuple(dict.fromkeys(getattr(first, name) + getattr(second, name))) for name in texts}
     return replace(first, **both)
 

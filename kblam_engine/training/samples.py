@@ -184,8 +184,8 @@ def two_facts(random: Random, world: World) -> Sample:
             return two_facts(random, world)
         b, known_b = partner, world.known[partner]
         if roll < 0.85:
-            pairs = known_a.phrases.pairs if known_a.phrases is not None else ()
-            question = random.choice(pairs or TWO_NAMES).format(p=known_a.triple.property, n1=name, n2=known_b.triple.name)
+            template = random.choice(TWO_NAMES)
+            question = template.format(p=known_a.triple.property, n1=name, n2=known_b.triple.name)
         else:
             question = random.choice(JOIN_QUESTIONS).format(a=ask(random, known_a), b=ask(random, known_b))
     answer = f"{known_a.triple.statement}\n{known_b.triple.statement}"
