@@ -31,6 +31,8 @@ from kblam_engine.triple_files import read_jsonl
 FOLDER = Path(__file__).parent
 OVER_REFUSAL = 0.05
 SIX = ("company", "fieldguide", "glossary", "handbook", "resolutions", "town")
+SECOND_SIX = ("archipelago", "filmcrew", "hazards", "lamps", "ontology", "settings")
+"""Written later, by authors who had seen nothing else; no threshold follows from them."""
 
 
 class Bench:
@@ -56,15 +58,32 @@ class Bench:
         return examine(self._retriever, messages, snapshot, positions, kind)
 
 
+def read_set(bench: Bench, name: str) -> tuple[KBSnapshot, list[Question]]:
+    """Return a set's KB and its questions."""
+    return bench.snapshot(list(read_jsonl(FOLDER / f"{name}.kb.jsonl"))), read_questions(FOLDER / f"{name}.questions.jsonl")
+
+
+def answered(bench: Bench, snapshot: KBSnapshot, questions: Sequence[Question]) -> Iterator[Examined]:
+    """Yield what the head sees of each question."""
+    for question in questions:
+        supports = question.supports if question.answerable else ()
+        yield bench.examined(snapshot, question.messages, supports, question.kind)
+
+
+def second_six(bench: Bench) -> Iterator[tuple[str, Examined]]:
+    """Yield the questions of the second six sets."""
+    for name in SECOND_SIX:
+        for examined in answered(bench, *read_set(bench, name)):
+            yield "second six", examined
+
+
 def six_sets(bench: Bench) -> Iterator[tuple[str, Examined]]:
     """Yield the questions of the six sets; after them, conversations that leave each KB."""
     turns = [x for x in (FOLDER / "other_subjects.txt").read_text("utf-8").splitlines() if x and x[0] != "#"]
     for name in SIX:
-        snapshot = bench.snapshot(list(read_jsonl(FOLDER / f"{name}.kb.jsonl")))
-        questions = read_questions(FOLDER / f"{name}.questions.jsonl")
-        for question in questions:
-            supports = question.supports if question.answerable else ()
-            yield "six sets", bench.examined(snapshot, question.messages, supports, question.kind)
+        snapshot, questions = read_set(bench, name)
+        for examined in answered(bench, snapshot, questions):
+            yield "six sets", examined
         random = Random(name)
         answerable = [q for q in questions if q.answerable]
         for turn in turns:
@@ -138,7 +157,7 @@ def main() -> None:
     options = parser.parse_args()
     model = KBLaM.from_pretrained(adapter=options.adapter)
     bench = Bench(model.retriever, model.encoder)
-    result = measured(model.adapter.evidence, [*six_sets(bench), *small_sets(bench)])
+    result = measured(model.adapter.evidence, [*six_sets(bench), *second_six(bench), *small_sets(bench)])
     print(f"threshold {result['threshold']:.2f}")
     for name, numbers in result.items():
         if isinstance(numbers, dict):
