@@ -17,7 +17,7 @@ from kblam_engine.triples import Triple
 
 FOLDER = Path(__file__).parent / "heldout"
 SOURCES = ("elements", "cwe", "edam")
-SETS = ("elements.questions", "cwe.questions", "elements.fresh", "cwe.fresh", "edam.fresh")
+SETS = ("elements.questions", "cwe.questions", "elements.fresh", "cwe.fresh", "edam.fresh", "cwe.second")
 REASONS = {"unknown name", "unknown property", "near-miss name"}
 
 
