@@ -249,7 +249,8 @@ def nearest(
     Args:
         table: the KB.
         scores: of every key, [n_triples, 3].
-        mentioned: names whose triples are candidates whatever their scores; the closest of them.
+        mentioned: names whose triples are candidates whatever their scores, best first: the first of them, and the closest
+            of the others.
     """
     total = _mixed(scores)
     n = min(N_NEAREST, len(total))
@@ -310,9 +311,10 @@ def _with_siblings(
     seen = set(chosen)
     leading = list(dict.fromkeys(table.name_index[best].tolist()))[:N_SIBLING_NAMES]
     # The name with the rarest words of all stays, however far off its triples are: "R 2023-31" is said, and hardly embedded.
-    others = [(at > 0, table.positions_of_name(name)) for at, name in enumerate(mentioned) if name not in leading]
-    others.sort(key=lambda other: (other[0], -float(_mixed(scores_at(other[1])).max())))
-    named = [positions for _, positions in others[:N_MENTIONED_NAMES]]
+    first = [table.positions_of_name(name) for name in mentioned[:1] if name not in leading]
+    others = [table.positions_of_name(name) for name in mentioned[1:] if name not in leading]
+    others.sort(key=lambda positions: -float(_mixed(scores_at(positions)).max()))
+    named = (*first, *others)[:N_MENTIONED_NAMES]
     for siblings in (*map(table.positions_of_name, leading), *named):
         ordered = siblings[np.argsort(-_mixed(scores_at(siblings)), kind="stable")][:N_SIBLINGS]
         chosen.extend(p for p in ordered.tolist() if p not in seen)
