@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
 import torch
+
+from kblam_engine.threads import usable_cores
 
 _Result = TypeVar("_Result")
 
@@ -20,8 +21,7 @@ def has_idle_cores(device: torch.device) -> bool:
     """
     if device.type != "cpu":
         return True
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return 2 * torch.get_num_threads() <= usable
+    return 2 * torch.get_num_threads() <= len(usable_cores())
 
 
 def in_side_thread(work: Callable[[], _Result]) -> Future[_Result]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import typer
 
 from kblam_engine.cli.kb_common import Part
 from kblam_engine.errors import ConfigurationError
+from kblam_engine.threads import OtherPrograms, threads_beside, usable_cores
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -89,15 +91,37 @@ def model_and_kb(
         base = _part_of(whole, part, kb)
         from rich.console import Console
 
+        others = OtherPrograms()
         with Console(stderr=True).status(f"loading {model}"):
             from kblam_engine.engine import KBLaM
 
             loaded = KBLaM.from_pretrained(model, adapter=adapter, dtype=dtype, device=device, index=index)
+        leave_busy_cores(others.cores())
         if not len(base) and not part.is_all:
             typer.echo(f"no triple of {kb} fits these options; kblam kb list takes the same ones", err=True)
         elif not len(base):
             typer.echo(f"{kb} holds no triples yet: add some with kblam kb add or import", err=True)
         yield loaded, base
+
+
+def leave_busy_cores(others: float) -> None:
+    """Give torch no more threads than there are cores left beside other programs, and say so; OMP_NUM_THREADS decides instead.
+
+    Args:
+        others: cores that these keep busy.
+    """
+    import torch
+
+    cores = len(usable_cores())
+    threads = threads_beside(others, cores)
+    if "OMP_NUM_THREADS" in os.environ or threads >= torch.get_num_threads():
+        return
+    torch.set_num_threads(threads)
+    typer.echo(
+        f"other programs keep {others:.1f} of {cores} cores busy: computing with {threads} "
+        f"(all: OMP_NUM_THREADS={cores})",
+        err=True,
+    )
 
 
 def opened(kb: Path, index: str, address: str | None) -> KnowledgeBase | ShardedKB:

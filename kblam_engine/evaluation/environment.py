@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from kblam_engine.threads import usable_cores
+
 _PACKAGES = (
     "kblam-engine",
     "torch",
@@ -45,7 +47,7 @@ def hardware() -> dict[str, Any]:
     about: dict[str, Any] = {
         "system": f"{platform.system()} {platform.machine()}",
         "processor": _processor(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": len(usable_cores()),
         "memory_gb": _memory_gb(),
     }
     # Asked of torch only where a run has loaded it: describing the machine must not cost seconds.
