@@ -112,14 +112,14 @@ def leave_busy_cores(others: float) -> None:
     """
     import torch
 
-    cores = len(usable_cores())
+    cores, chosen = len(usable_cores()), torch.get_num_threads()
     threads = threads_beside(others, cores)
-    if "OMP_NUM_THREADS" in os.environ or threads >= torch.get_num_threads():
+    if "OMP_NUM_THREADS" in os.environ or threads >= chosen:
         return
     torch.set_num_threads(threads)
     typer.echo(
         f"other programs keep {others:.1f} of {cores} cores busy: computing with {threads} "
-        f"(all: OMP_NUM_THREADS={cores})",
+        f"(otherwise {chosen}: OMP_NUM_THREADS={chosen})",
         err=True,
     )
 
