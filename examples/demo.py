@@ -17,6 +17,7 @@ from rich.text import Text
 
 from kblam_engine import Answer, KBLaM, KBLaMError, KnowledgeBase, Triple, datasets
 from kblam_engine.models import cache_dir
+from kblam_engine.threads import BusyCores
 
 COUNTRIES = """Argentina, Australia, Austria, Bangladesh, Belgium, Bolivia, Brazil, Bulgaria, Cambodia, Canada,
 Chile, China, Colombia, Costa Rica, Croatia, Cuba, Czechia, Denmark, Ecuador, Egypt, Ethiopia, Finland, France,
@@ -61,10 +62,13 @@ console = Console(highlight=False)
 
 def main() -> None:
     """Run the demo."""
-    started = time.perf_counter()
+    started, busy = time.perf_counter(), BusyCores()
     heading("Loading the base model, its adapter and the sentence encoder")
     model = KBLaM.from_pretrained("smollm2-135m")
     note(f"{time.perf_counter() - started:.1f} s")
+    told = busy.adjust()
+    if told:
+        note(told)
 
     heading("Building a knowledge base out of the CIA World Factbook")
     with KnowledgeBase.open(cache_dir() / "demo" / "countries.kb") as kb:

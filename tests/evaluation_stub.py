@@ -51,6 +51,7 @@ class StubModel:
         self.asked_kb = []
         self.asked_base = []
         self.log = []
+        self.batches = []
 
     def chat_prompt(self, messages):
         return " ".join(f"<{m['role']}> {m['content']}" for m in messages)
@@ -64,6 +65,12 @@ class StubModel:
         if not ranked or ranked[0][0] < 2:
             return StubAnswer("I am sorry.", True, 0.1, attended, ttft_ms=12.0, ms_per_token=2.2)
         return StubAnswer(ranked[0][1].statement, False, 0.9, attended, ttft_ms=12.0, ms_per_token=2.2)
+
+    def answer_batch(self, questions, kbs=None, *, max_new_tokens=128, **options):
+        self.batches.append(len(questions))
+        if kbs is None:
+            return [self.generate_text(question, max_new_tokens) for question in questions]
+        return [self.answer(question, kbs, max_new_tokens=max_new_tokens, **options) for question in questions]
 
     def generate_text(self, messages, max_new_tokens):
         self.asked_base.append(messages)

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from kblam_engine import threads
-from kblam_engine.cli._answering import leave_busy_cores
-from kblam_engine.threads import OtherPrograms, threads_beside, usable_cores
+from kblam_engine.threads import BusyCores, OtherPrograms, threads_beside, usable_cores
 
 HEAD = "cpu  9 9 9 9 9 9 9 9 9 9\n"
 TAIL = "intr 1 2 3\nctxt 4\n"
@@ -58,27 +57,50 @@ def test_a_thread_for_each_core_that_is_mostly_free(others, cores, expected):
 def two_threads(monkeypatch):
     before = torch.get_num_threads()
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
     torch.set_num_threads(2)
     yield
     torch.set_num_threads(before)
 
 
-def test_fewer_threads_are_told(two_threads, capsys):
-    leave_busy_cores(1.3)
+def test_threads_follow_what_others_do(machine, two_threads):
+    machine(0, 0, ["0 0 0 0 0 0 0 0"] * 3)
+    busy = BusyCores()
+
+    def after(others: float) -> str | None:
+        machine(0, 0, ["0 0 0 0 0 0 0 0"] * 3)
+        busy.watch()
+        machine(10, 0, [f"{round(others * 1000)} 0 0 0 0 0 0 0", *["0 0 0 0 0 0 0 0"] * 2])
+        return busy.adjust()
+
+    assert after(0.2) is None and torch.get_num_threads() == 2
+    assert after(1.3) == "other programs keep 1.3 of 2 cores busy: computing with 1 (otherwise 2: OMP_NUM_THREADS=2)"
     assert torch.get_num_threads() == 1
-    assert "1.3 of 2 cores busy: computing with 1" in capsys.readouterr().err
-
-
-def test_an_idle_machine_keeps_its_threads(two_threads, capsys):
-    leave_busy_cores(0.2)
-    assert torch.get_num_threads() == 2 and not capsys.readouterr().err
-
-
-def test_what_the_user_has_set_stays(two_threads, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    leave_busy_cores(1.9)
+    assert after(1.9) is None and torch.get_num_threads() == 1
+    assert after(0.1) == "other programs keep 0.1 of 2 cores busy: computing with 2 again"
     assert torch.get_num_threads() == 2
+
+
+def test_a_moment_is_too_short_to_tell(machine, two_threads):
+    machine(0, 0, ["0 0 0 0 0 0 0 0"] * 3)
+    busy = BusyCores()
+    machine(0.01, 0, ["1 0 0 0 0 0 0 0", "0 0 0 0 0 0 0 0", "1 0 0 0 0 0 0 0"])
+    assert busy.adjust() is None and torch.get_num_threads() == 2
+
+
+def test_what_the_user_has_set_stays(machine, two_threads, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    machine(0, 0, ["0 0 0 0 0 0 0 0"] * 3)
+    busy = BusyCores()
+    machine(10, 0, ["1900 0 0 0 0 0 0 0"] * 3)
+    assert busy.adjust() is None and torch.get_num_threads() == 2
+
+
+def test_torch_never_gets_more_than_it_had(machine, two_threads):
+    torch.set_num_threads(1)
+    machine(0, 0, ["0 0 0 0 0 0 0 0"] * 3)
+    busy = BusyCores()
+    machine(10, 0, ["0 0 0 0 0 0 0 0"] * 3)
+    assert busy.adjust() is None and torch.get_num_threads() == 1
 
 
 def test_this_machine_has_cores():

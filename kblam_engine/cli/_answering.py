@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +11,7 @@ import typer
 
 from kblam_engine.cli.kb_common import Part
 from kblam_engine.errors import ConfigurationError
-from kblam_engine.threads import OtherPrograms, threads_beside, usable_cores
+from kblam_engine.threads import BusyCores
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -80,8 +79,11 @@ def model_and_kb(
     index: str,
     address: str | None = None,
     part: Part = Part(),
+    busy: BusyCores | None = None,
 ) -> Iterator[tuple[KBLaM, KnowledgeBase | ShardedKB]]:
     """Open an existing knowledge base, or shards of one, then load a model; tell on stderr what takes long.
+
+    Torch gets the cores that are free while the model is loaded; ``busy`` can look again later.
 
     Raises:
         ConfigurationError: a part is asked for of shards.
@@ -91,12 +93,13 @@ def model_and_kb(
         base = _part_of(whole, part, kb)
         from rich.console import Console
 
-        others = OtherPrograms()
+        busy = busy or BusyCores()
+        busy.watch()
         with Console(stderr=True).status(f"loading {model}"):
             from kblam_engine.engine import KBLaM
 
             loaded = KBLaM.from_pretrained(model, adapter=adapter, dtype=dtype, device=device, index=index)
-        leave_busy_cores(others.cores())
+        leave_busy_cores(busy)
         if not len(base) and not part.is_all:
             typer.echo(f"no triple of {kb} fits these options; kblam kb list takes the same ones", err=True)
         elif not len(base):
@@ -104,24 +107,11 @@ def model_and_kb(
         yield loaded, base
 
 
-def leave_busy_cores(others: float) -> None:
-    """Give torch no more threads than there are cores left beside other programs, and say so; OMP_NUM_THREADS decides instead.
-
-    Args:
-        others: cores that these keep busy.
-    """
-    import torch
-
-    cores, chosen = len(usable_cores()), torch.get_num_threads()
-    threads = threads_beside(others, cores)
-    if "OMP_NUM_THREADS" in os.environ or threads >= chosen:
-        return
-    torch.set_num_threads(threads)
-    typer.echo(
-        f"other programs keep {others:.1f} of {cores} cores busy: computing with {threads} "
-        f"(otherwise {chosen}: OMP_NUM_THREADS={chosen})",
-        err=True,
-    )
+def leave_busy_cores(busy: BusyCores) -> None:
+    """Give torch no more threads than there are cores left beside other programs, and say so."""
+    told = busy.adjust()
+    if told:
+        typer.echo(told, err=True)
 
 
 def opened(kb: Path, index: str, address: str | None) -> KnowledgeBase | ShardedKB:

@@ -23,6 +23,7 @@ from kblam_engine.cli._answering import (
     ThresholdOption,
     UnknownOption,
     from_base,
+    leave_busy_cores,
     model_and_kb,
     show_attended,
 )
@@ -36,6 +37,7 @@ from kblam_engine.cli.kb_common import (
     TagOption,
 )
 from kblam_engine.errors import ConfigurationError, KBLaMError, ReadOnlyError
+from kblam_engine.threads import BusyCores
 
 if TYPE_CHECKING:
     from kblam_engine.answers import Answer
@@ -93,14 +95,17 @@ def chat(
         "unknown": unknown,
     }
     part = Part.of(namespace, tag, source, at, revision)
-    with model_and_kb(kb, model, adapter, dtype, device, index, address, part) as (loaded, base):
+    busy = BusyCores()
+    with model_and_kb(kb, model, adapter, dtype, device, index, address, part, busy) as (loaded, base):
         conversation = Conversation(loaded, base, options)
         if sys.stdin.isatty():
             typer.echo(f"{len(base):,} triples; /help for help, Ctrl-D to leave", err=True)
         for line in _lines():
+            busy.watch()
             try:
                 if conversation.take(line):
                     break
+                leave_busy_cores(busy)  # for the next answer: what else runs now is seen beside this one
             except (KBLaMError, OSError) as error:
                 # A mistake in one line ends that line, not the conversation.
                 typer.echo(f"kblam: {' '.join(str(error).split())}", err=True)

@@ -122,6 +122,9 @@ def evaluate(
         False, "--by-layer", help="Score retrieval in every KB layer, too, by the attention there."
     ),
     index: IndexOption = "auto",
+    batch_size: int = typer.Option(
+        1, "--batch-size", min=1, help="Questions answered at once: some times faster, but then without times and memory."
+    ),
     cache: bool = typer.Option(True, "--cache/--no-cache", help="Keep sentence embeddings for the next run."),
     as_json: JSONFileOption = None,
 ) -> None:
@@ -176,6 +179,7 @@ def evaluate(
         "labels": labels,
         "by_layer": by_layer,
         "judge": judging,
+        "batch_size": batch_size,
     }
     if grid:
         labels["adapter_digest"] = adapter_digest(adapter, model)

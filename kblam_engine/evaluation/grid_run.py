@@ -17,6 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from kblam_engine.errors import ConfigurationError
+from kblam_engine.evaluation.asking import Progress
 from kblam_engine.evaluation.assembly import Assembly
 from kblam_engine.evaluation.baselines import PromptOptions
 from kblam_engine.evaluation.embedding_cache import CachedEncoder
@@ -35,9 +36,9 @@ from kblam_engine.evaluation.results import EvaluationResult, ScoredAnswer, summ
 from kblam_engine.evaluation.runner import (
     SYSTEM,
     Answered,
-    Progress,
     add_text_metrics,
     ask_systems,
+    check_batch_size,
     require_ablations,
     result_of,
     sample_questions,
@@ -68,6 +69,7 @@ class Plan:
     answer_options: dict[str, Any]
     labels: dict[str, Any]
     by_layer: bool = False
+    batch_size: int = 1
 
     @property
     def fingerprint(self) -> str:
@@ -81,6 +83,7 @@ class Plan:
             "labels": self.labels,
             "version": version("kblam-engine"),
             **({"by_layer": True} if self.by_layer else {}),
+            **({"batch_size": self.batch_size} if self.batch_size > 1 else {}),
         }
         text = json.dumps(told, sort_keys=True, default=str)
         return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
@@ -121,6 +124,7 @@ def run_grid(
     progress: Progress | None = None,
     by_layer: bool = False,
     judge: Judge | None = None,
+    batch_size: int = 1,
 ) -> GridResult:
     """Evaluate a model at several sizes of the knowledge base with several seeds.
 
@@ -148,17 +152,19 @@ def run_grid(
         by_layer: score retrieval in every KB layer besides, for the system and its ablations.
         judge: a chat model that scores the answers to open-ended questions when all is answered; what it says is kept
             in `folder`, too.
+        batch_size: questions that are answered at once; times and memory are told for 1 alone.
 
     Raises:
-        ConfigurationError: no questions or seeds, a size or ablation that cannot be, an unknown baseline or text metric.
+        ConfigurationError: no questions, seeds or batch, a size or ablation that cannot be, an unknown baseline or text metric.
         MissingDependencyError: a baseline or text metric needs a package that is not installed.
     """
     plan = Plan(
         list(kb_triples), list(questions), list(distractors), tuple(dict.fromkeys(baselines)), limit,
-        prompts or PromptOptions(), answer_options or {}, labels or {}, by_layer,
+        prompts or PromptOptions(), answer_options or {}, labels or {}, by_layer, batch_size,
     )  # fmt: skip
     if not plan.questions or not seeds:
         raise ConfigurationError(f"expected questions and seeds, got {len(questions)} and {len(seeds)}")
+    check_batch_size(batch_size)
     check_text_metrics(text_metrics)
     if judge is not None:
         check_judged(plan.questions)
@@ -238,6 +244,7 @@ def _run(model: EvaluatedModel, encoder: CachedEncoder, plan: Plan, size: int, s
             encoder=encoder,
             progress=lambda name, done, total: told(int(done > 0)),
             by_layer=plan.by_layer,
+            batch_size=plan.batch_size,
         )
         for name, found in answered.answers.items():
             answers.setdefault(name, {}).update(zip(part.places, found, strict=True))
@@ -245,7 +252,7 @@ def _run(model: EvaluatedModel, encoder: CachedEncoder, plan: Plan, size: int, s
     in_order = {name: [found[place] for place in range(len(asked))] for name, found in answers.items()}
     merged = Answered(in_order, {name: merged_info(found) for name, found in infos.items()})
     first: Assembly = parts[0].assembly
-    settings = settings_of(seed, first, prompts, plan.answer_options, plan.labels)
+    settings = settings_of(seed, first, prompts, plan.answer_options, plan.labels, plan.batch_size)
     settings.update({"limit": plan.limit, "n_kbs": len(parts)})
     warnings = dict.fromkeys(text for part in parts for text in part.assembly.warnings)
     return Cell(size, seed, asked, merged, settings, list(warnings))

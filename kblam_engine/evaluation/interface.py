@@ -95,6 +95,9 @@ class EvaluatedModel(Protocol):
     def answer(self, question: Any, kb: Any = None, *, max_new_tokens: int = 128, **options: Any) -> Any:
         """Answer a question or conversation from a knowledge base; an `AnswerLike`."""
 
+    def answer_batch(self, questions: Any, kbs: Any = None, **options: Any) -> Sequence[Any]:
+        """Answer several questions or conversations at once, from one knowledge base or with the base model alone."""
+
     def generate_text(self, messages: list[Message], max_new_tokens: int) -> Any:
         """Continue a conversation with the base model alone; an `AnswerLike`."""
 

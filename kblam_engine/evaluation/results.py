@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from kblam_engine.evaluation import metrics
@@ -35,7 +35,7 @@ DEFINITIONS = {
     "refusal_recall": "share of unanswerable questions that were refused",
     "refusal_f1": "harmonic mean of refusal precision and recall; 0 where no refusal was right",
     "over_refusal": "share of answerable questions that were refused",
-    "ttft_ms_p50": "median milliseconds to the first token, retrieval included",
+    "ttft_ms_p50": "median milliseconds to the first token, retrieval included; none of these three where questions were asked in batches",
     "ms_per_token_p50": "median over answers of milliseconds per token after the first",
     "peak_rss_mb": "peak resident memory while answering, MiB; the KB stays loaded for baselines",
     "ci95": "Wilson intervals of the proportions; of judge_score Student's t",
@@ -61,7 +61,7 @@ class ScoredAnswer:
     finish_reason: str
     prompt_tokens: int
     completion_tokens: int
-    ttft_ms: float
+    ttft_ms: float | None
     ms_per_token: float | None
     peak_rss_mb: float | None
     prompt: list[Message] | None = None
@@ -73,6 +73,10 @@ class ScoredAnswer:
     judge_reason: str | None = None
     layers: dict[str, list[bool]] | None = None
     """Where it was asked for, for each KB layer ("native 20") the two retrieval scores by the attention there."""
+
+    def without_costs(self) -> ScoredAnswer:
+        """Return the answer without times and memory."""
+        return replace(self, ttft_ms=None, ms_per_token=None, peak_rss_mb=None)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as plain JSON values; of what nobody asked for nothing is said."""
@@ -285,7 +289,7 @@ def aggregate(pairs: Sequence[tuple[Question, ScoredAnswer]]) -> Metrics:
         rouge_l=_mean(a.rouge_l for a in answers),
         bertscore=_mean(a.bertscore for a in answers),
         judge_score=_mean(a.judge_score for a in answers),
-        ttft_ms_p50=metrics.percentile((a.ttft_ms for a in answers), 50),
+        ttft_ms_p50=metrics.percentile((a.ttft_ms for a in answers if a.ttft_ms is not None), 50),
         ms_per_token_p50=metrics.percentile(
             (a.ms_per_token for a in answers if a.ms_per_token is not None), 50
         ),

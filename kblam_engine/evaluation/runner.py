@@ -1,10 +1,9 @@
-"""Ask every question of the system and of each baseline, and score what comes back."""
+"""Run the system and each baseline over all questions, and score what comes back."""
 
 from __future__ import annotations
 
 import random
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -14,21 +13,22 @@ from typing import TYPE_CHECKING, Any
 
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.evaluation import environment, metrics
-from kblam_engine.evaluation.assembly import Assembly, StoredTriples, as_it_is, assemble, statements_by_key
-from kblam_engine.evaluation.baselines import (
-    ABLATIONS,
-    WITHOUT_RETRIEVAL,
-    Baseline,
-    Corpus,
-    PromptOptions,
-    build_baseline,
-    prompt_with_statements,
+from kblam_engine.evaluation.asking import (
+    Ask,
+    Progress,
+    SystemOptions,
+    ask_ablated,
+    ask_all,
+    ask_baseline,
+    ask_system,
 )
+from kblam_engine.evaluation.assembly import Assembly, StoredTriples, as_it_is, assemble, statements_by_key
+from kblam_engine.evaluation.baselines import ABLATIONS, Corpus, PromptOptions, build_baseline
 from kblam_engine.evaluation.embedding_cache import CachedEncoder
 from kblam_engine.evaluation.interface import EvaluatedModel, Message
 from kblam_engine.evaluation.judging import Judge, Judgements, check_judged, judge_answers
 from kblam_engine.evaluation.questions import OPEN_ENDED, Question
-from kblam_engine.evaluation.results import EvaluationResult, ScoredAnswer, score, summarise
+from kblam_engine.evaluation.results import EvaluationResult, ScoredAnswer, summarise
 from kblam_engine.evaluation.text_metrics import check_text_metrics, reference_texts, text_scorer
 from kblam_engine.triples import Triple
 
@@ -36,11 +36,7 @@ if TYPE_CHECKING:
     from kblam_engine.knowledge_base import KBSnapshot
 
 SYSTEM = "kblam"
-_MOST_ATTENDED = 10  # triples told of an answer that attended to every one
 _WARM_UP: Message = {"role": "user", "content": "Say hello."}
-
-Progress = Callable[[str, int, int], None]
-"""Called with the system's name, questions done, and questions in all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,11 +65,13 @@ def run_evaluation(
     progress: Progress | None = None,
     by_layer: bool = False,
     judge: Judge | None = None,
+    batch_size: int = 1,
 ) -> EvaluationResult:
     """Evaluate a model on questions about a knowledge base, beside baselines on its base model.
 
     Every system answers greedily and at most `prompts.max_new_tokens`; one after the other over all
-    questions, so that each one's peak memory is its own. Times are of single answers, retrieval included.
+    questions, so that each one's peak memory is its own. Times are of single answers, retrieval included;
+    with a `batch_size` above 1 neither is told.
 
     Args:
         model: a `KBLaM`.
@@ -92,13 +90,15 @@ def run_evaluation(
         progress: called after each answer.
         by_layer: score retrieval in every KB layer besides, for the system and its ablations.
         judge: a chat model that scores the answers to open-ended questions.
+        batch_size: questions that are answered at once; ablations and `by_layer` take them one by one all the same.
 
     Raises:
-        ConfigurationError: no questions, none that is open-ended for a judge, a baseline or text metric nobody knows, or an ablation that cannot be.
+        ConfigurationError: no questions, no batch, none that is open-ended for a judge, a baseline or text metric nobody knows, or an ablation that cannot be.
         MissingDependencyError: a baseline or text metric needs a package that is not installed.
     """
     if not questions:
         raise ConfigurationError("questions: expected at least one, got none")
+    check_batch_size(batch_size)
     check_text_metrics(text_metrics)
     if judge is not None:
         check_judged(questions)
@@ -126,10 +126,11 @@ def run_evaluation(
         show_encoding=progress is not None,
         progress=progress,
         by_layer=by_layer,
+        batch_size=batch_size,
     )
     # Loaded after the last answer: what a scorer takes is no memory of the systems.
     add_text_metrics(text_metrics, asked, assembly.triples, answered.answers.values())
-    settings = settings_of(seed, assembly, prompts, answer_options or {}, labels or {})
+    settings = settings_of(seed, assembly, prompts, answer_options or {}, labels or {}, batch_size)
     warnings = list(assembly.warnings)
     if judge is not None:
         settings["judge"] = judge.name
@@ -153,6 +154,7 @@ def ask_systems(
     show_encoding: bool = False,
     progress: Progress | None = None,
     by_layer: bool = False,
+    batch_size: int = 1,
 ) -> Answered:
     """Ask the system and then each baseline all questions over one knowledge base.
 
@@ -169,6 +171,7 @@ def ask_systems(
         show_encoding: whether the sentence encoder shows a progress bar.
         progress: called after each answer.
         by_layer: score retrieval in every KB layer besides.
+        batch_size: questions that are answered at once.
 
     Raises:
         ConfigurationError: there is no such baseline, or the model does not have what an ablation takes out.
@@ -182,17 +185,16 @@ def ask_systems(
         model.generate_text([_WARM_UP], 2)
         options = {"max_new_tokens": prompts.max_new_tokens, **(answer_options or {})}
         model.answer([_WARM_UP], snapshot, **{**options, "max_new_tokens": 2})
-        told = progress or (lambda name, done, total: None)
-        answers = {
-            SYSTEM: _ask_all(SYSTEM, questions, told, lambda q: _ask_system(model, snapshot, q, options, by_layer))
-        }
+        asked = SystemOptions(options, by_layer)
+        asks: dict[str, Ask] = {SYSTEM: partial(ask_system, model, snapshot, asked)}
         info: dict[str, dict[str, Any]] = {SYSTEM: {"n_triples": len(triples)}}
         for name in names:
             if name in ABLATIONS:
-                ask, info[name] = partial(_ask_ablated, model, name, snapshot, options, by_layer), {"what": ABLATIONS[name]}
+                asks[name], info[name] = partial(ask_ablated, model, name, snapshot, asked), {"what": ABLATIONS[name]}
             else:
-                ask, info[name] = partial(_ask_baseline, model, corpus, in_prompt[name], prompts), in_prompt[name].info
-            answers[name] = _ask_all(name, questions, told, ask)
+                asks[name], info[name] = partial(ask_baseline, model, corpus, in_prompt[name], prompts), in_prompt[name].info
+        told = progress or (lambda name, done, total: None)
+        answers = {name: ask_all(name, questions, told, ask, batch_size) for name, ask in asks.items()}
     return Answered(answers, info)
 
 
@@ -214,6 +216,12 @@ def require_ablations(model: EvaluatedModel, names: Sequence[str], n_triples: in
         from kblam_engine.evaluation.ablations import check_ablations  # which loads torch
 
         check_ablations(model, names, n_triples)
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raise ConfigurationError where not even one question is answered at once."""
+    if batch_size < 1:
+        raise ConfigurationError(f"batch_size: expected at least 1, got {batch_size}")
 
 
 def result_of(
@@ -244,85 +252,6 @@ def sample_questions(questions: Sequence[Question], limit: int | None, seed: int
     if limit < 1:
         raise ConfigurationError(f"limit: expected at least 1, got {limit}")
     return [questions[i] for i in sorted(random.Random(seed).sample(range(len(questions)), limit))]
-
-
-def _ask_all(
-    name: str, questions: Sequence[Question], told: Progress, ask: Callable[[Question], ScoredAnswer]
-) -> list[ScoredAnswer]:
-    answers = []
-    told(name, 0, len(questions))
-    for question in questions:
-        environment.reset_peak_rss()
-        answers.append(ask(question))
-        told(name, len(answers), len(questions))
-    return answers
-
-
-def _ask_system(
-    model: EvaluatedModel,
-    snapshot: Any,
-    question: Question,
-    options: dict[str, Any],
-    by_layer: bool = False,
-    retrieves: bool = True,
-) -> ScoredAnswer:
-    """Ask the system or an ablation; one that does not retrieve has opened every triple, and says of no answer that it refuses."""
-    watch = None
-    if by_layer:
-        from kblam_engine.evaluation.ablations import watched  # which loads torch
-
-        model, watch = watched(model)
-    answer = model.answer([dict(message) for message in question.messages], snapshot, **options)
-    attended = [(attended.triple, round(attended.weight, 6)) for attended in answer.attended]
-    if not retrieves:
-        attended = sorted(attended, key=lambda each: -each[1])[:_MOST_ATTENDED]
-    return score(
-        question,
-        answer,
-        attended,
-        refused=answer.refused if retrieves else metrics.is_refusal(answer.text),
-        confidence=answer.confidence if retrieves else None,
-        ttft_ms=answer.ttft_ms,
-        peak_rss_mb=environment.peak_rss_mb(),
-        ranked=watch.ranked() if watch else None,
-    )
-
-
-def _ask_ablated(
-    model: EvaluatedModel,
-    name: str,
-    snapshot: Any,
-    options: dict[str, Any],
-    by_layer: bool,
-    question: Question,
-) -> ScoredAnswer:
-    from kblam_engine.evaluation.ablations import ablated  # which loads torch
-
-    other = ablated(model, name, question)
-    return _ask_system(other, snapshot, question, options, by_layer, retrieves=name not in WITHOUT_RETRIEVAL)
-
-
-def _ask_baseline(
-    model: EvaluatedModel, corpus: Corpus, baseline: Baseline, prompts: PromptOptions, question: Question
-) -> ScoredAnswer:
-    start = time.perf_counter()
-    chosen = [corpus.triples[i] for i in baseline.select(question)]
-    messages = prompt_with_statements(
-        question.messages, [t.statement for t in chosen], refusal_instruction=prompts.refusal_instruction
-    )
-    selection_ms = (time.perf_counter() - start) * 1000
-    answer = model.generate_text(messages, prompts.max_new_tokens)
-    return score(
-        question,
-        answer,
-        [(triple, None) for triple in chosen] if baseline.ranked else None,
-        refused=metrics.is_refusal(answer.text),
-        confidence=None,
-        ttft_ms=selection_ms + answer.ttft_ms,
-        peak_rss_mb=environment.peak_rss_mb(),
-        # A prompt with thousands of statements is the same for every question: `info` says how many.
-        prompt=messages if baseline.ranked else None,
-    )
 
 
 def add_text_metrics(
@@ -374,8 +303,9 @@ def settings_of(
     prompts: PromptOptions,
     answer_options: dict[str, Any],
     labels: dict[str, Any],
+    batch_size: int = 1,
 ) -> dict[str, Any]:
-    """Return what is needed to repeat a run, and when and on what it ran."""
+    """Return what is needed to repeat a run, and when and on what it ran; of batches only where there are any."""
     return {
         **labels,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -391,4 +321,5 @@ def settings_of(
             "context_tokens": prompts.context_tokens,
             **answer_options,
         },
+        **({"batch_size": batch_size} if batch_size > 1 else {}),
     }

@@ -15,14 +15,12 @@ from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
 
-from make_distractors import FOLDER, SOURCES, distractors
+from make_distractors import FOLDER, FREE, SOURCES, distractors
 
 from kblam_engine.datasets import iter_triples
 from kblam_engine.evaluation.assembly import assemble
 from kblam_engine.triple_files import read_jsonl, write_jsonl
 from kblam_engine.triples import Triple
-
-FREE = ("debian", "foldoc", "gene_ontology", "geonames", "iso_codes", "openngc")
 
 
 def million(held: Iterable[Triple], others: Iterable[Triple]) -> Sequence[Triple]:
