@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
@@ -31,7 +32,7 @@ class Block:
         start: its first character in the document's text.
         end: behind its last.
         level: of a heading from 1 (the outermost), of a list item from 0.
-        page: from 1; None where there are no pages.
+        page: on which it begins, from 1; None where there are no pages.
         rows: of a table, of definitions and of pairs.
         caption: of a table.
     """
@@ -55,6 +56,7 @@ class Document:
         text: its plain text; a plain text file's own, with line feeds as line ends.
         blocks: the parts of the text, in its order.
         title: what it calls itself, empty if it does not.
+        pages: where each page with text begins: place in the text, and number of the page; empty where there are no pages.
     """
 
     id: str
@@ -62,6 +64,12 @@ class Document:
     text: str = field(repr=False)
     blocks: tuple[Block, ...] = field(repr=False)
     title: str = ""
+    pages: tuple[tuple[int, int], ...] = ()
+
+    def page_at(self, place: int) -> int | None:
+        """Return the page, from 1, that a character of the text stands on; None where there are no pages."""
+        after = bisect_right(self.pages, place, key=lambda page: page[0])
+        return self.pages[max(after, 1) - 1][1] if self.pages else None
 
     def text_of(self, block: Block) -> str:
         """Return the text of a block."""

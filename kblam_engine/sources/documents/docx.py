@@ -70,8 +70,12 @@ def _add_paragraph(builder: DocumentBuilder, part: Any) -> None:
 
 
 def _add_table(builder: DocumentBuilder, table: Any) -> None:
-    """Add a table; a cell that spans columns counts once. One that holds tables is there for the layout: its cells follow each other."""
-    rows = [list({id(cell._tc): cell for cell in row.cells}.values()) for row in table.rows]
+    """Add a table; one that holds tables is there for the layout: its cells follow each other.
+
+    A cell that spans columns or rows is in each of them, but for a row of one cell, which says what the table is about. Rows are headers
+    where the document has them repeated on each page; that its first row looks like one says nothing, as every table is made so.
+    """
+    rows = [row.cells if len({id(cell._tc) for cell in row.cells}) > 1 else row.cells[:1] for row in table.rows]
     if any(cell.tables for row in rows for cell in row):
         seen = set()  # a cell that spans rows is in each of them
         for cell in (cell for row in rows for cell in row):
@@ -79,4 +83,5 @@ def _add_table(builder: DocumentBuilder, table: Any) -> None:
                 seen.add(cell._tc)
                 _add_all(builder, cell)
         return
-    builder.table([[(cell.text, number == 0) for cell in row] for number, row in enumerate(rows)])
+    headers = [bool(row._tr.xpath("./w:trPr/w:tblHeader")) for row in table.rows]
+    builder.table([[(cell.text, header) for cell in row] for row, header in zip(rows, headers, strict=True)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from importlib import import_module
 from typing import Any
 
@@ -19,7 +20,9 @@ _BLOCKS = frozenset(
     "section summary table tbody td th thead tr ul hr h1 h2 h3 h4 h5 h6".split()
 )
 _HIDDEN = re.compile(r"display\s*:\s*none|visibility\s*:\s*hidden", re.IGNORECASE)
+_LISTED = ("dt", "dd")  # the next ones lie in those before where a page does not close them
 _HEADINGS = ("h1", "h2", "h3", "h4", "h5", "h6")
+_MAX_COPIES = 200_000  # of cells that span several columns or rows, in a page: a few bytes can ask for millions
 _MAX_DEPTH = 400  # of elements in elements: what walks them calls itself
 
 
@@ -60,6 +63,7 @@ class _Walk:
         self._builder = builder
         self._loose: list[str] = []
         self._item: int | None = None
+        self._copies = _MAX_COPIES
 
     def add(self, element: Any, depth: int, lists: int = -1) -> None:
         """Add an element and what it holds, not the text behind it."""
@@ -101,26 +105,74 @@ class _Walk:
 
     def _add_table(self, table: Any) -> None:
         captions = table.xpath("./caption")
-        rows = []
-        for row in table.xpath("./tr | ./thead/tr | ./tbody/tr | ./tfoot/tr"):
-            cells = [(text_of(cell), cell.tag == "th") for cell in row.xpath("./th | ./td")]
-            if cells:
-                rows.append(cells)
+        rows = [row.xpath("./th | ./td") for row in table.xpath("./tr | ./thead/tr | ./tbody/tr | ./tfoot/tr")]
         caption = text_of(captions[0]) if captions else ""
-        self._builder.table(rows, caption=caption)
+        grid = _grid(rows, self._copies)
+        self._copies -= sum(map(len, grid)) - sum(map(len, rows))
+        self._builder.table(grid, caption=caption)
 
     def _add_definitions(self, element: Any) -> None:
-        rows, term = [], ""
-        for child in element.xpath(".//dt | .//dd"):
-            if child.tag == "dt":
-                term = text_of(child)
-            elif term:
-                rows.append([(term, True), (text_of(child), False)])
+        """Add a list of definitions: each term with all that is said of it; terms in a row share what follows."""
+        terms, meanings, rows = [], [], []  # type: list[str], list[str], list[list[tuple[str, bool]]]
+        for child in [*element.xpath(".//dt | .//dd"), None]:
+            if child is not None and child.tag == "dd":
+                meanings.append(text_of(child, without=_LISTED))
+                continue
+            if meanings or child is None:
+                said = "; ".join(meaning for meaning in meanings if meaning)
+                rows += [[(term, True), (said, False)] for term in terms]
+                terms, meanings = [], []
+            if child is not None:
+                terms.append(text_of(child, without=_LISTED))
         self._builder.table(rows, kind="definitions")
 
 
-def text_of(element: Any) -> str:
-    """Return the text inside an element: white space as in a browser, blocks and line breaks as line feeds."""
+def _grid(rows: list[list[Any]], max_copies: int) -> list[list[tuple[str, bool]]]:
+    """Return the texts of a table's cells and whether they are headers, each cell in all the columns and rows that it spans.
+
+    A row of one cell, which says what the table is about, has one. No row is wider than that with the most cells.
+    """
+    width = max(map(len, rows), default=0)
+    grid: list[list[tuple[str, bool]]] = []
+    hanging: dict[int, tuple[tuple[str, bool], int]] = {}  # column: cell of a row above, rows that it still spans
+    for cells in rows:
+        row: list[tuple[str, bool]] = []
+        lone = len(cells) == 1 and not hanging
+        waiting = iter(cells)
+        while True:
+            at = len(row)
+            if at in hanging:
+                above, left = hanging.pop(at)
+                if left > 1:
+                    hanging[at] = (above, left - 1)
+                row.append(above)
+                max_copies -= 1
+                continue
+            if (cell := next(waiting, None)) is None:
+                break
+            told = text_of(cell), cell.tag == "th"
+            n_columns = 1 if lone else max(1, min(_span(cell, "colspan"), width - at, max_copies))
+            n_rows = min(_span(cell, "rowspan"), max_copies)
+            if n_rows > 1:
+                hanging |= {column: (told, n_rows - 1) for column in range(at, at + n_columns)}
+            row += [told] * n_columns
+            max_copies -= n_columns - 1
+        if row:
+            grid.append(row)
+    return grid
+
+
+def _span(cell: Any, attribute: str) -> int:
+    """Return how many columns or rows a cell says that it spans."""
+    text = cell.get(attribute, "1").strip()
+    return max(int(text), 1) if text.isascii() and text.isdigit() and len(text) < 6 else 1
+
+
+def text_of(element: Any, without: Collection[str] = ()) -> str:
+    """Return the text inside an element: white space as in a browser, blocks and line breaks as line feeds.
+
+    Elements inside that are called as in `without` are left out.
+    """
     parts: list[str] = []
 
     def add(inner: Any) -> None:
@@ -129,7 +181,8 @@ def text_of(element: Any) -> str:
         border = "\n" if inner.tag == "br" or inner.tag in _BLOCKS else ""
         parts.extend((border, _spaced(inner.text)))
         for child in inner:
-            add(child)
+            if child.tag not in without:
+                add(child)
             parts.append(_spaced(child.tail))
         parts.append(border)
 

@@ -56,7 +56,9 @@ def _add_blocks(builder: DocumentBuilder, tokens: Sequence[Token]) -> None:
         elif token.type == "table_open":
             rows = []
         elif token.type == "table_close":
-            builder.table(rows)
+            # An empty header, which Markdown wants where there is none, says that the rows are keys and values.
+            is_pairs = len(rows[0]) == 2 and not any(text for text, _ in rows[0])
+            builder.table(rows, kind="pairs" if is_pairs else "table")
         elif token.type == "tr_open":
             rows.append([])
         elif token.type == "inline":

@@ -15,6 +15,7 @@ from typing import Any
 
 from kblam_engine.errors import ImportFileError
 from kblam_engine.sources.documents.document import Block, Document, document_id, one_line
+from kblam_engine.sources.documents.headings import with_levels
 from kblam_engine.sources.documents.running_lines import without_running_lines
 from kblam_engine.sources.documents.text import is_pair, text_blocks
 from kblam_engine.sources.source import missing
@@ -24,6 +25,8 @@ _CUT_WORD = re.compile(r"[a-z]-\Z")
 _GOES_ON = re.compile(
     r"(?:,|\b(?:an?|and|are|as|at|by|for|from|has|have|in|into|is|its|of|on|or|that|the|their|to|was|were|which|with))\Z"
 )
+# What programs write for want of a title.
+_NO_TITLE = re.compile(r"^(?:untitled|microsoft word|document\d*$)|\.(?:docx?|odt|indd|tex|pdf|pptx?|xlsx?)$", re.IGNORECASE)
 _SENTENCE_END = (".", "!", "?", ":", ";")
 MAX_PAGES = 5000
 
@@ -69,15 +72,13 @@ def page_text(page: Any) -> str:
 
 
 def _document(pages: list[str], uri: str, id: str, title: str) -> Document:
-    text, first_heading = "", ""
-    blocks = list[Block]()
+    text = ""
+    blocks, begun = list[Block](), list[tuple[int, int]]()
     for number, page in enumerate(pages, start=1):
         page = _with_gaps(page)
         if not page.strip():
             continue
         own = list(text_blocks(page))
-        if not blocks and own and own[0].kind == "heading":
-            first_heading = page[own[0].start : own[0].end]
         goes_on = bool(blocks and own) and _goes_on(blocks[-1], text, own[0], page)
         if goes_on and _CUT_WORD.search(text):
             text, between = text[:-1], ""
@@ -85,10 +86,14 @@ def _document(pages: list[str], uri: str, id: str, title: str) -> Document:
             between = "\n" if goes_on else "\n\n" if text else ""
         start = len(text) + len(between)
         text += between + page
+        begun.append((start, number))
         if goes_on:
             blocks[-1] = replace(blocks[-1], end=start + own[0].end)
         blocks += [_moved(block, start, number) for block in own[goes_on:]]
-    return Document(id, uri, text, tuple(blocks), first_heading or title)
+    title = "" if _NO_TITLE.search(title) else title
+    first = next((text[block.start : block.end] for block in blocks[:1] if block.kind == "heading"), "")
+    levelled = with_levels(blocks, text, has_title=bool(title) and title.casefold() != one_line(first).casefold())
+    return Document(id, uri, text, tuple(levelled), title or one_line(first), tuple(begun))
 
 
 def _goes_on(last: Block, text: str, first: Block, page: str) -> bool:

@@ -15,8 +15,12 @@ MAX_SENTENCE = 500
 """Characters of the sentence that is kept beside a triple."""
 _SENTENCE = re.compile(r"\S.*?(?:[.!?…][\"'”’)\]]*(?=\s+[\"'“‘(\[]?[A-Z0-9À-Þ])|\Z)", re.DOTALL)
 _ABBREVIATION = re.compile(
-    r"(?:\b(?:[A-Z]|e\.g|i\.e|etc|cf|vs|No|Nr|St|Dr|Mr|Mrs|Ms|Prof|Inc|Ltd|Co|Corp|approx|ca|Fig|vol)\.)$"
+    r"(?:(?<!°)\b(?:[A-Z]|e\.g|i\.e|etc|cf|vs|al|No|Nos|Nr|St|Mt|Ft|Dr|Mr|Mrs|Ms|Prof|Rev|Hon|Jr|Sr|Gen|Col|Lt|Sgt|Capt|Gov|Sen|Rep|"
+    r"Pres|Inc|Ltd|Co|Corp|Bros|approx|ca|Fig|vol|pp|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)\.)$"
 )
+CONTROL = r"\x00-\x1f\x7f-\x9f\ue000-\uf8ff"
+"""Of a character class: control characters, and those without a meaning that PDF files have for bullets."""
+_NO_TEXT = re.compile(rf"[{CONTROL}]+")
 
 
 class Extractor(Protocol):
@@ -52,11 +56,11 @@ class TripleMaker:
         page: int | None = None,
     ) -> Triple | None:
         """Return a triple with its provenance; None where a part is empty or too long."""
-        sentence = one_line(document.text[span[0] : span[1]])
+        sentence = one_line(_NO_TEXT.sub(" ", document.text[span[0] : span[1]]))
         if len(sentence) > MAX_SENTENCE:
             sentence = sentence[: MAX_SENTENCE - 1].rstrip() + "…"
         provenance = Provenance(document.id, document.uri, span, self.name, round(confidence, 2))
-        known = {"sentence": sentence, "page": page, "section": " > ".join(section)}
+        known = {"sentence": sentence, "page": document.page_at(span[0]) or page, "section": " > ".join(section)}
         name, prop, value = (one_line(part) for part in parts)
         try:
             return Triple(name, prop, value, {key: what for key, what in known.items() if what}, provenance)

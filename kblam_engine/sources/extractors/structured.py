@@ -9,39 +9,30 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import PurePath
+from dataclasses import replace
+from typing import NamedTuple
 
 from kblam_engine.sources.documents.document import Block, Cell, Document, one_line
+from kblam_engine.sources.documents.headings import is_general
 from kblam_engine.sources.extractors.base import TripleMaker, sentences, unique
-from kblam_engine.sources.records import long_columns
-from kblam_engine.sources.values import readable
+from kblam_engine.sources.extractors.subjects import Subject, subjects_of
+from kblam_engine.sources.extractors.table_shapes import as_property, readings
 from kblam_engine.triples import Triple
 
-# How sure a reading is. Tables and pairs say what they mean; what their subject is has to be guessed.
-TABLE, DEFINITION, PAIR, LONE_PAIR, LEAD = 0.95, 0.9, 0.9, 0.6, 0.5
-_FROM_FILE_NAME = 0.8
-"""Factor where the subject is the name of the file."""
-
-_GENERAL = frozenset(
-    """about appendix at a glance|background|basic data|basic facts|contact|contact details|contents|data|data sheet|
-    datasheet|description|detail|details|fact sheet|facts|facts and figures|features|figures|general|
-    general information|history|info|infobox|information|introduction|key data|key facts|key figures|
-    main features|metadata|overview|parameters|profile|properties|quick facts|specification|specifications|specs|
-    summary|technical data|technical details|technical specification|technical specifications|about|appendix|
-    at a glance|abstract|preface|conclusion|conclusions|results|discussion|references|notes|see also|links|external links|
-    table of contents|product details|product information|more information""".replace("\n    ", "").split("|")
-)
-_KEY_HEADERS = frozenset(
-    "property attribute field parameter key item characteristic feature specification spec detail".split()
-)
-_VALUE_HEADERS = frozenset("value description content setting detail details data specification".split())
+# How sure a reading is: pairs say what they mean; what their subject is has to be guessed.
+DEFINITION, PAIR, LONE_PAIR, LEAD = 0.9, 0.9, 0.6, 0.5
+_NAME_KEYS = frozenset(("name", "title", "full name", "product", "product name", "model", "model name"))
+"""A block that begins with one of these says itself what it is about."""
+_GLOSSARIES = frozenset("glossary abbreviations acronyms terminology definitions vocabulary terms nomenclature".split())
 _NO_KEYS = frozenset(
     "note notes warning caution important attention example examples e.g i.e tip hint todo fixme http https ps nb "
     "see figure fig table source q a question answer and or but".split()
 )
+_TIGHT_PAIR = re.compile(r"(?P<key>[^\W\d_][^\n:=|]{0,58}?)[ \t]*:(?!//)(?P<value>[^\s:][^\n]*)")
 _PAIR = re.compile(r"(?P<key>[^\W\d_][^\n:=|]{0,58}?)[ \t]*(?::|[ \t]=)[ \t]+(?P<value>\S[^\n]*)")
 _DASH = re.compile(r"(?P<key>[^\W\d_][^\n:|]{0,58}?)[ \t]+[–—][ \t]+(?P<value>\S[^\n]*)")
 _OPEN_KEY = re.compile(r"(?P<key>[^\W\d_][^\n:=|]{0,58}?)[ \t]*:[ \t]*")
+_LINE = re.compile(r"[^\n]+")
 _MAX_KEY_WORDS = 6
 _LONG_VALUE = 5
 """Words on average from which the values of a list explain their keys, and are no data about the section."""
@@ -66,20 +57,21 @@ class StructuredExtractor:
     def __call__(self, document: Document) -> Iterator[Triple]:
         """Yield the triples of a document."""
         self.rejected.clear()
-        yield from unique(self._found(document), self.rejected)
+        yield from unique(_told_apart(list(self._found(document))), self.rejected)
 
-    def _found(self, document: Document) -> Iterator[Triple]:
+    def _found(self, document: Document) -> Iterator[_Said]:
         blocks = list(document.in_sections())
-        for place, (block, section) in enumerate(blocks):
+        subjects = subjects_of(document, blocks, self._topic, _keys_of)
+        for place, ((block, section), subject) in enumerate(zip(blocks, subjects, strict=True)):
             if block.kind == "heading":
                 continue
-            about = _About(document, block, section, self._topic)
+            about = _About(document, block, section, subject)
             if block.kind == "table":
                 yield from self._from_table(about)
             elif block.kind == "definitions":
-                yield from self._from_pairs(about, list(_pairs_of(block)), may_define=True)
+                yield from self._from_definitions(about)
             elif block.kind == "pairs":
-                yield from self._from_pairs(about, list(_pairs_of(block)))
+                yield from self._from_pairs(about, _rows_of_two(block))
             elif block.kind == "item":
                 if not place or blocks[place - 1][0].kind != "item":
                     yield from self._from_items(about, [b for b, _ in _run(blocks[place:], "item")])
@@ -89,11 +81,11 @@ class StructuredExtractor:
 
     def _triple(
         self, about: _About, name: str | None, prop: str, value: str, span: tuple[int, int], confidence: float
-    ) -> Iterator[Triple]:
+    ) -> Iterator[_Said]:
         """Yield a triple, or none; without a name it is about the section."""
-        factor = 1.0
         if name is None:
-            name, factor = about.topic, about.factor
+            name = about.subject.name
+            confidence = min(confidence * about.subject.factor, about.subject.limit)
         if not name or one_line(name).casefold() == one_line(value).casefold():
             self.rejected["no subject, or the value is the subject"] += 1
             return
@@ -102,14 +94,14 @@ class StructuredExtractor:
             about.document,
             (name, prop, value),
             span,
-            confidence * factor,
+            confidence,
             section=about.section,
             page=block.page,
         )
         if triple is not None:
-            yield triple
+            yield _Said(triple, about.subject.name)
 
-    def _from_table(self, about: _About) -> Iterator[Triple]:
+    def _from_table(self, about: _About) -> Iterator[_Said]:
         rows = list(about.block.rows)
         lone = [row for row in rows if len([cell for cell in row if cell.text]) == 1]
         if rows and rows[0] in lone:  # an infobox begins with what it is about
@@ -117,30 +109,21 @@ class StructuredExtractor:
         elif about.block.caption:
             about = about.captioned()
         rows = [row for row in rows if row not in lone]
-        if not rows:
-            return
-        header = [cell.text for cell in rows[0]]
-        if _is_key_value(rows):
-            body = rows[1:] if _is_key_value_header(header) else rows
-            yield from self._from_pairs(about, [(row[0], row[1]) for row in body], confidence=TABLE)
-            return
-        long = long_columns(header)
-        for row in rows[1:]:
-            by_header = dict(zip(header, row, strict=False))
-            if len(row) != len(header):
-                self.rejected["table row of another width"] += 1
-            elif long is not None:
-                parts = [by_header[column] for column in long]
-                name, prop, value = (cell.text for cell in parts)
-                yield from self._triple(about, name, prop, value, _span(row), TABLE)
-            else:
-                yield from self._from_wide(about, header, row)
+        found = list(readings(rows, self.rejected, about.subject.name))
+        if len(found) > 1 and found[0].name is None and found[0].property in _NAME_KEYS:
+            about = about.named(found.pop(0).value)
+        for reading in found:
+            yield from self._triple(about, *reading)
 
-    def _from_wide(self, about: _About, header: list[str], row: tuple[Cell, ...]) -> Iterator[Triple]:
-        name = row[0].text
-        for column, cell in zip(header[1:], row[1:], strict=True):
-            if name and column and cell.text and cell.text not in ("-", "–", "—", "n/a", "N/A"):
-                yield from self._triple(about, name, _property(column), cell.text, _span(row), TABLE)
+    def _from_definitions(self, about: _About) -> Iterator[_Said]:
+        """Yield terms with what they mean, or keys with their values, whichever a list of definitions holds."""
+        pairs = _rows_of_two(about.block)
+        if any(not _GLOSSARIES.isdisjoint(heading.casefold().split()) for heading in about.section[-1:]):
+            for key, value in pairs:
+                span = (key.start, value.end)
+                yield from self._triple(about, key.text.rstrip(":"), "definition", value.text, span, DEFINITION)
+        else:
+            yield from self._from_pairs(about, pairs, may_define=True)
 
     def _from_pairs(
         self,
@@ -149,19 +132,20 @@ class StructuredExtractor:
         *,
         may_define: bool = False,
         confidence: float = PAIR,
-    ) -> Iterator[Triple]:
+    ) -> Iterator[_Said]:
         """Yield keys and values as properties of the section, or long values as what the keys mean."""
         pairs = [(key, value) for key, value in pairs if key.text and value.text]
-        words = sum(len(value.text.split()) for _, value in pairs)
-        defines = may_define and words >= _LONG_VALUE * len(pairs)
+        if len(pairs) > 1 and as_property(pairs[0][0].text) in _NAME_KEYS:
+            about, pairs = about.named(pairs[0][1].text), pairs[1:]
+        defines = may_define and _explain(pairs)
         for key, value in pairs:
             span = (key.start, value.end)
             if defines:
                 yield from self._triple(about, key.text.rstrip(":"), "definition", value.text, span, DEFINITION)
             else:
-                yield from self._triple(about, None, _property(key.text), value.text, span, confidence)
+                yield from self._triple(about, None, as_property(key.text), value.text, span, confidence)
 
-    def _from_items(self, about: _About, items: list[Block]) -> Iterator[Triple]:
+    def _from_items(self, about: _About, items: list[Block]) -> Iterator[_Said]:
         """Yield the pairs of a list; "Colours:" with items below it has them as its value."""
         text = about.document.text
         pairs: list[tuple[Cell, Cell]] = []
@@ -182,10 +166,10 @@ class StructuredExtractor:
         lone = len(pairs) + n_open == 1 and len(items) > 1
         yield from self._from_pairs(about, pairs, may_define=True, confidence=LONE_PAIR if lone else PAIR)
 
-    def _from_paragraph(self, about: _About, *, is_lead: bool) -> Iterator[Triple]:
+    def _from_paragraph(self, about: _About, *, is_lead: bool) -> Iterator[_Said]:
         text, block = about.document.text, about.block
-        lines = list(re.compile(r"[^\n]+").finditer(text, block.start, block.end))
-        pairs = [_pair(text, *_stripped(line)) for line in lines]
+        lines = list(_LINE.finditer(text, block.start, block.end))
+        pairs = _pairs_of_lines(text, lines)
         found = [pair for pair in pairs if pair is not None]
         if len(found) == len(lines):
             lone = len(lines) == 1
@@ -193,33 +177,38 @@ class StructuredExtractor:
             if not is_sentence:
                 yield from self._from_pairs(about, found, confidence=LONE_PAIR if lone else PAIR)
             return
-        if len(found) == len(lines) - 1 >= 2 and pairs[0] is None and len(lines[0][0].split()) <= 8:
-            yield from self._from_pairs(about.named(lines[0][0].strip()), found)
+        if len(found) >= 2 and 2 * len(found) >= len(lines):
+            first = lines[0][0].strip()
+            if pairs[0] is None and _may_name(first):
+                about, lines = about.named(first), lines[1:]
+            self.rejected["line among keys and values that is neither"] += len(lines) - len(found)
+            yield from self._from_pairs(about, found)
             return
-        if is_lead and self._leads and about.is_own_heading:
+        if is_lead and self._leads and about.subject.is_own_heading:
             span = next(sentences(text, block.start, block.end), None)
             if span is not None and text[span[1] - 1] in ".!?" and span[1] - span[0] >= 20:
-                lead = _without_subject(text[span[0] : span[1]], about.topic)
+                lead = _without_subject(text[span[0] : span[1]], about.subject.name)
                 yield from self._triple(about, None, "description", lead, span, LEAD)
 
 
-class _About:
+class _Said(NamedTuple):
+    """A triple, and what the section is about in which it stands."""
+
+    triple: Triple
+    subject: str
+
+
+class _About(NamedTuple):
     """A block, its section, and what it is about."""
 
-    def __init__(
-        self, document: Document, block: Block, section: tuple[str, ...], topic: str | None
-    ) -> None:
-        self.document, self.block, self.section, self.factor = document, block, section, 1.0
-        own = next((text for text in reversed(section) if not is_general(text)), None)
-        stem = PurePath(document.uri).stem.replace("_", " ").replace("-", " ").strip()
-        self.topic = topic or own or document.title or stem
-        self.is_own_heading = bool(section) and own == section[-1] and topic is None
-        if not (topic or own or document.title):
-            self.factor = _FROM_FILE_NAME
+    document: Document
+    block: Block
+    section: tuple[str, ...]
+    subject: Subject
 
-    def named(self, topic: str) -> _About:
-        """Return the same about something else."""
-        return _About(self.document, self.block, self.section, topic)
+    def named(self, name: str) -> _About:
+        """Return the same about something that the block itself names."""
+        return self._replace(subject=Subject(name))
 
     def captioned(self) -> _About:
         """Return the same about the caption, where that is no general word."""
@@ -227,9 +216,26 @@ class _About:
         return self.named(caption) if caption and not is_general(caption) else self
 
 
+def _told_apart(found: Sequence[_Said]) -> Iterator[Triple]:
+    """Yield the triples; what several sections say differently of one name is named after its section.
+
+    The battery in the parts list of the Orca 2 is not that of the Narwhal: "Battery (Orca 2)".
+    """
+    values: dict[tuple[str, str], dict[str, set[str]]] = {}
+    for triple, subject in found:
+        if triple.name != one_line(subject):
+            said = values.setdefault((triple.name.casefold(), triple.property.casefold()), {})
+            said.setdefault(subject, set()).add(triple.value)
+    clashing = {name for (name, _), said in values.items() if len(set(map(frozenset, said.values()))) > 1}
+    for triple, subject in found:
+        if triple.name.casefold() in clashing and subject and triple.name != one_line(subject):
+            triple = replace(triple, name=f"{triple.name} ({one_line(subject)})")
+        yield triple
+
+
 def holds_pairs(document: Document, block: Block) -> bool:
     """Say whether a block consists of key-value lines, and of no sentences."""
-    lines = re.compile(r"[^\n]+").finditer(document.text, block.start, block.end)
+    lines = _LINE.finditer(document.text, block.start, block.end)
     patterns = (_PAIR, _DASH, _OPEN_KEY) if block.kind == "item" else (_PAIR,)
     return all(
         any(_pair(document.text, *_stripped(line), pattern) is not None for pattern in patterns) for line in lines
@@ -242,45 +248,45 @@ def _without_subject(sentence: str, topic: str) -> str:
     return sentence[start.end() :].rstrip(".") if start else sentence
 
 
-def is_general(heading: str) -> bool:
-    """Say whether a heading names a kind of section and not a thing."""
-    return heading.casefold().strip(" .:") in _GENERAL
+def _rows_of_two(block: Block) -> list[tuple[Cell, Cell]]:
+    return [(row[0], row[1]) for row in block.rows if len(row) == 2]
 
 
-def _property(key: str) -> str:
-    """Return a key as a property: "Headquarters:" is "headquarters", "GDP" stays."""
-    words = readable(key.strip(" :")).split(" ")
-    first = words[0]
-    # "Head office" is a sentence's beginning; "Max Payload" and "GDP" are left as they are.
-    if first[1:].islower() and not any(word[:1].isupper() for word in words[1:]):
-        words[0] = first.lower()
-    return " ".join(words)
+def _keys_of(document: Document, block: Block) -> set[str]:
+    """Return the keys of a block of keys and values, casefolded; of others none."""
+    if block.kind in ("definitions", "pairs") or (block.kind == "table" and len(block.rows[0]) == 2):
+        return {row[0].text.casefold().rstrip(":") for row in block.rows}
+    if block.kind not in ("paragraph", "item"):
+        return set()
+    lines = list(_LINE.finditer(document.text, block.start, block.end))
+    return {pair[0].text.casefold() for pair in _pairs_of_lines(document.text, lines) if pair is not None}
 
 
-def _is_key_value(rows: Sequence[tuple[Cell, ...]]) -> bool:
-    """Say whether a table of two columns has keys on the left, and not things with one property."""
-    if any(len(row) != 2 for row in rows):
-        return False
-    if _is_key_value_header([cell.text for cell in rows[0]]):
-        return True
-    only_left = [row[0].header and not row[1].header for row in rows]
-    return all(only_left) or (len(rows) > 1 and not rows[0][0].header and _looks_like_keys(rows))
+def _pairs_of_lines(text: str, lines: Sequence[re.Match[str]]) -> list[tuple[Cell, Cell] | None]:
+    """Return the key and value of each line, None for others; "Speed:2 m/s" is a pair where another line is one."""
+    pairs = [_pair(text, *_stripped(line)) for line in lines]
+    if not any(pairs):
+        return pairs
+    return [pair or _pair(text, *_stripped(line), _TIGHT_PAIR) for line, pair in zip(lines, pairs, strict=True)]
 
 
-def _is_key_value_header(header: Sequence[str]) -> bool:
-    left, right = (one_line(cell).casefold().rstrip(":") for cell in header[:2])
-    return (left in _KEY_HEADERS and (not right or right in _VALUE_HEADERS)) or not (left or right)
+def _may_name(line: str) -> bool:
+    """Say whether the line above keys and values may be the name of what they are about."""
+    starts_well = line[:1].isupper() or line[:1].isdigit()
+    return starts_well and len(line.split()) <= 8 and "://" not in line and line[-1] not in ".!?;," and not is_general(line)
 
 
-def _looks_like_keys(rows: Sequence[tuple[Cell, ...]]) -> bool:
-    """Say whether the left cells of a table without header cells end in colons."""
-    return all(row[0].text.endswith(":") for row in rows)
+def _explain(pairs: Sequence[tuple[Cell, Cell]]) -> bool:
+    """Say whether the values of a list say what its keys mean, and are no data: by length, articles, or initials."""
+    words = sum(len(value.text.split()) for _, value in pairs)
+    articles = sum(value.text.split()[0].casefold() in ("a", "an") for _, value in pairs)
+    initials = sum(_spells(value.text, key.text) for key, value in pairs)
+    return bool(pairs) and (words >= _LONG_VALUE * len(pairs) or 2 * max(articles, initials) > len(pairs))
 
 
-def _pairs_of(block: Block) -> Iterator[tuple[Cell, Cell]]:
-    for row in block.rows:
-        if len(row) == 2:
-            yield row[0], row[1]
+def _spells(words: str, short: str) -> bool:
+    """Say whether a text writes an acronym out: "application programming interface", "API"."""
+    return short.isupper() and len(short) > 1 and "".join(word[0] for word in words.upper().split()).startswith(short)
 
 
 def _run(blocks: Sequence[tuple[Block, tuple[str, ...]]], kind: str) -> Iterator[tuple[Block, tuple[str, ...]]]:
@@ -324,7 +330,3 @@ def _to_end(text: str, value: Cell, end: int) -> Cell:
 def _stripped(line: re.Match[str]) -> tuple[int, int]:
     start = line.start() + len(line[0]) - len(line[0].lstrip())
     return start, start + len(line[0].strip())
-
-
-def _span(row: Sequence[Cell]) -> tuple[int, int]:
-    return row[0].start, row[-1].end
