@@ -13,4 +13,4 @@ class ChatModel(Protocol):
     """A chat model of any make: a client of a service, a local model, ``lambda m: engine.generate_text(m).text``."""
 
     def __call__(self, messages: Sequence[Message], /) -> str:
-        """Return the assistant's reply to a conversation; what it raises reaches the caller."""
+        """Return the assistant's reply to a conversation; what it raises reaches the caller, or is the cause of what does."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -86,12 +88,16 @@ def load_chat(name: str, device: str | None = None, *, max_new_tokens: int, role
 
 def _function(name: str, role: str) -> ChatModel:
     module, _, attribute = name.partition(":")
+    here = os.getcwd()
+    # As for `python -m`: a command's own path has not the folder where it is given.
+    if here not in sys.path:
+        sys.path.append(here)
     try:
         found: ChatModel = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise ConfigurationError(
             f"{role}: expected a function {attribute!r} in a module {module!r}, got: {error}; "
-            "is the module's folder on PYTHONPATH?"
+            "is the module in this folder, or its folder on PYTHONPATH?"
         ) from error
     if not callable(found):
         raise ConfigurationError(f"{role}: expected {name} to be a function, got {type(found).__name__}")

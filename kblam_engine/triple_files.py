@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import os
@@ -16,7 +17,17 @@ from kblam_engine.triples import Triple
 MAX_LINE = 16_000_000
 """Bytes of a line of JSONL; a triple has far fewer."""
 _CSV_COLUMNS = ("name", "property", "value", "namespace", "tags", "valid_from", "valid_to", "provenance", "metadata")
+_PARTS = ("name", "property", "value")
+_OTHER_WORDS = {"property": "description_type", "value": "description"}
+"""Of KBLaM's data sets."""
 _Chosen = TypeVar("_Chosen")
+
+
+def _no_constant(text: str) -> Any:
+    raise ValueError(f"expected JSON, got {text}")
+
+
+_AS_WRITTEN = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=_no_constant)
 
 
 def read_triples(path: str | os.PathLike[str]) -> Iterator[Triple]:
@@ -37,21 +48,34 @@ def write_triples(path: str | os.PathLike[str], triples: Iterable[Triple]) -> in
 def read_jsonl(path: str | os.PathLike[str]) -> Iterator[Triple]:
     """Read one JSON object a line: name, property, value, and anything else as metadata.
 
+    A name, property or value that is a number stays as it is written there.
+
     Raises:
         ImportFileError: a line is no JSON object or no valid triple.
+    """
+    for number, line in json_lines(path):
+        try:
+            yield Triple.from_dict(_verbatim(json.loads(line), line))
+        except json.JSONDecodeError as error:
+            raise ImportFileError(path, number, f"not JSON: {error.msg}, column {error.colno}") from None
+        except (TripleError, RecursionError, ValueError) as error:
+            raise ImportFileError(path, number, str(error)) from None
+
+
+def json_lines(path: str | os.PathLike[str]) -> Iterator[tuple[int, str]]:
+    """Yield number and text of the lines of a JSONL file, without those that are blank.
+
+    Raises:
+        ImportFileError: a line is not UTF-8, or far too long.
     """
     with open(path, "rb") as file:
         for number, raw in enumerate(lines_of(file, path), start=1):
             try:
                 line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                if line:
-                    yield Triple.from_dict(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise ImportFileError(path, number, f"not JSON: {error.msg}, column {error.colno}") from None
             except UnicodeDecodeError as error:
                 raise ImportFileError(path, number, f"not UTF-8 at byte {error.start}") from None
-            except (TripleError, RecursionError, ValueError) as error:
-                raise ImportFileError(path, number, str(error)) from None
+            if line:
+                yield number, line
 
 
 def lines_of(file: IO[bytes], path: str | os.PathLike[str]) -> Iterator[bytes]:
@@ -95,12 +119,16 @@ def read_csv(path: str | os.PathLike[str]) -> Iterator[Triple]:
             if len(set(header)) != len(header):
                 raise ImportFileError(path, 1, f"a column appears twice in {', '.join(header)}")
             for cells in reader:
-                if cells:
-                    yield _triple_from_cells(header, cells)
+                if not cells:
+                    continue
+                if len(cells) != len(header):
+                    raise ValueError(f"expected {len(header)} columns, got {len(cells)}")
+                yield Triple.from_dict(data_of_cells(dict(zip(header, cells, strict=True))))
         except ImportFileError:
             raise
         except UnicodeDecodeError:
-            raise ImportFileError(path, reader.line_num + 1, "not UTF-8") from None
+            line = line_of_bad_bytes(path, "utf-8-sig") or reader.line_num + 1
+            raise ImportFileError(path, line, "not UTF-8") from None
         except (csv.Error, ValueError) as error:
             raise ImportFileError(path, reader.line_num, csv_reason(error)) from None
 
@@ -132,17 +160,49 @@ def write_csv(path: str | os.PathLike[str], triples: Iterable[Triple]) -> int:
     return count
 
 
-def _triple_from_cells(header: list[str], cells: list[str]) -> Triple:
-    if len(cells) != len(header):
-        raise ValueError(f"expected {len(header)} columns, got {len(cells)}")
-    data: dict[str, Any] = dict(zip(header, cells, strict=True))
-    parts = ("name", "property", "value")
-    data = {column: cell for column, cell in data.items() if cell or column in parts}
+def data_of_cells(cells: Mapping[str, str]) -> dict[str, Any]:
+    """Return the cells of a triple in a CSV file, by column, as `Triple.from_dict` takes them.
+
+    Raises:
+        ValueError: the metadata or the provenance is no JSON.
+    """
+    data: dict[str, Any] = {column: cell for column, cell in cells.items() if cell or column in _PARTS}
     if "metadata" in data:
         data["metadata"] = json.loads(data["metadata"])
     if data.get("provenance", "").startswith("{"):
         data["provenance"] = json.loads(data["provenance"])
-    return Triple.from_dict(data)
+    return data
+
+
+def line_of_bad_bytes(path: str | os.PathLike[str], encoding: str) -> int:
+    """Return the line of the first bytes that are not in an encoding; 0 for none, or where a file is read only once.
+
+    A reader of texts decodes several lines at a time, so it knows only that the bytes come soon.
+    """
+    if not Path(path).is_file():
+        return 0
+    decoder, number = codecs.getincrementaldecoder(encoding)(), 1
+    with open(path, "rb") as file:
+        try:
+            for raw in file:
+                number += decoder.decode(raw).count("\n")
+            decoder.decode(b"", final=True)
+        except UnicodeDecodeError:
+            return number
+    return 0
+
+
+def _verbatim(data: Any, line: str) -> Any:
+    """Return the object of a line with the numbers and booleans in its three parts as they are written there."""
+    if not isinstance(data, dict):
+        return data
+    parts = (part if part in data else _OTHER_WORDS.get(part, part) for part in _PARTS)
+    typed = [part for part in parts if isinstance(data.get(part), int | float)]
+    if typed:
+        written = _AS_WRITTEN.decode(line)
+        words = {part: json.dumps(data[part]) if isinstance(data[part], bool) else written[part] for part in typed}
+        data = {**data, **words}
+    return data
 
 
 def _by_suffix(path: str | os.PathLike[str], choices: Mapping[str, _Chosen]) -> _Chosen:

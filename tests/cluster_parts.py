@@ -7,6 +7,7 @@ from kblam_engine.cluster import BuildRequest, build_shards
 from kblam_engine.cluster.splitting import shard_of
 from kblam_engine.sentence_encoder import HashingEncoder
 from kblam_engine.triple_files import write_jsonl
+from kblam_engine.triples import Provenance
 
 N_SHARDS = 3
 MAKERS = ("Acme", "Borealis", "Calder", "Dunlin", "Elara")
@@ -30,7 +31,7 @@ def some_triples(n_names=80):
     """Return triples of names with one to five properties, whose values differ."""
     names = [f"{maker} {thing} {n}" for n, maker, thing in itertools.product(range(2, 10), MAKERS, THINGS)][:n_names]
     return [
-        Triple(name, prop, f"{prop} number {7 * at + place}", {"row": at})
+        Triple(name, prop, f"{prop} number {7 * at + place}", {"row": at}, Provenance("catalogue"))
         for at, name in enumerate(names)
         for place, prop in enumerate(PROPERTIES[: 1 + at % 5])
     ]

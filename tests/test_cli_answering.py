@@ -247,7 +247,7 @@ def test_show_kb_forget_help_and_quit(kblam, kb, stub):
     lines = ["/show", "founder?", "/show", "/forget", "/kb", "/help", "seat?", "/quit", "founder?"]
     code, out, err = kblam("chat", "--kb", kb, lines=lines)
     assert code == 0 and err == "kblam: nothing has been answered yet\n"
-    assert "0.75  Acme | founder | Lena [b]Hoffmann[/b]" in out and "2 triples, 1 names" in out
+    assert "0.75  Acme | founder | Lena [b]Hoffmann[/b]" in out and "2 triples, 1 name, 2 properties" in out
     assert "/remove NAME" in out and len(stub.asked) == 2
     assert len(stub.asked[1][0]) == 1  # forgotten
 
@@ -343,6 +343,6 @@ def test_a_part_is_not_changed_from_a_chat(kblam, parts):
     lines = ["/add Acme | age | 9", "/set Acme | seat | Ulm", "/remove Acme", "/kb"]
     code, out, err = kblam("chat", "--kb", parts, "--tag", "places", lines=lines)
     assert code == 0 and err.count("a part of it, for reading; change it with kblam kb") == 3
-    assert "1 triples, 1 names" in out
+    assert "1 triple, 1 name, 1 property" in out
     with KnowledgeBase.open(parts) as base:
         assert base.revision == 4

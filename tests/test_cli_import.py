@@ -95,6 +95,115 @@ def test_names_are_spelled_as_the_knowledge_base_has_them(tmp_path, kblam, impor
     assert not (tmp_path / "y.kb").exists()
 
 
+def test_aliases_of_lists_and_of_the_file_itself_count(tmp_path, kblam, imported):
+    firm = {"name": "Acme Robotics", "aliases": ["AR", "The Firm"], "seat": "Ulm"}
+    (tmp_path / "a.json").write_text(json.dumps([{"name": "AR", "staff": 3}, firm]), "utf-8")
+    code, _, err = imported("a.json", "--reconcile")
+    assert code == 0 and "1 triple has another spelling of its name" in err
+    assert ("Acme Robotics", "staff", "3") in listed(kblam, tmp_path)
+    (tmp_path / "b.csv").write_text("name,logo\nthe firm,red\n", "utf-8")
+    assert imported("b.csv", "--reconcile")[0] == 0 and ("Acme Robotics", "logo", "red") in listed(kblam, tmp_path)
+    (tmp_path / "c.csv").write_text("name,alias,age\nOther,Acme Robotics,5\nAcme Robotics,,9\n", "utf-8")
+    assert imported("c.csv", "--reconcile")[0] == 0
+    assert ("Acme Robotics", "age", "9") in listed(kblam, tmp_path), "the knowledge base has a name of its own for it"
+
+
+def test_aliases_that_call_one_another_are_no_error(tmp_path, kblam, imported):
+    (tmp_path / "kb.csv").write_text("name,also known as\nWHO,World Health Organization\nWorld Health Organization,WHO\n", "utf-8")
+    assert imported("kb.csv")[0] == 0
+    (tmp_path / "new.csv").write_text("name,seat\nwho,Geneva\n", "utf-8")
+    assert imported("new.csv", "--reconcile")[0] == 0
+    assert {name for name, prop, _ in listed(kblam, tmp_path) if prop == "seat"} <= {"WHO", "World Health Organization"}
+
+
+# what there is nothing in, and where it comes from
+
+
+@pytest.mark.parametrize(("name", "text"), [("x.jsonl", ""), ("x.ttl", "# nothing\n"), ("x.csv", "name,seat\n"), ("x.json", "[]")])
+def test_a_file_with_nothing_in_it_is_told(tmp_path, imported, name, text):
+    (tmp_path / name).write_text(text, "utf-8")
+    code, out, err = imported(name)
+    assert code == 0 and err == f"no triples in {name}; {tmp_path / 'x.kb'} is not made\n" and json.loads(out)["added"] == 0
+    assert not (tmp_path / "x.kb").exists()
+    (tmp_path / "y.csv").write_text("name,seat\nAcme,Ulm\n", "utf-8")
+    assert imported("y.csv")[0] == 0
+    code, out, err = imported(name)
+    assert code == 0 and err == f"no triples in {name}\n" and json.loads(out)["n_triples"] == 1
+
+
+def test_triples_of_a_file_are_replaced_without_a_first_time(tmp_path, imported):
+    (tmp_path / "t.csv").write_text("name,property,value\nAcme,seat,Ulm\nAcme,staff,3\n", "utf-8")
+    assert imported("t.csv")[0] == 0
+    (tmp_path / "t.csv").write_text("name,property,value\n,,\nAcme,seat,Ulm\n", "utf-8")
+    told = json.loads(imported("t.csv", "--replace")[1])
+    assert (told["unchanged"], told["removed"]) == (1, 1) and triples_of(tmp_path, source="t.csv") == {("Acme", "seat", "Ulm")}
+
+
+def test_values_of_one_file_that_overrule_each_other(tmp_path, imported):
+    (tmp_path / "t.csv").write_text("name,p\nA,1\nA,2\nA,3\nB,1\n", "utf-8")
+    expected = [({"added": 2, "unchanged": 0}, ()), ({"added": 0, "unchanged": 2}, ()), ({"unchanged": 2, "removed": 0}, ("--replace",))]
+    for counts, options in expected:
+        code, out, err = imported("t.csv", *options)
+        told = json.loads(out)
+        assert (code, told["replaced"], told["overruled"]) == (0, 0, 2) and told | counts == told
+        assert "2 values are overruled by later ones of the same name and property in t.csv; --multi keeps all" in err
+    assert triples_of(tmp_path) == {("A", "p", "3"), ("B", "p", "1")}
+    (tmp_path / "t.csv").write_text("name,p\nA,1\nA,2\nA,1\n", "utf-8")
+    assert imported("t.csv", "--multi", "--replace")[0] == 0
+    code, out, err = imported("t.csv", "--replace")
+    told = json.loads(out)
+    assert (code, err, told["unchanged"], told["removed"], told["overruled"]) == (0, "", 2, 0, 0)
+    assert triples_of(tmp_path) == {("A", "p", "1"), ("A", "p", "2")}
+
+
+def test_a_review_in_which_all_is_rejected_takes_back_what_the_document_said(tmp_path, imported):
+    (tmp_path / "orca.md").write_text(ORCA, "utf-8")
+    structured = ("--option", "extractors=structured")
+    assert imported("orca.md", *structured)[0] == 0 and imported("orca.md", "--review", *structured)[0] == 0
+    review = tmp_path / "orca.review.csv"
+    review.write_text(review.read_text("utf-8").replace("\nyes,", "\nno,"), "utf-8")
+    code, out, err = imported("orca.review.csv", "--replace")
+    assert code == 0 and json.loads(out)["removed"] == 2 and triples_of(tmp_path) == set() and "is new" not in err
+
+
+def test_a_review_of_lines_in_which_all_is_rejected(tmp_path, imported):
+    from kblam_engine.sources import open_source
+    from kblam_engine.sources.review import write_review
+
+    (tmp_path / "orca.md").write_text(ORCA, "utf-8")
+    assert imported("orca.md", "--option", "extractors=structured")[0] == 0
+    write_review("orca.review.jsonl", open_source("orca.md", extractors=["structured"]), keep=1)
+    assert json.loads(imported("orca.review.jsonl", "--replace")[1])["removed"] == 2
+
+
+def test_no_candidates_are_no_review(tmp_path, imported):
+    (tmp_path / "empty.md").write_text("# Orca 2\n", "utf-8")
+    code, out, _ = imported("empty.md", "--review", "--option", "extractors=structured")
+    assert code == 0 and json.loads(out) == {"candidates": 0, "file": None, "skipped": {}}
+
+
+def test_standard_input_and_files_without_a_suffix(tmp_path, kblam):
+    def run(*arguments, lines=()):
+        return kblam("kb", "import", *arguments, "--kb", tmp_path / "x.kb", "--encoder", "hashing", "--json", lines=lines)
+
+    code, out, _ = run("-", "--format", "csv", "--option", r"delimiter=\t", lines=["name\tseat", "Acme\tUlm"])
+    assert code == 0 and json.loads(out)["added"] == 1 and triples_of(tmp_path, source="stdin") == {("Acme", "seat", "Ulm")}
+    code, _, err = run("-", "--format", "csv", "--replace", lines=["name,seat", "Acme,Ulm"])
+    assert code == 2 and "expected --option uri=NAME" in err
+    for removed, lines in ((0, ["name,staff", "Acme,3", "Kite,4"]), (1, ["name,staff", "Acme,3"])):
+        code, out, _ = run("-", "--format", "csv", "--replace", "--option", "uri=feed", lines=lines)
+        assert code == 0 and json.loads(out)["removed"] == removed
+    code, _, err = run("-", lines=["name,seat", "Acme,Ulm"])
+    assert code == 1 and "--format csv" in err and len(err.splitlines()) == 1
+    code, _, err = run("-", "--format", "md", "--review", lines=["# Acme", "", "Seat: Ulm"])
+    assert code == 1 and "got stdin" in err
+    code, _, err = run("-", "--format", "csv", "--llm", "json:loads", lines=["name,seat"])
+    assert code == 1 and "--llm: expected a document" in err
+    (tmp_path / "export").write_text("name,seat\nKite,Oslo\n", "utf-8")
+    assert run(tmp_path / "export", "--format", "csv")[0] == 0
+    assert triples_of(tmp_path, source=str(tmp_path / "export")) == {("Kite", "seat", "Oslo")}
+
+
 # what was read before, labels, a chat model
 
 

@@ -13,6 +13,7 @@ import pytest
 
 import kblam_engine
 from kblam_engine import KnowledgeBase, Triple
+from kblam_engine.triples import Provenance
 
 LINES = [
     {"name": "Acme", "property": "founder", "value": "Lena [b]Hoffmann[/b]", "source": "register"},
@@ -33,6 +34,12 @@ def kb(tmp_path, file, kblam):
     path = tmp_path / "acme.kb"
     assert kblam("kb", "import", file, "--kb", path, "--encoder", "hashing")[0] == 0
     return path
+
+
+def read_from(kb):
+    """Return the lines as triples of the knowledge base, which say where they are from."""
+    origin = {"uri": str(kb.parent / "acme.jsonl"), "extractor": "table"}
+    return [{**line, "provenance": origin} for line in LINES]
 
 
 def assert_one_line(result, code, pattern):
@@ -59,7 +66,7 @@ def test_import_makes_the_knowledge_base_and_reports(tmp_path, file, kblam):
     code, out, _ = kblam("kb", "import", file, "--kb", tmp_path / "new.kb", "--encoder", "hashing", "--json")
     assert code == 0
     counts = {"added": 3, "replaced": 0, "unchanged": 0, "n_triples": 3, "revision": 1}
-    assert json.loads(out) == {**counts, "skipped": {}}
+    assert json.loads(out) == {**counts, "overruled": 0, "skipped": {}}
     _, out, _ = kblam("kb", "import", file, "--kb", tmp_path / "new.kb")
     assert out.startswith("0 added, 0 replaced, 3 unchanged; 3 triples in ")
 
@@ -67,7 +74,7 @@ def test_import_makes_the_knowledge_base_and_reports(tmp_path, file, kblam):
 def test_list_shows_values_as_they_are(kb, kblam):
     code, out, err = kblam("kb", "list", "--kb", kb)
     assert code == 0 and "Lena [b]Hoffmann[/b]" in out and "Tomás Rivera" in out and err == ""
-    numbered = [{"id": i, **line} for i, line in enumerate(LINES, start=1)]
+    numbered = [{"id": i, **line} for i, line in enumerate(read_from(kb), start=1)]
     assert json.loads(kblam("kb", "list", "--kb", kb, "--json")[1]) == numbered
     assert json.loads(kblam("kb", "list", "--kb", kb, "--json", "--name", "Acme")[1]) == numbered[:2]
     assert json.loads(kblam("kb", "list", "--kb", kb, "--json", "--property", "founder ")[1]) == numbered[::2]
@@ -108,6 +115,9 @@ def test_tables_have_ids_and_sources_where_there_is_room(kb, kblam, monkeypatch)
     def heading(*arguments):
         return re.findall(r"\w+", kblam("kb", *arguments, "--kb", kb)[1].splitlines()[1])
 
+    with KnowledgeBase.open(kb) as base:
+        base.remove(source=str(kb.parent / "acme.jsonl"))
+    kblam("kb", "add", "Acme", "seat", "Berlin", "--kb", kb)
     assert heading("list") == ["id", "name", "property", "value"]
     kblam("kb", "add", "Acme", "seat", "Bonn", "--kb", kb, "--source", "atlas")
     assert heading("list") == ["id", "name", "property", "value", "source"]
@@ -148,9 +158,9 @@ def test_export(kb, tmp_path, kblam, suffix):
     assert json.loads(kblam("kb", "export", target, "--kb", kb, "--json")[1])["exported"] == 3
     kblam("kb", "import", target, "--kb", tmp_path / "copy.kb", "--encoder", "hashing")
     listed = json.loads(kblam("kb", "list", "--kb", tmp_path / "copy.kb", "--json")[1])
-    assert [{key: part for key, part in line.items() if key != "id"} for line in listed] == LINES
+    assert [{key: part for key, part in line.items() if key != "id"} for line in listed] == read_from(kb)
     _, out, _ = kblam("kb", "export", "-", "--kb", kb)
-    assert [json.loads(line) for line in out.splitlines()] == LINES
+    assert [json.loads(line) for line in out.splitlines()] == read_from(kb)
 
 
 def test_counterfactual(kb, tmp_path, kblam):
@@ -173,6 +183,110 @@ def test_info_and_verify(kb, kblam):
         connection.execute("UPDATE triples SET value = 'forged' WHERE id = 1")
     code, out, _ = kblam("kb", "verify", "--kb", kb, "--json")
     assert code == 1 and not json.loads(out)["ok"]
+    with open(kb / "kb.sqlite", "r+b") as file:
+        file.write(b"no database")
+    code, out, err = kblam("kb", "verify", "--kb", kb, "--json")
+    told = json.loads(out)
+    assert (code, err, told["ok"], told["n_triples"]) == (1, "", False, None) and "not a database" in told["problems"][0]
+    code, out, err = kblam("kb", "verify", "--kb", kb)
+    assert (code, out, err) == (1, f"{told['problems'][0]}\n", "") and "kblam kb verify" not in out, "it is what runs"
+    assert_one_line(kblam("kb", "verify", "--kb", kb / "none", "--json"), 1, "no knowledge base there")
+
+
+def test_verify_repairs_what_follows_from_the_triples(kb, kblam):
+    assert kblam("kb", "verify", "--kb", kb, "--repair") == (0, "nothing to make anew\n3 triples, all sound\n", "")
+    (keys,) = kb.glob("keys-*.f16")
+    keys.write_bytes(keys.read_bytes()[:-4])
+    code, out, _ = kblam("kb", "verify", "--kb", kb)
+    assert code == 1 and "--repair" in out
+    code, out, _ = kblam("kb", "verify", "--kb", kb, "--repair", "--json")
+    told = json.loads(out)
+    assert code == 0 and told["ok"] and told["repaired"]["keys"] > 0 and "left" not in told["repaired"]
+    with KnowledgeBase.open(kb) as base, base._store.writing() as connection:
+        connection.execute("UPDATE triples SET value = 'forged' WHERE id = 1")
+    code, out, _ = kblam("kb", "verify", "--kb", kb, "--repair")
+    assert code == 1 and out.startswith("made anew: ") and "digest" in out, "what triples say is not guessed"
+
+
+def test_where_a_triple_was_read_can_be_said(kb, kblam):
+    read = ("--source", "handbook", "--span", "120-164", "--extractor", "me", "--confidence", "0.5")
+    assert kblam("kb", "add", "Acme", "size", "40", "--kb", kb, *read)[0] == 0
+    assert kblam("kb", "set", "Acme", "seat", "Ulm", "--kb", kb, "--uri", "https://acme.example", "--span", "0-3")[0] == 0
+    with KnowledgeBase.open(kb) as base:
+        assert base.get("Acme", "size").provenance == Provenance("handbook", "", (120, 164), "me", 0.5)
+        assert base.get("Acme", "seat").provenance == Provenance("", "https://acme.example", (0, 3))
+    for wrong, pattern in (("12", "expected START-END"), ("-3-4", "expected START-END"), ("9-3", "expected start and end")):
+        result = kblam("kb", "add", "a", "b", "c", "--kb", kb, "--source", "x", f"--span={wrong}")
+        assert_one_line(result, 1 if wrong == "9-3" else 2, pattern)
+    assert_one_line(kblam("kb", "add", "a", "b", "c", "--kb", kb, "--confidence", 1), 2, "expected --source or --uri beside")
+    assert_one_line(
+        kblam("kb", "add", "a", "b", "c", "--kb", kb, "--uri", "x", "--confidence", 2), 1, "confidence: expected 0 to 1"
+    )
+
+
+def test_a_command_waits_for_another_writer_as_long_as_it_is_told(kb, kblam):
+    commands = [
+        ["add", "a", "b", "c"],
+        ["set", "Acme", "seat", "Ulm"],
+        ["remove", "Acme"],
+        ["rollback", 0],
+        ["compact"],
+        ["verify", "--repair"],
+    ]
+    with KnowledgeBase.open(kb) as base, base._store.writing():
+        for command in commands:
+            result = kblam("kb", *command, "--kb", kb, "--timeout", "0.01")
+            assert_one_line(result, 1, r"has been writing for 0\.01 s; try again, or wait longer")
+    assert kblam("kb", "add", "a", "b", "c", "--kb", kb, "--timeout", 1)[0] == 0
+    for wrong in ("-1", "nan", "inf", "soon"):
+        assert_one_line(kblam("kb", "add", "a", "b", "c", "--kb", kb, f"--timeout={wrong}"), 2, "expected seconds, 0 to 86400")
+
+
+def test_nothing_is_left_of_a_knowledge_base_that_cannot_be_made(tmp_path, file, kblam):
+    new = tmp_path / "new.kb"
+    for command in (["add", "a", "b", "c"], ["import", file]):
+        result = kblam("kb", *command, "--kb", new, "--encoder", "nope")
+        assert_one_line(result, 1, "unknown sentence encoder 'nope'")
+        assert not new.exists()
+    assert_one_line(kblam("kb", "add", "a", "b", "c", "--kb", ":memory:"), 1, "expected a folder, got :memory:")
+
+
+def test_control_characters_do_not_reach_the_terminal(kb, kblam, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    wild = "Bel\a\x1b[31mlin\u202e"
+    tame = r"Bel\x07\x1b[31mlin\u202e"
+    assert kblam("kb", "set", "Acme", "seat", wild, "--kb", kb)[1].startswith(f"Berlin -> {tame} (")
+    assert tame in kblam("kb", "list", "--kb", kb)[1]
+    assert json.loads(kblam("kb", "list", "--kb", kb, "--json", "--property", "seat")[1])[0]["value"] == wild
+    assert kblam("kb", "set", "Acme", "seat", "Bonn\ttown", "--kb", kb)[1].startswith(f"{tame} -> Bonn\ttown (")
+
+
+def test_numbers_beyond_any_knowledge_base_are_one_line(kb, kblam):
+    huge = 2**64
+    commands = (
+        ["log", "--last", huge],
+        ["stats", "--top", huge],
+        ["list", "--limit", huge],
+        ["diff", 0, "--limit", huge],
+        ["find", "Acme", "-k", huge],
+        ["search", "Acme", "-k", huge],
+        ["remove", "--id", huge],
+        ["set", "a", "b", "c", "--id", huge],
+        ["index", "--seed", huge],
+    )
+    for command in commands:
+        assert_one_line(kblam("kb", *command, "--kb", kb), 2, "less than or equal to 2147483647")
+    assert_one_line(kblam("kb", "index", "--seed", -1, "--kb", kb), 2, "greater than or equal to 0")
+
+
+def test_one_triple_is_one_triple(tmp_path, kblam):
+    kb = tmp_path / "kb"
+    assert "; 1 triple in " in kblam("kb", "add", "a", "b", "c", "--kb", kb, "--encoder", "hashing")[1]
+    assert kblam("kb", "verify", "--kb", kb)[1] == "1 triple, all sound\n"
+    assert "wrote 1 triple to " in kblam("kb", "counterfactual", tmp_path / "copy.csv", "--kb", kb)[1]
+    assert kblam("kb", "backup", tmp_path / "copy", "--kb", kb)[1].startswith("1 triple, revision 1, ")
+    kblam("kb", "add", "a", "c", "c", "--kb", kb)
+    assert kblam("kb", "rollback", 1, "--kb", kb)[1].startswith("1 triple, as in ")
 
 
 @pytest.mark.parametrize(

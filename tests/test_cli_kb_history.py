@@ -45,13 +45,13 @@ def test_a_part_is_listed_and_searched(kb, kblam):
 
 def test_a_part_is_exported_and_counted(kb, kblam, tmp_path):
     file = tmp_path / "places.jsonl"
-    assert "exported 1 triples" in kblam("kb", "export", file, "--kb", kb, "--tag", "places")[1]
+    assert "exported 1 triple to" in kblam("kb", "export", file, "--kb", kb, "--tag", "places")[1]
     assert json.loads(file.read_text("utf-8"))["value"] == "Bonn"
     lines = kblam("kb", "export", "-", "--kb", kb, "--revision", 2)[1].splitlines()
     assert [json.loads(line)["value"] for line in lines] == ["Lena Hoffmann", "Berlin"]
     counted = json.loads(kblam("kb", "stats", "--kb", kb, "--namespace", "rumours", "--json")[1])
     assert (counted["n_triples"], counted["n_names"], counted["n_properties"], counted["n_sources"]) == (1, 1, 1, 0)
-    assert "3 triples, 1 names, 2 properties, 1 sources" in kblam("kb", "stats", "--kb", kb)[1]
+    assert "3 triples, 1 name, 2 properties, 1 source, " in kblam("kb", "stats", "--kb", kb)[1]
 
 
 def test_a_part_has_a_history_differences_and_duplicates_of_its_own(kb, kblam):
@@ -82,6 +82,17 @@ def test_history_log_and_diff(kb, kblam):
     assert "Ulm" in kblam("kb", "diff", 2, "--kb", kb)[1]
 
 
+def test_the_log_tells_how_many_changes_there_are_and_which_are_compacted(kb, kblam):
+    assert kblam("kb", "log", "--kb", kb)[2] == ""
+    assert "the newest 1, of 4; --last 0 shows all" in kblam("kb", "log", "--kb", kb, "--last", 1)[2]
+    kblam("kb", "compact", "--kb", kb, "--keep-from", 3)
+    _, out, err = kblam("kb", "log", "--kb", kb)
+    assert out.count("(compacted)") == 2 and "the oldest that can is 3" in err
+    readable = [line["readable"] for line in json.loads(kblam("kb", "log", "--kb", kb, "--json")[1])]
+    assert readable == [True, True, False, False]
+    assert "compacted" not in "".join(kblam("kb", "log", "--kb", kb, "--last", 2)[1:])
+
+
 def test_rollback(kb, kblam):
     assert kblam("kb", "rollback", 2, "--kb", kb) == (0, "2 triples, as in revision 2 (revision 5)\n", "")
     assert values(kblam("kb", "list", "--kb", kb, "--json")) == ["Lena Hoffmann", "Berlin"]
@@ -93,6 +104,7 @@ def test_removal_by_what_is_given(kb, kblam):
     assert kblam("kb", "remove", "--kb", kb, "--namespace", "rumours")[1].startswith("removed 1 ")
     assert "no triple matches (atlas)" in kblam("kb", "remove", "--kb", kb, "--source", "atlas")[2]
     assert "expected a name, ids" in kblam("kb", "remove", "--kb", kb)[2]
+    assert "no triple matches (Acme, --tag ''); " in kblam("kb", "remove", "Acme", "--tag", "", "--kb", kb)[2]
 
 
 def test_stats(kb, kblam):
@@ -122,7 +134,10 @@ def test_stats_as_a_picture(kb, kblam, tmp_path, monkeypatch):
 def test_compact_and_backup(kb, kblam, tmp_path):
     assert json.loads(kblam("kb", "backup", tmp_path / "copy", "--kb", kb, "--json")[1])["n_triples"] == 3
     assert "with files in it" in kblam("kb", "backup", tmp_path / "copy", "--kb", kb)[2]
-    assert "1 removed triples dropped" in kblam("kb", "compact", "--kb", kb)[1]
+    for inside in (kb, kb / "copy", kb / "a" / ".." / "b"):
+        assert "expected a folder outside of" in kblam("kb", "backup", inside, "--kb", kb)[2]
+    assert {path.suffix for path in kb.iterdir() if path.is_dir()} == set(), "nothing was put in it"
+    assert "1 removed triple dropped" in kblam("kb", "compact", "--kb", kb)[1]
     assert "dropped by a compaction" in kblam("kb", "rollback", 2, "--kb", kb)[2]
     assert kblam("kb", "verify", "--kb", kb)[0] == kblam("kb", "verify", "--kb", tmp_path / "copy")[0] == 0
     with KnowledgeBase.open(tmp_path / "copy") as copy:

@@ -3,6 +3,7 @@
 import inspect
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -205,7 +206,7 @@ def test_other_triples_make_only_their_shards_anew(tmp_path):
     paths = [str(path) for path in sorted(tmp_path.glob("*.jsonl"))]
     before = read_manifest(folder)
     extra = tmp_path / "more.jsonl"
-    changed = Triple(TRIPLES[0].name, TRIPLES[0].property, "another value")
+    changed = replace(TRIPLES[0], value="another value")
     extra.write_text(json.dumps(changed.to_dict()) + "\n", "utf-8")
     with open_shards(folder) as reader:
         report = build_shards(request_of([*paths, str(extra)], folder))

@@ -156,7 +156,8 @@ def test_the_command_with_a_function_and_its_report(command, files, tmp_path, mo
     (tmp_path / "my_judges.py").write_text(
         "def strict(messages, /):\n    return f'Score: {3 + (\"Oslo\" in messages[1][\"content\"].split(\"Grade this one\")[1])}'\nnumber = 3\n"
     )
-    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.chdir(tmp_path)  # the module is looked for here
     questions = tmp_path / "q.jsonl"
     with open(questions, "a") as lines:
         lines.write(json.dumps({"question": OPEN[0].text, "kind": OPEN_ENDED, "supports": [list(OPEN[0].supports[0])]}) + "\n")

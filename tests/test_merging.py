@@ -9,7 +9,14 @@ from kb_parts import assert_consistent, kb_fixture, open_kb  # noqa: F401
 from kblam_engine import Triple
 from kblam_engine.errors import ConfigurationError, ReadOnlyError
 from kblam_engine.sentence_encoder import HashingEncoder
-from kblam_engine.sources.names import duplicates_in, near_duplicates
+from kblam_engine.sources.names import (
+    duplicates_in,
+    near_duplicates,
+    read_aliases,
+    reconcile,
+    settled,
+    stored_spellings,
+)
 
 SPELLINGS = [
     Triple("Acme Robotics", "seat", "Berlin"),
@@ -53,6 +60,47 @@ def test_aliases_that_the_triples_name(kb):
     assert reasons["Acme Robotics", "AR"] == "alias" and ("Acme Robotics", "The Firm") not in reasons
     assert reasons["Acme Robotics", "ACME Robotics GmbH"] == 'same but for case, "the" or legal form'
     assert duplicates_in(kb.view(tags="register")) == []
+
+
+def test_aliases_of_every_property():
+    said = [("Acme", "aliases", "A1; A2"), ("Acme", "abbreviation", "A3"), ("Acme", "Short Name", "A4"), ("Acme", "motto", "A5")]
+    assert read_aliases(Triple(*each) for each in said) == dict.fromkeys(["A1", "A2", "A3", "A4"], "Acme")
+
+
+def test_aliases_that_contradict_surer_ones_are_left_out():
+    mutual = {"WHO": "World Health Organization", "World Health Organization": "WHO", "who": "Doctor Who"}
+    assert settled({}, mutual) == {"WHO": "World Health Organization"}
+    sure = {"K1": "Kite", "K2": "Kite"}
+    assert settled(sure, {"k1": "Kestrel", "Kite": "Kite II", "Kes": "K2", "K3": "Kite"}) == {**sure, "K3": "Kite"}
+    assert settled(sure, {"Kitty": "kite"}, {"KITTY": "Cat"})["Kitty"] == "kite"
+    found = [t.name for t in reconcile([Triple("who", "a", "b"), Triple("K1", "a", "b")], aliases=settled(sure, mutual))]
+    assert found == ["World Health Organization", "Kite"]
+    with pytest.raises(ConfigurationError, match="which is an alias itself"):
+        list(reconcile([], aliases={"a": "b", "b": "c"}))
+
+
+NFC, NFD = "Caf\u00e9 M\u00fcller", "Cafe\u0301 Mu\u0308ller"
+
+
+def test_names_typed_in_another_form_are_found_as_they_are_stored():
+    assert stored_spellings([NFC, NFD, "Orca"], [NFC, NFC]) == [NFC, NFD] == stored_spellings([NFD, NFC], ["Café  Müller ", NFD])
+    assert stored_spellings([NFD], [NFC, "Orca"]) == [NFD, "Orca"]
+    assert stored_spellings([NFC], [NFC, NFC]) == [NFC, NFC] and stored_spellings([], ["x"]) == ["x"]
+
+
+def test_names_that_look_the_same_can_be_told_apart_and_merged(tmp_path, kblam, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with open_kb(tmp_path / "kb") as kb:
+        kb.add([Triple(NFC, "seat", "Ulm"), Triple(NFD, "staff", "3"), Triple(f"{NFC[:4]}\xa0X", "a", "b"), Triple("Café X", "c", "d")])
+    code, out, _ = kblam("kb", "duplicates", "--kb", tmp_path / "kb")
+    assert code == 0 and f"{NFC} (Unicode NFC)" in out and f"{NFD} (Unicode NFD)" in out and "X (other spaces)" in out
+    code, out, _ = kblam("kb", "merge", NFC, NFC, "--kb", tmp_path / "kb")
+    assert code == 0 and f"1 moved to {NFC}," in out
+    code, _, err = kblam("kb", "merge", NFC, NFC, "--kb", tmp_path / "kb")
+    assert code == 1 and "expected names other than" in err
+    assert kblam("kb", "merge", NFD, "Café X", "--kb", tmp_path / "kb")[0] == 0
+    with open_kb(tmp_path / "kb") as kb:
+        assert {t.property for t in kb.get_all(NFC)} == {"seat", "staff", "c"}
 
 
 def test_merge_moves_what_the_kept_name_does_not_say(kb):

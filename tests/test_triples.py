@@ -108,7 +108,8 @@ def test_jsonl_skips_blank_lines_and_a_byte_order_mark(tmp_path):
         (b'{"name": "a"', "not JSON"),
         (b"[1]", "expected an object"),
         (b'{"name":"a","property":"b"}', "value: is missing"),
-        (b'{"name":"a","property":"b","value":7}', "value: expected text"),
+        (b'{"name":"a","property":"b","value":null}', "value: expected text"),
+        (b'{"name":"a","property":"b","value":NaN}', "expected JSON, got NaN"),
         (b'{"name":"a","property":"b","value":"\xff"}', "not UTF-8"),
         (b'{"name":"a","property":"b","value":"c","x":NaN}', "metadata"),
         (b'{"name":"a","property":"b","value":"c","metadata":3}', "metadata"),
@@ -122,6 +123,22 @@ def test_a_bad_jsonl_line_is_located(tmp_path, line, reason):
         list(read_jsonl(path))
     assert (caught.value.path, caught.value.line) == (str(path), 3)
     assert str(caught.value).startswith(f"{path}, line 3: ")
+
+
+def test_numbers_of_a_triple_stay_as_they_are_written(tmp_path):
+    path = tmp_path / "kb.jsonl"
+    lines = ['{"name":7,"property":"b","value":3.50,"page":3}', '{"name":"a","description_type":"b","description":1e400}']
+    lines += ['{"name":"a","property":"listed","value":true,"description":5}']
+    path.write_text("\n".join(lines), "utf-8")
+    expected = [Triple("7", "b", "3.50", {"page": 3}), Triple("a", "b", "1e400"), Triple("a", "listed", "true", {"description": 5})]
+    assert list(read_jsonl(path)) == expected
+
+
+def test_bytes_that_are_not_utf_8_are_located(tmp_path):
+    path = tmp_path / "kb.csv"
+    path.write_bytes(b"name,property,value\n" + b"a,b,c\n" * 3 + "a,b,\xe9\n".encode("latin-1") + b"a,b,c\n" * 3)
+    with pytest.raises(ImportFileError, match="line 5: not UTF-8"):
+        list(read_csv(path))
 
 
 def test_csv_extra_columns_are_metadata(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,16 +11,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kblam_engine.cli.kb_common import counted
+from kblam_engine.cli.kb_common import counted, many
 from kblam_engine.errors import ConfigurationError, ImportFileError
+from kblam_engine.triple_files import json_lines
+from kblam_engine.triples import Triple
 
 if TYPE_CHECKING:
     from kblam_engine.knowledge_base import KnowledgeBase
-    from kblam_engine.triples import Triple
 
 SourceArgument = Annotated[
     str,
-    typer.Argument(help="A file, folder or URI: tables, JSON, RDF, documents ...", show_default=False),
+    typer.Argument(help="A file, folder or URI: tables, JSON, RDF, documents ...; - for stdin.", show_default=False),
+]
+FormatOption = Annotated[
+    str | None,
+    typer.Option("--format", help="What the file is, whatever its name: csv, jsonl, ttl ...; needed for stdin.", show_default=False),
 ]
 ReviewOption = Annotated[
     bool, typer.Option("--review", help="Write candidates to NAME.review.csv to edit; import that file then.")
@@ -88,17 +95,20 @@ class Labels:
         return [replace(triple, **parts, tags=(*triple.tags, *self.tags)) for triple in triples]
 
 
-def read_source(source: str, options: list[str] | None, llm: str | None = None) -> Reading:
+def read_source(
+    source: str, options: list[str] | None, llm: str | None = None, format: str | None = None
+) -> Reading:
     """Read a source whole, so that nothing is added of one that is damaged; say what it left out.
 
     Args:
-        source: a file, folder or URI.
+        source: a file, folder or URI; "-" for standard input.
         options: of `--option`.
         llm: the chat model that reads documents too, by name or as module:function.
+        format: what the file is, if its name does not say so.
 
     Raises:
         ImportFileError: it is damaged, or no source reads it.
-        ConfigurationError: it has no such option, or there is no such chat model.
+        ConfigurationError: it has no such option, or there is no such format or chat model.
         ModelNotFoundError: there is no such base model.
     """
     from kblam_engine.sources import open_source
@@ -106,7 +116,9 @@ def read_source(source: str, options: list[str] | None, llm: str | None = None) 
     if Path(source).is_dir() and not source.endswith("/"):
         raise ImportFileError(source, 0, f"expected a file, got a folder; {source}/ imports every file in it")
     told = source_options(options)
-    opened = open_source(source, **(told if llm is None else _with_llm(source, told, llm)))
+    if llm is not None:
+        told = _with_llm(source, told, llm, format)
+    opened = open_source(source, format=format, **told)
     triples = list(counted(opened, f"reading {source}"))
     if opened.skipped:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in opened.skipped.items())
@@ -114,11 +126,11 @@ def read_source(source: str, options: list[str] | None, llm: str | None = None) 
     return Reading(opened.uri, triples, dict(opened.skipped))
 
 
-def _with_llm(source: str, options: dict[str, Any], llm: str) -> dict[str, Any]:
+def _with_llm(source: str, options: dict[str, Any], llm: str, format: str | None) -> dict[str, Any]:
     """Return options of a source in which a chat model is one of the extractors: where "llm" stands, else the last."""
     from kblam_engine.sources.registry import option_names
 
-    names = option_names(Path(source))
+    names = option_names(Path(source), format)
     if names is not None and "extractors" not in names:
         raise ConfigurationError(f"--llm: expected a document, got {source}, which is read as it is; leave it out")
     from kblam_engine.local_chat import load_chat
@@ -158,35 +170,83 @@ def source_options(pairs: list[str] | None) -> dict[str, Any]:
 
 
 def reconciled(triples: list[Triple], base: KnowledgeBase | None, aliases: Path | None) -> list[Triple]:
-    """Return triples with each name spelled as the aliases of a file, or else a knowledge base, have it; say how many changed.
+    """Return triples with each name spelled as aliases have it: a table's, else a knowledge base's, else their own.
+
+    Says on stderr how many changed.
 
     Raises:
         ConfigurationError: the file holds no aliases, or an alias leads to another.
         ImportFileError: the file is damaged.
     """
     from kblam_engine.sources import open_source
-    from kblam_engine.sources.names import read_aliases, reconcile
+    from kblam_engine.sources.names import aliases_in, new_aliases, read_aliases, reconcile, settled
 
     told = {} if aliases is None else read_aliases(open_source(aliases))
     if aliases is not None and not told:
         raise ConfigurationError(f"{aliases}: expected a table with the columns name and alias, found no alias in it")
-    known = {} if base is None else read_aliases(base)
-    names = () if base is None else base.snapshot().names
-    found = list(reconcile(triples, aliases={**known, **told}, known=names))
+    known = {} if base is None else aliases_in(base)
+    names = [] if base is None else base.snapshot().names
+    found = list(reconcile(triples, aliases=settled(told, known, new_aliases(triples, names)), known=names))
     n_changed = sum(new.name != old.name for new, old in zip(found, triples, strict=True))
     if n_changed:
-        typer.echo(f"{n_changed} triples have another spelling of their name", err=True)
+        have = "has another spelling of its name" if n_changed == 1 else "have another spelling of their names"
+        typer.echo(f"{many(n_changed, 'triple')} {have}", err=True)
     return found
+
+
+def last_said(triples: Iterable[Triple], *, multi: bool) -> tuple[list[Triple], int]:
+    """Return triples of one source without those that a later one takes the place of, and how many values that loses.
+
+    Of several values of one name and property a knowledge base keeps the last, unless it is `multi`; what says the same
+    value again takes the place of the first in any.
+    """
+    last: dict[tuple[str, ...], Triple] = {}
+    n_overruled = 0
+    for triple in triples:
+        key = (triple.namespace, triple.name, triple.property, *((triple.value,) if multi else ()))
+        before = last.pop(key, None)
+        n_overruled += before is not None and before.value != triple.value
+        last[key] = triple
+    return list(last.values()), n_overruled
+
+
+def reviewed_documents(path: Path) -> set[str]:
+    """Return the documents that a review is of, also those whose candidates were all rejected; of another file, none.
+
+    A candidate that can no longer be read names none.
+    """
+    name, places = path.name.lower(), set()
+    for cell in _candidates(path) if name.endswith((".review.csv", ".review.jsonl")) else ():
+        try:
+            origin = Triple.from_dict(json.loads(cell) if isinstance(cell, str) else cell).provenance
+        except ValueError:
+            continue
+        places |= set() if origin is None else {origin.place}
+    return places
+
+
+def _candidates(path: Path) -> list[Any]:
+    """Return the candidates of a review as they were found."""
+    if path.suffix.lower() == ".jsonl":
+        return [json.loads(line).get("triple") for _, line in json_lines(path)]
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        header = file.readline()
+        file.seek(0)
+        delimiter = max(",;", key=header.count)  # spreadsheets of some countries write semicolons
+        return [row.get("triple") for row in csv.DictReader(file, delimiter=delimiter)]
 
 
 def write_candidates(source: str, triples: list[Triple]) -> Path:
     """Write candidates beside their document, where no review is yet.
 
     Raises:
-        ConfigurationError: there is one; it may hold somebody's work.
+        ConfigurationError: there is one, which may hold somebody's work; or there is no document to write it beside.
     """
+    from kblam_engine.sources.given_format import STDIN
     from kblam_engine.sources.review import review_path, write_review
 
+    if source == STDIN:
+        raise ConfigurationError("--review: expected a file to write the candidates beside, got stdin; save it to a file")
     path = review_path(source)
     try:
         write_review(path, triples)

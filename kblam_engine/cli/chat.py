@@ -35,6 +35,7 @@ from kblam_engine.cli.kb_common import (
     RevisionOption,
     SourceOption,
     TagOption,
+    many,
 )
 from kblam_engine.errors import ConfigurationError, KBLaMError, ReadOnlyError
 from kblam_engine.threads import BusyCores
@@ -99,7 +100,7 @@ def chat(
     with model_and_kb(kb, model, adapter, dtype, device, index, address, part, busy) as (loaded, base):
         conversation = Conversation(loaded, base, options)
         if sys.stdin.isatty():
-            typer.echo(f"{len(base):,} triples; /help for help, Ctrl-D to leave", err=True)
+            typer.echo(f"{many(len(base), 'triple')}; /help for help, Ctrl-D to leave", err=True)
         for line in _lines():
             busy.watch()
             try:
@@ -220,12 +221,15 @@ class Conversation:
 
         if not isinstance(self._kb, KnowledgeBase):
             n_shards, n_properties = len(self._kb.manifest.shards), len(self._kb.properties)
-            typer.echo(f"{self._kb.path}: {len(self._kb):,} triples, {n_properties:,} properties, {n_shards:,} shards")
+            typer.echo(
+                f"{self._kb.path}: {many(len(self._kb), 'triple')}, {many(n_properties, 'property', 'properties')}, "
+                f"{many(n_shards, 'shard')}"
+            )
             return
         info = self._kb.info()
         typer.echo(
-            f"{info.path}: {info.n_triples:,} triples, {info.n_names:,} names, "
-            f"{info.n_properties:,} properties, revision {info.revision}"
+            f"{info.path}: {many(info.n_triples, 'triple')}, {many(info.n_names, 'name')}, "
+            f"{many(info.n_properties, 'property', 'properties')}, revision {info.revision}"
         )
 
     def _set_unknown(self, rest: str) -> None:

@@ -9,6 +9,7 @@ import typer
 
 from kblam_engine.cli import kb_care, kb_files, kb_import, kb_index, kb_look, kb_names
 from kblam_engine.cli.kb_common import (
+    LARGEST,
     EncoderOption,
     JSONOption,
     KBOption,
@@ -20,7 +21,10 @@ from kblam_engine.cli.kb_common import (
     NewTagOption,
     NewToOption,
     PropertyArgument,
+    TimeoutOption,
     ValueArgument,
+    clean,
+    many,
     metadata_of,
     open_kb,
     print_json,
@@ -36,6 +40,13 @@ if TYPE_CHECKING:
 
 _Source = Annotated[str, typer.Option("--source", help="Document id it comes from.", show_default=False)]
 _URI = Annotated[str, typer.Option("--uri", help="Where that document is: a URL or a path.", show_default=False)]
+_Span = Annotated[
+    str, typer.Option("--span", metavar="START-END", help="Characters of that document.", show_default=False)
+]
+_Extractor = Annotated[str, typer.Option("--extractor", help="What read it there.", show_default=False)]
+_Confidence = Annotated[
+    float | None, typer.Option("--confidence", help="How surely, 0 to 1.", show_default=False)
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -60,18 +71,24 @@ def add(
     tag: NewTagOption = None,
     source: _Source = "",
     uri: _URI = "",
+    span: _Span = "",
+    extractor: _Extractor = "",
+    confidence: _Confidence = None,
     valid_from: NewFromOption = "",
     valid_to: NewToOption = "",
     multi: MultiOption = False,
     encoder: EncoderOption = None,
+    timeout: TimeoutOption = None,
     as_json: JSONOption = False,
 ) -> None:
     """Add a triple; a missing knowledge base is made."""
     from kblam_engine.triples import Triple
 
-    known = metadata_of(meta), provenance_of(source, uri), namespace, tuple(tag or ()), valid_from, valid_to
-    triple = Triple(name, property, value, *known)
-    with open_kb(kb, create=True, encoder=encoder, multi=multi) as base:
+    origin = provenance_of(source, uri, span, extractor, confidence)
+    triple = Triple(
+        name, property, value, metadata_of(meta), origin, namespace, tuple(tag or ()), valid_from, valid_to
+    )
+    with open_kb(kb, create=True, encoder=encoder, multi=multi, timeout=timeout) as base:
         with working("adding"):  # the first needs the sentence encoder
             result = base.add([triple])
         show_result(base, result, as_json)
@@ -87,24 +104,31 @@ def set_value(
     tag: NewTagOption = None,
     source: _Source = "",
     uri: _URI = "",
+    span: _Span = "",
+    extractor: _Extractor = "",
+    confidence: _Confidence = None,
     valid_from: NewFromOption = "",
     valid_to: NewToOption = "",
     triple_id: Annotated[
         int | None,
         typer.Option(
             "--id",
+            max=LARGEST,
             help="Put it in the place of the triple with this id; namespace, tags and times stay unless given.",
             show_default=False,
         ),
     ] = None,
+    timeout: TimeoutOption = None,
     as_json: JSONOption = False,
 ) -> None:
     """Make VALUE the only value of a name's property, or put it in the place of one triple."""
     from kblam_engine.triples import Triple
 
-    known = metadata_of(meta), provenance_of(source, uri), namespace, tuple(tag or ()), valid_from, valid_to
-    triple = Triple(name, property, value, *known)
-    with open_kb(kb) as base, working("changing"):
+    origin = provenance_of(source, uri, span, extractor, confidence)
+    triple = Triple(
+        name, property, value, metadata_of(meta), origin, namespace, tuple(tag or ()), valid_from, valid_to
+    )
+    with open_kb(kb, timeout=timeout) as base, working("changing"):
         if triple_id is None:
             before = [old.value for old in base.view(namespace=triple.namespace).get_all(name, property)]
             new_id = _set(base, triple)
@@ -116,7 +140,7 @@ def set_value(
     if as_json:
         print_json({"id": new_id, "before": before, "revision": revision})
     else:
-        typer.echo(f"{' | '.join(before) or 'nothing'} -> {value.strip()} (revision {revision})")
+        typer.echo(clean(f"{' | '.join(before) or 'nothing'} -> {value.strip()} (revision {revision})"))
 
 
 def _set(base: KnowledgeBase, triple: Triple) -> int:
@@ -150,19 +174,22 @@ def remove(
     name: Annotated[str | None, typer.Argument(help="What it is about.", show_default=False)] = None,
     property: Annotated[str | None, typer.Argument(help="Only this property.", show_default=False)] = None,
     value: Annotated[str | None, typer.Argument(help="Only this value.", show_default=False)] = None,
-    ids: Annotated[list[int] | None, typer.Option("--id", help="Only this id; repeatable.")] = None,
+    ids: Annotated[list[int] | None, typer.Option("--id", max=LARGEST, help="Only this id; repeatable.")] = None,
     source: Annotated[str | None, typer.Option("--source", help="Only from this document or URI.")] = None,
     namespace: Annotated[str | None, typer.Option("--namespace", help="Only in this namespace.")] = None,
     tag: Annotated[list[str] | None, typer.Option("--tag", help="Only with this tag; repeatable.")] = None,
+    timeout: TimeoutOption = None,
     as_json: JSONOption = False,
 ) -> None:
     """Remove what all of these apply to: a name, a property of it, ids, a source, a namespace, tags."""
-    with open_kb(kb) as base, working("removing"):
+    with open_kb(kb, timeout=timeout) as base, working("removing"):
         count = base.remove(name, property, value, ids=ids, source=source, namespace=namespace, tags=tag or ())
         revision = base.revision
     if not count:
-        parts = (name, property, value, *(ids or ()), source, namespace, *(tag or ()))
-        wanted = ", ".join(str(part) for part in parts if part is not None)
+        given = [("NAME", name), ("PROPERTY", property), ("VALUE", value), *(("--id", str(one)) for one in ids or ())]
+        given += [("--source", source), ("--namespace", namespace), *(("--tag", one) for one in tag or ())]
+        # An empty text has to be seen as what it is.
+        wanted = ", ".join(clean(text) if text.strip() else f"{what} {text!r}" for what, text in given if text is not None)
         raise ConfigurationError(f"no triple matches ({wanted}); kblam kb list --kb {kb} shows what is there")
     if as_json:
         print_json({"removed": count, "revision": revision})
@@ -173,13 +200,14 @@ def remove(
 def rollback(
     revision: Annotated[int, typer.Argument(help="The revision to go back to.", show_default=False)],
     kb: KBOption,
+    timeout: TimeoutOption = None,
     as_json: JSONOption = False,
 ) -> None:
     """Make the contents those of an earlier revision again, as a new revision."""
-    with open_kb(kb) as base, working("going back"):
+    with open_kb(kb, timeout=timeout) as base, working("going back"):
         now = base.rollback(revision)
         count = len(base)
     if as_json:
         print_json({"revision": now, "n_triples": count})
     else:
-        typer.echo(f"{count} triples, as in revision {revision} (revision {now})")
+        typer.echo(f"{many(count, 'triple')}, as in revision {revision} (revision {now})")

@@ -7,7 +7,20 @@ from typing import Annotated
 
 import typer
 
-from kblam_engine.cli.kb_common import JSONOption, KBOption, open_kb, print_json, working
+from kblam_engine.cli.kb_common import (
+    JSONOption,
+    KBOption,
+    TimeoutOption,
+    clean,
+    many,
+    open_kb,
+    print_json,
+    working,
+)
+from kblam_engine.errors import (
+    KnowledgeBaseError,
+    KnowledgeBaseLockedError,
+)
 
 
 def register(app: typer.Typer) -> None:
@@ -17,19 +30,59 @@ def register(app: typer.Typer) -> None:
     app.command("backup")(backup)
 
 
-def verify(kb: KBOption, as_json: JSONOption = False) -> None:
+def verify(
+    kb: KBOption,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="First make anew what follows from the triples: embeddings, words, labels.")
+    ] = False,
+    timeout: TimeoutOption = None,
+    as_json: JSONOption = False,
+) -> None:
     """Check that triples, words and embeddings agree; exit code 1 if not."""
-    from kblam_engine.search.files import index_problems
-
-    with open_kb(kb) as base, working("checking"):
-        problems = base.verify() + ([] if base.path is None else index_problems(base.path))
-        count = len(base)
+    problems, count, repaired = _checked(kb, repair, timeout)
     if as_json:
-        print_json({"ok": not problems, "problems": problems, "n_triples": count})
+        told = {} if repaired is None else {"repaired": repaired}
+        print_json({"ok": not problems, "problems": problems, "n_triples": count, **told})
     else:
-        typer.echo("\n".join(problems) or f"{count} triples, all sound")
+        if repaired is not None:
+            typer.echo(_as_text(repaired))
+        typer.echo(clean("\n".join(problems)) or f"{many(count or 0, 'triple')}, all sound")
     if problems:
         raise typer.Exit(1)
+
+
+def _checked(kb: Path, repair: bool, timeout: float | None) -> tuple[list[str], int | None, dict[str, int] | None]:
+    """Return what is wrong, how many triples there are, if they can be counted, and what a repair made anew."""
+    from kblam_engine.knowledge_base import problems_at
+    from kblam_engine.knowledge_base.store import DATABASE
+    from kblam_engine.search.files import index_problems
+
+    try:
+        opened = open_kb(kb, timeout=timeout)
+    except KnowledgeBaseLockedError:
+        raise
+    except KnowledgeBaseError:
+        if not (kb / DATABASE).exists():  # no damaged one either
+            raise
+        return problems_at(kb), None, None
+    with opened as base, working("repairing" if repair else "checking"):
+        done = base.repair() if repair else None
+        problems = base.verify() if done is None else done.left
+        problems += [] if base.path is None else index_problems(base.path)
+        counts = None if done is None else {part: n for part, n in done.to_dict().items() if part != "left"}
+        return problems, len(base), counts
+
+
+def _as_text(repaired: dict[str, int]) -> str:
+    texts = {
+        "keys": many(repaired["keys"], "key embedding"),
+        "values": many(repaired["values"], "value embedding"),
+        "properties": many(repaired["properties"], "property embedding"),
+        "labels": f"labels of {many(repaired['labels'], 'triple')}",
+        "words": "the index of words",
+    }
+    done = ", ".join(text for part, text in texts.items() if repaired[part])
+    return f"made anew: {done}" if done else "nothing to make anew"
 
 
 def compact(
@@ -37,16 +90,17 @@ def compact(
     keep_from: Annotated[
         int | None, typer.Option("--keep-from", help="Earliest revision to keep; default: the newest.")
     ] = None,
+    timeout: TimeoutOption = None,
     as_json: JSONOption = False,
 ) -> None:
     """Drop what was removed, with its history, and give the space back."""
-    with open_kb(kb) as base, working("compacting"):
+    with open_kb(kb, timeout=timeout) as base, working("compacting"):
         done = base.compact(keep_from)
     if as_json:
         print_json({"dropped": done.n_dropped, "bytes_before": done.bytes_before, "bytes_after": done.bytes_after})
     else:
         typer.echo(
-            f"{done.n_dropped} removed triples dropped; {done.bytes_before / 1e6:.1f} -> {done.bytes_after / 1e6:.1f} MB"
+            f"{many(done.n_dropped, 'removed triple')} dropped; {done.bytes_before / 1e6:.1f} -> {done.bytes_after / 1e6:.1f} MB"
         )
 
 
@@ -63,4 +117,4 @@ def backup(
     if as_json:
         print_json({"backup": str(target), "n_triples": count, "revision": revision})
     else:
-        typer.echo(f"{count} triples, revision {revision}, copied to {target}")
+        typer.echo(f"{many(count, 'triple')}, revision {revision}, copied to {target}")

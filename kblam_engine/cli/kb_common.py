@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import math
+import re
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +13,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kblam_engine.errors import KnowledgeBaseError
+from kblam_engine.errors import ConfigurationError, KnowledgeBaseError
 
 if TYPE_CHECKING:
     from kblam_engine.knowledge_base import AddResult, KnowledgeBase
+    from kblam_engine.sentence_encoder import SentenceEncoder
     from kblam_engine.triples import Provenance, Triple
 
 KBOption = Annotated[Path, typer.Option("--kb", help="Directory of the knowledge base.", show_default=False)]
@@ -32,9 +35,10 @@ ValueArgument = Annotated[str, typer.Argument(help="The value.", show_default=Fa
 MetaOption = Annotated[
     list[str] | None, typer.Option("--meta", help="KEY=VALUE to keep beside the triple; repeatable.")
 ]
+LARGEST = 2**31 - 1
+"""For options that count or name triples: no knowledge base has more, and beyond 2^63 SQLite fails."""
+_LONGEST_WAIT = 86_400
 _SHOWN_EVERY = 200
-_WIDE = 80
-"""Columns of a terminal that hold more than the triples themselves."""
 _NUMBERS = {"score", "added", "removed", "triples", "id"}
 NamespaceOption = Annotated[
     str | None, typer.Option("--namespace", help='Only this namespace; "" for triples of none.')
@@ -47,6 +51,31 @@ NewTagOption = Annotated[list[str] | None, typer.Option("--tag", help="Tag of wh
 NewFromOption = Annotated[str, typer.Option("--from", help="What is added holds from this time on.", show_default=False)]
 NewToOption = Annotated[str, typer.Option("--to", help="What is added holds until this time.", show_default=False)]
 RevisionOption = Annotated[int | None, typer.Option("--revision", help="As of an earlier revision.")]
+_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+"""What moves a cursor, rings a bell or turns the writing round; not tabs and line ends."""
+_SPAN = re.compile(r"(\d{1,15})-(\d{1,15})", re.ASCII)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 <= seconds <= _LONGEST_WAIT:  # not a number is not in there either
+        raise typer.BadParameter(f"expected seconds, 0 to {_LONGEST_WAIT}, got {text!r}")
+    return seconds
+
+
+TimeoutOption = Annotated[
+    float | None,
+    typer.Option(
+        "--timeout",
+        parser=_seconds,
+        metavar="SECONDS",
+        help="How long to wait for another writer; default: 60.",
+        show_default=False,
+    ),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,17 +142,31 @@ def counted(triples: Iterable[Triple], what: str) -> Iterator[Triple]:
 
 
 def open_kb(
-    path: Path, *, create: bool = False, encoder: str | None = None, multi: bool = False
+    path: Path,
+    *,
+    create: bool = False,
+    encoder: str | None = None,
+    multi: bool = False,
+    timeout: float | None = None,
 ) -> KnowledgeBase:
-    """Open a knowledge base.
+    """Open a knowledge base; a new one is made once its sentence encoder is there, and not before.
 
     Raises:
+        ConfigurationError: it would be in memory, and gone with the command.
         KnowledgeBaseError: there is none, or there are shards.
     """
     from kblam_engine.knowledge_base import KnowledgeBase
+    from kblam_engine.knowledge_base.connections import TIMEOUT
 
+    if str(path) == ":memory:":
+        raise ConfigurationError(
+            "--kb: expected a folder, got :memory:, which would be gone when this command ends; name a folder"
+        )
+    loaded = _encoder_of_new(encoder) if create and _is_free(path) else encoder
     try:
-        return KnowledgeBase.open(path, encoder=encoder, create=create, multi=multi)
+        return KnowledgeBase.open(
+            path, encoder=loaded, create=create, multi=multi, timeout=TIMEOUT if timeout is None else timeout
+        )
     except KnowledgeBaseError:
         from kblam_engine.cluster import is_sharded
 
@@ -133,6 +176,19 @@ def open_kb(
             f"{path}: expected one knowledge base, got a folder of shards; kblam ask and chat take it, kblam cluster info "
             "describes it, and each folder in it is a knowledge base"
         ) from None
+
+
+def _encoder_of_new(name: str | None) -> SentenceEncoder:
+    """Load the encoder of a knowledge base that is to be made: one that is missing must not leave an empty folder."""
+    from kblam_engine.knowledge_base.embedder import DEFAULT_ENCODER
+    from kblam_engine.sentence_encoder import load_sentence_encoder
+
+    with working("loading the sentence encoder"):
+        return load_sentence_encoder(name or DEFAULT_ENCODER)
+
+
+def _is_free(path: Path) -> bool:
+    return not path.exists() or (path.is_dir() and not any(path.iterdir()))
 
 
 def metadata_of(pairs: list[str] | None) -> dict[str, str]:
@@ -146,11 +202,27 @@ def metadata_of(pairs: list[str] | None) -> dict[str, str]:
     return metadata
 
 
-def provenance_of(document: str, uri: str = "") -> Provenance | None:
-    """Return where a triple comes from, as said on the command line."""
+def provenance_of(
+    document: str, uri: str = "", span: str = "", extractor: str = "", confidence: float | None = None
+) -> Provenance | None:
+    """Return where a triple comes from, as said on the command line; `span` as START-END.
+
+    Raises:
+        TripleError: a part is not usable.
+    """
     from kblam_engine.triples import Provenance
 
-    return Provenance(document=document, uri=uri) if document or uri else None
+    if not (document or uri):
+        if span or extractor or confidence is not None:
+            raise typer.BadParameter(
+                "expected --source or --uri beside it, which say of what", param_hint="--span, --extractor, --confidence"
+            )
+        return None
+    ends = _SPAN.fullmatch(span)
+    if span and ends is None:
+        raise typer.BadParameter(f"expected START-END in characters, as 120-164, got {span!r}", param_hint="--span")
+    between = None if ends is None else (int(ends[1]), int(ends[2]))
+    return Provenance(document, uri, between, extractor, confidence)
 
 
 def show_result(
@@ -164,7 +236,22 @@ def show_result(
         print_json({**counts, "n_triples": len(base), "revision": base.revision, **more})
     else:
         told = ", ".join(f"{n} {what}" for what, n in counts.items())
-        typer.echo(f"{told}; {len(base)} triples in {base.path}")
+        typer.echo(f"{told}; {many(len(base), 'triple')} in {base.path}")
+
+
+def many(n: int, what: str, several: str = "") -> str:
+    """Return a number with the word for what it counts: 1 triple, 2,000 triples."""
+    return f"{n:,} {what if n == 1 else several or f'{what}s'}"
+
+
+def clean(text: str) -> str:
+    """Return a text of a triple as a terminal may have it: what would act on the terminal is spelled out."""
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
+def tell_none() -> None:
+    """Say that nothing was found, beside what a program may read."""
+    typer.echo("no triples match", err=True)
 
 
 def record_of(id: int, triple: Triple, **more: Any) -> dict[str, Any]:
@@ -174,20 +261,6 @@ def record_of(id: int, triple: Triple, **more: Any) -> dict[str, Any]:
         return {**first, **triple.to_dict()}
     parts = {"name": triple.name, "property": triple.property, "value": triple.value}
     return {**first, **parts, **triple.context(), "metadata": dict(triple.metadata)}
-
-
-def print_triples(ids: Sequence[int], triples: Sequence[Triple], scores: Sequence[float] = ()) -> None:
-    """Print triples as a table; with their ids and, if any has one, their sources where it is wide enough."""
-    from rich.console import Console
-
-    columns = {name: [str(getattr(triple, name)) for triple in triples] for name in ("name", "property", "value")}
-    if Console().width >= _WIDE:
-        columns = {"id": list(map(str, ids)), **columns}
-        sources = [t.provenance.place if t.provenance else "" for t in triples]
-        columns |= {"source": sources} if any(sources) else {}
-    if scores:
-        columns = {"score": [f"{score:.2f}" for score in scores], **columns}
-    print_table(list(columns), [list(row) for row in zip(*columns.values(), strict=True)])
 
 
 def print_json(data: Any) -> None:
@@ -206,5 +279,5 @@ def print_table(columns: list[str], rows: list[list[str]]) -> None:
         # fold: a URL, or a language without spaces, goes on in the next line and is not cut
         table.add_column(column, justify="right" if column in _NUMBERS else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))  # Text: values may contain what rich takes for markup
+        table.add_row(*(Text(clean(cell)) for cell in row))  # Text: values may contain what rich takes for markup
     Console().print(table)

@@ -20,6 +20,7 @@ from kblam_engine.cli.kb_common import (
     SourceOption,
     TagOption,
     counted,
+    many,
     open_kb,
     print_json,
     working,
@@ -59,7 +60,7 @@ def export_file(
     if as_json:
         print_json({"exported": count, "file": str(file)})
     else:
-        typer.echo(f"exported {count} triples to {file}")
+        typer.echo(f"exported {many(count, 'triple')} to {file}")
 
 
 def counterfactual_file(
@@ -91,8 +92,8 @@ def counterfactual_file(
         print_json({**counts, "file": str(file)})
     else:
         typer.echo(
-            f"wrote {count} triples to {file}; {len(copy.kept)} keep their values, no other being possible; "
-            f"{len(copy.borrowed)} got a value that another triple has as well"
+            f"wrote {many(count, 'triple')} to {file}; {many(len(copy.kept), 'value')} kept, no other being possible; "
+            f"{many(len(copy.borrowed), 'value')} borrowed, which another triple has as well"
         )
 
 
@@ -131,10 +132,10 @@ def synthesize_file(
         print_json({"written": count, "dropped": made.dropped, "likeness": told, "file": str(file)})
         return
     reasons = ", ".join(f"{reason}: {n}" for reason, n in made.dropped.items() if n) or "none"
-    typer.echo(f"wrote {count} triples to {file}; things dropped - {reasons}")
+    typer.echo(f"wrote {many(count, 'triple')} to {file}; things dropped - {reasons}")
     if made.likeness is not None:
         compared = min(MOST_COMPARED, len({triple.name for triple in made.triples}))
-        typer.echo(f"likeness of {compared} names to their own texts: {made.likeness:.2f} (0.5 is chance)")
+        typer.echo(f"likeness of {many(compared, 'name')} to their own texts: {made.likeness:.2f} (0.5 is chance)")
 
 
 def _write_lines(triples: Iterable[Triple]) -> None:

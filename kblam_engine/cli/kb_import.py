@@ -6,12 +6,13 @@ import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from kblam_engine.cli._importing import (
     AliasesOption,
+    FormatOption,
     Labels,
     LLMOption,
     Reading,
@@ -20,8 +21,11 @@ from kblam_engine.cli._importing import (
     ReviewOption,
     SourceArgument,
     SourceOptions,
+    last_said,
     read_source,
     reconciled,
+    reviewed_documents,
+    source_options,
     write_candidates,
 )
 from kblam_engine.cli.kb_common import (
@@ -60,6 +64,7 @@ def import_file(
     valid_to: NewToOption = "",
     replace_before: ReplaceOption = False,
     review: ReviewOption = False,
+    format: FormatOption = None,
     option: SourceOptions = None,
     llm: LLMOption = None,
     reconcile: ReconcileOption = False,
@@ -68,27 +73,34 @@ def import_file(
 ) -> None:
     """Add the triples of a file, folder or database, all or none.
 
-    The knowledge base is made if it is missing.
+    The knowledge base is made if it is missing and there are triples.
     """
     if review and replace_before:
         raise typer.BadParameter("give it when the review is imported", param_hint="--replace")
+    if replace_before and source == "-" and "uri" not in source_options(option):
+        raise typer.BadParameter("expected --option uri=NAME beside it: all that is read from stdin is one source", param_hint="--replace")
     labels = Labels(namespace, tuple(tag or ()), valid_from, valid_to)
-    reading = read_source(source, option, llm)  # before a knowledge base is made for a file that cannot be read
+    reading = read_source(source, option, llm, format)  # before a knowledge base is made for a file that cannot be read
     triples = labels.put_on(reading.triples)
     if reconcile or aliases is not None:
         with open_kb(kb) if kb.exists() else nullcontext() as before:
             triples = reconciled(triples, before, aliases)
     if review:
-        path = write_candidates(source, triples)
-        if as_json:
-            print_json({"candidates": len(triples), "file": str(path), "skipped": reading.skipped})
-        else:
-            typer.echo(f"{len(triples)} candidates in {path}; edit it, then: kblam kb import {path} --kb {kb}")
+        _write_review(source, triples, reading, kb, as_json)
         return
+    if not triples:
+        typer.echo(f"no triples in {source}" + ("" if kb.exists() else f"; {kb} is not made"), err=True)
+        if not kb.exists():
+            if as_json:
+                nothing = dict.fromkeys(("added", "replaced", "unchanged", "n_triples", "revision", "overruled"), 0)
+                print_json({**nothing, "skipped": reading.skipped})
+            return
     progress = sys.stderr.isatty()
     with open_kb(kb, create=True, encoder=encoder, multi=multi) as base:
+        triples, n_overruled = _last_said(base, source, triples)
+        told: dict[str, Any] = {"overruled": n_overruled, "skipped": reading.skipped}
         if not replace_before:
-            show_result(base, base.add(triples, progress=progress), as_json, skipped=reading.skipped)
+            show_result(base, base.add(triples, progress=progress), as_json, **told)
             return
         triples = [_from(reading, triple) for triple in triples]
         with working("looking for what was read before"):
@@ -96,11 +108,32 @@ def import_file(
         revision = base.revision
         result = base.replace_source(places, triples, namespace=namespace or None, progress=progress)
         n_removed = base.revisions(1)[0].n_removed - result.replaced if base.revision > revision else 0
-        show_result(base, result, as_json, n_removed=n_removed, skipped=reading.skipped)
+        show_result(base, result, as_json, n_removed=n_removed, **told)
+
+
+def _write_review(source: str, triples: list[Triple], reading: Reading, kb: Path, as_json: bool) -> None:
+    path = write_candidates(source, triples)
+    if as_json:
+        print_json({"candidates": len(triples), "file": str(path) if triples else None, "skipped": reading.skipped})
+    elif triples:
+        typer.echo(f"{len(triples)} candidates in {path}; edit it, then: kblam kb import {path} --kb {kb}")
+    else:
+        typer.echo(f"no candidates in {source}", err=True)
+
+
+def _last_said(base: KnowledgeBase, source: str, triples: list[Triple]) -> tuple[list[Triple], int]:
+    """Return what a knowledge base will keep of the triples of one source, and how many values it will not; tell of these."""
+    last, n_overruled = last_said(triples, multi=False)
+    if len(last) < len(triples) and base.info().multi:
+        last, n_overruled = last_said(triples, multi=True)
+    if n_overruled:
+        later = "value is overruled by a later one" if n_overruled == 1 else "values are overruled by later ones"
+        typer.echo(f"{n_overruled} {later} of the same name and property in {source}; --multi keeps all", err=True)
+    return last, n_overruled
 
 
 def _from(reading: Reading, triple: Triple) -> Triple:
-    """Return a triple that says where it was read, which one out of a file of triples may not."""
+    """Return a triple that says where it was read, which one out of a source of one's own may not."""
     from kblam_engine.triples import Provenance
 
     return replace(triple, provenance=Provenance(uri=reading.uri)) if triple.provenance is None else triple
@@ -109,14 +142,16 @@ def _from(reading: Reading, triple: Triple) -> Triple:
 def _places(base: KnowledgeBase, source: str, reading: Reading, triples: list[Triple]) -> set[str]:
     """Return the documents whose triples in a knowledge base are to be replaced; tell where there are none.
 
-    They are those that the triples name, the source itself, and of a folder or archive what was once read in it.
+    They are those that the triples name, the source itself, of a review those that it is of, and of a folder or archive what
+    was once read in it.
     """
     origins = {triple.provenance for triple in triples if triple.provenance is not None}
-    places = {reading.uri} | {origin.place for origin in origins}
+    places = {reading.uri} | {origin.place for origin in origins} | reviewed_documents(Path(source))
     if Path(source).is_dir() or source.lower().endswith(".zip"):
         inside = f"{reading.uri.rstrip('/')}/", f"{reading.uri}!/"
         sources = base.stats(max(len(base), 1)).sources
         places |= {place for place, _ in sources if place.startswith(inside)}
     if not any(base.view(source=place).ids() for place in places):
-        typer.echo(f"nothing in {base.path} is from {reading.uri}, spelled like this; all of it is new", err=True)
+        new = "all of it is new" if triples else "nothing is replaced"
+        typer.echo(f"nothing in {base.path} is from {reading.uri}, spelled like this; {new}", err=True)
     return places

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from kblam_engine.cli._measuring import progress_bar
-from kblam_engine.cli.kb_common import JSONOption, KBOption, open_kb, print_json
+from kblam_engine.cli.kb_common import LARGEST, JSONOption, KBOption, open_kb, print_json
 
 if TYPE_CHECKING:
     from kblam_engine.search.files import IndexRecord
@@ -27,7 +27,7 @@ def index(
         Literal["tree", "ann", "exact"],
         typer.Option("--index", help="tree of clusters, ann (faiss), or exact to remove the index."),
     ] = "tree",
-    seed: Annotated[int, typer.Option("--seed", help="Of every draw.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, max=LARGEST, help="Of every draw.")] = 0,
     device: Annotated[str, typer.Option("--device", help="Where clusters are computed: cpu, cuda or cuda:N.")] = "cpu",
     as_json: JSONOption = False,
 ) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from kblam_engine.cli.kb_common import (
+    LARGEST,
     AtOption,
     JSONOption,
     KBOption,
@@ -18,20 +20,21 @@ from kblam_engine.cli.kb_common import (
     RevisionOption,
     SourceOption,
     TagOption,
+    many,
     open_kb,
     print_json,
     print_table,
-    print_triples,
     record_of,
+    tell_none,
     working,
 )
 from kblam_engine.cli.kb_index import index_facts
 from kblam_engine.cli.kb_plot import check_target, plot_stats
+from kblam_engine.cli.kb_tables import beside_columns, label_columns, print_columns, print_triples
 
 if TYPE_CHECKING:
-    from kblam_engine.knowledge_base import KnowledgeBase, SearchHit
-
-_COLUMNS = ["name", "property", "value"]
+    from kblam_engine.knowledge_base import KBStats, KnowledgeBase, Revision, SearchHit
+    from kblam_engine.triples import Triple
 
 
 def register(app: typer.Typer) -> None:
@@ -62,7 +65,7 @@ def list_triples(
     property: Annotated[
         str | None, typer.Option("--property", help="Only triples with this property.")
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=0, help="At most so many; 0 for all.")] = 50,
+    limit: Annotated[int, typer.Option("--limit", min=0, max=LARGEST, help="At most so many; 0 for all.")] = 50,
     namespace: NamespaceOption = None,
     tag: TagOption = None,
     source: SourceOption = None,
@@ -82,7 +85,7 @@ def list_triples(
             return
         print_triples(shown, triples)
         if len(shown) < len(ids):
-            typer.echo(f"the first {limit}, of {len(ids)}; --limit 0 shows all", err=True)
+            typer.echo(f"the first {limit:,}, of {len(ids):,}; --limit 0 shows all", err=True)
 
 
 def _looking(what: str, summary: str, look: Callable[[KnowledgeBase, str, int], list[SearchHit]]) -> Callable[..., None]:
@@ -91,7 +94,7 @@ def _looking(what: str, summary: str, look: Callable[[KnowledgeBase, str, int], 
     def command(
         kb: KBOption,
         text: str = typer.Argument(..., help=what, show_default=False),
-        k: Annotated[int, typer.Option("-k", min=1, help="How many triples.")] = 10,
+        k: Annotated[int, typer.Option("-k", min=1, max=LARGEST, help="How many triples.")] = 10,
         namespace: NamespaceOption = None,
         tag: TagOption = None,
         source: SourceOption = None,
@@ -122,40 +125,63 @@ def show_history(
     if as_json:
         print_json([version.to_dict() for version in versions])
         return
-    rows = [
-        [
-            str(v.id),
-            v.triple.property,
-            v.triple.value,
-            _when(v.added, v.added_at),
-            "" if v.removed is None else _when(v.removed, v.removed_at),
-        ]
-        for v in versions
-    ]
-    print_table(["id", "property", "value", "added", "removed"], rows)
+    if not versions:
+        tell_none()
+        return
+    triples = [v.triple for v in versions]
+    print_columns(
+        {
+            "id": [str(v.id) for v in versions],
+            "property": [triple.property for triple in triples],
+            "value": [triple.value for triple in triples],
+            **label_columns(triples),
+            **beside_columns(triples),
+            "added": [_when(v.added, v.added_at) for v in versions],
+            "removed": ["" if v.removed is None else _when(v.removed, v.removed_at) for v in versions],
+        }
+    )
 
 
 def log(
     kb: KBOption,
-    last: Annotated[int, typer.Option("--last", min=0, help="At most so many; 0 for all.")] = 20,
+    last: Annotated[int, typer.Option("--last", min=0, max=LARGEST, help="At most so many; 0 for all.")] = 20,
     as_json: JSONOption = False,
 ) -> None:
     """Show what was changed when, newest first."""
-    with open_kb(kb) as base:
-        revisions = base.revisions(last or None)
+    with open_kb(kb) as base, working("reading"):
+        revisions = base.revisions()
+        oldest = base.info().oldest_revision
+    shown = revisions[: last or None]
     if as_json:
-        print_json([revision.to_dict() for revision in revisions])
+        print_json([{**revision.to_dict(), "readable": revision.number >= oldest} for revision in shown])
+        return
+    if not shown:
+        typer.echo("no revisions yet", err=True)
         return
     rows = [
-        [_when(r.number, r.time), r.action, f"+{r.n_added}", f"-{r.n_removed}", str(r.n_triples)] for r in revisions
+        [
+            _when(r.number, r.time),
+            r.action if r.number >= oldest else f"{r.action} (compacted)",
+            f"+{r.n_added}",
+            f"-{r.n_removed}",
+            str(r.n_triples),
+        ]
+        for r in shown
     ]
     print_table(["revision", "change", "added", "removed", "triples"], rows)
+    if shown[-1].number < oldest:
+        typer.echo(f"compacted: cannot be read any more, nor gone back to; the oldest that can is {oldest}", err=True)
+    if len(shown) < len(revisions):
+        typer.echo(f"the newest {len(shown):,}, of {len(revisions):,}; --last 0 shows all", err=True)
 
 
 def show_diff(
     before: Annotated[int, typer.Argument(help="The earlier revision.", show_default=False)],
     kb: KBOption,
     after: Annotated[int | None, typer.Argument(help="The later one; default: the newest.", show_default=False)] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", min=0, max=LARGEST, help="At most so many; 0 for all. JSON has all.")
+    ] = 50,
     namespace: NamespaceOption = None,
     tag: TagOption = None,
     source: SourceOption = None,
@@ -168,9 +194,19 @@ def show_diff(
     if as_json:
         print_json(difference.to_dict())
         return
-    rows = [["-", t.name, t.property, t.value] for t in difference.removed]
-    rows += [["+", t.name, t.property, t.value] for t in difference.added]
-    print_table(["", *_COLUMNS], sorted(rows, key=lambda row: (row[1:3], row[0] == "+")))
+    changes = [("-", t) for t in difference.removed] + [("+", t) for t in difference.added]
+    changes.sort(key=lambda change: (change[1].name, change[1].property, change[1].namespace, change[0] == "+"))
+    shown = changes[: limit or None]
+    if shown:
+        _print_changes([sign for sign, _ in shown], [triple for _, triple in shown])
+    typer.echo(f"{len(difference.added):,} added, {len(difference.removed):,} removed")
+    if len(shown) < len(changes):
+        typer.echo(f"… and {len(changes) - len(shown):,} more; --limit 0 shows all", err=True)
+
+
+def _print_changes(signs: list[str], triples: Sequence[Triple]) -> None:
+    columns = {part: [str(getattr(triple, part)) for triple in triples] for part in ("name", "property", "value")}
+    print_columns({"": signs, **columns, **label_columns(triples), **beside_columns(triples)})
 
 
 def info(kb: KBOption, as_json: JSONOption = False) -> None:
@@ -185,7 +221,9 @@ def info(kb: KBOption, as_json: JSONOption = False) -> None:
 
 def stats(
     kb: KBOption,
-    top: Annotated[int, typer.Option("--top", min=1, help="How many names and properties to show.")] = 10,
+    top: Annotated[
+        int, typer.Option("--top", min=1, max=LARGEST, help="How many names and properties to show.")
+    ] = 10,
     plot: Annotated[
         Path | None, typer.Option("--plot", help="Draw them to this PNG file too.", show_default=False)
     ] = None,
@@ -196,17 +234,56 @@ def stats(
     revision: RevisionOption = None,
     as_json: JSONOption = False,
 ) -> None:
-    """Show what most triples are about, where they come from, and how the knowledge base grew."""
+    """Show what most triples are about, where they come from, and how the knowledge base grew.
+
+    Of a part by namespace, tag, source or time there is no growth: revisions count all triples.
+    """
     if plot is not None:
         check_target(plot)
+    part = Part.of(namespace, tag, source, at, revision)
     with open_kb(kb) as whole, working("counting"):
-        found = Part.of(namespace, tag, source, at, revision).view(whole).stats(top)
+        found, n_revisions = _with_growth(part.view(whole).stats(top), part, whole.revisions())
         size = whole.info().size_bytes
     if plot is not None:
-        plot_stats(found, plot)
+        missing = plot_stats(found, plot)
+        if missing:
+            typer.echo(f"{plot}: boxes stand for what no font here has: {missing}", err=True)
     if as_json:
-        print_json({**found.to_dict(), "size_bytes": size})
+        print_json({**found.to_dict(), "n_revisions": n_revisions, "size_bytes": size})
         return
+    if not found.n_triples:
+        tell_none()
+    _print_counts(found)
+    if len(found.growth) < n_revisions:
+        told = f"{len(found.growth)} of {n_revisions:,} revisions; kblam kb log --last 0 shows all"
+        typer.echo(told, err=True)
+    held = ", ".join(
+        (
+            many(found.n_triples, "triple"),
+            many(found.n_names, "name"),
+            many(found.n_properties, "property", "properties"),
+            *([many(found.n_sources, "source")] if found.n_sources else []),
+            f"{size / 1e6:,.1f} MB" + ("" if part.is_all else " for the whole knowledge base"),
+        )
+    )
+    typer.echo(held + (f"; drawn in {plot}" if plot else ""))
+
+
+def _with_growth(found: KBStats, part: Part, revisions: Sequence[Revision]) -> tuple[KBStats, int]:
+    """Return counts with the growth up to the revision that is shown, and of how many revisions it is.
+
+    Without any where triples are left out: a revision's number of triples is that of the whole.
+    """
+    from kblam_engine.knowledge_base.statistics import spread
+
+    if not replace(part, revision=None).is_all:
+        return replace(found, growth=[]), 0
+    last = revisions[0].number if part.revision is None and revisions else part.revision or 0
+    steps = [step for step in reversed(revisions) if step.number <= last]
+    return replace(found, growth=spread(steps)), len(steps)
+
+
+def _print_counts(found: KBStats) -> None:
     for title, counts in (
         ("names", found.names),
         ("properties", found.properties),
@@ -216,11 +293,8 @@ def stats(
     ):
         if counts:
             print_table([title, "triples"], [[text, f"{n:,}"] for text, n in counts])
-    growth = [[_when(r.number, r.time), f"{r.n_triples:,}"] for r in found.growth]
-    print_table(["revision", "triples"], growth)
-    held = f"{found.n_triples:,} triples, {found.n_names:,} names, {found.n_properties:,} properties"
-    sources = f", {found.n_sources:,} sources" if found.n_sources else ""
-    typer.echo(f"{held}{sources}, {size / 1e6:,.1f} MB" + (f"; drawn in {plot}" if plot else ""))
+    if found.growth:
+        print_table(["revision", "triples"], [[_when(r.number, r.time), f"{r.n_triples:,}"] for r in found.growth])
 
 
 def _show_hits(hits: list[SearchHit], as_json: bool) -> None:

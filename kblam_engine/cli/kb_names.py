@@ -65,7 +65,8 @@ def duplicates(
         )
         return
     rows = [
-        [f"{p.score:.2f}", p.name, str(counts[p.name]), p.other, str(counts[p.other]), p.reason] for p in shown
+        [f"{p.score:.2f}", _shown(p.name, p.other), str(counts[p.name]), _shown(p.other, p.name), str(counts[p.other]), p.reason]
+        for p in shown
     ]
     if not rows:
         typer.echo(f"no two of {len(counts):,} names look like one thing")
@@ -83,9 +84,15 @@ def merge(
     kb: KBOption,
     as_json: JSONOption = False,
 ) -> None:
-    """Give the triples of other names the name to keep; a rollback undoes it."""
+    """Give the triples of other names the name to keep; a rollback undoes it.
+
+    Names may be typed in another Unicode form than theirs; two that look alike are told apart by giving both.
+    """
+    from kblam_engine.sources.names import stored_spellings
+
     with open_kb(kb) as base, working("merging"):
         before = base.revision
+        keep, *others = stored_spellings(base.snapshot().names, [keep, *others])
         done = base.merge(keep, *others)
         after = base.revision
     if as_json:
@@ -98,6 +105,24 @@ def merge(
     if done.overruled:
         rows = [[t.property, t.value, str(t.metadata["written"])] for t in done.overruled]
         print_table(["property", "overruled value", "of"], rows)
+
+
+def _shown(name: str, other: str) -> str:
+    """Return a name for a table, with what is different about it where it looks like the other."""
+    import unicodedata
+
+    from kblam_engine.sources.names import normal
+
+    if normal(name) != normal(other):
+        return name
+    told = []
+    if not unicodedata.is_normalized("NFC", name):
+        told.append("Unicode NFD" if unicodedata.is_normalized("NFD", name) else "Unicode, mixed forms")
+    elif not unicodedata.is_normalized("NFC", other):
+        told.append("Unicode NFC")
+    if name != " ".join(name.split(" ")).strip() or any(char.isspace() and char != " " for char in name):
+        told.append("other spaces")
+    return f"{name} ({', '.join(told)})" if told else name
 
 
 def _counts(base: KnowledgeBase) -> dict[str, int]:

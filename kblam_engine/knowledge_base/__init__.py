@@ -10,11 +10,13 @@ from kblam_engine.knowledge_base.records import (
     KBInfo,
     KBStats,
     MergeResult,
+    RepairResult,
     Revision,
     SearchHit,
     TripleVersion,
 )
 from kblam_engine.knowledge_base.snapshot import KBSnapshot
+from kblam_engine.knowledge_base.verification import problems_at
 from kblam_engine.knowledge_base.view import KBView
 
 __all__ = [
@@ -29,7 +31,9 @@ __all__ = [
     "KBView",
     "KnowledgeBase",
     "MergeResult",
+    "RepairResult",
     "Revision",
     "SearchHit",
     "TripleVersion",
+    "problems_at",
 ]

@@ -14,14 +14,22 @@ import numpy as np
 
 from kblam_engine.knowledge_base.bulk import LARGE, Block, insert_many, side_by_side, write_blocks
 from kblam_engine.knowledge_base.conditions import Condition
-from kblam_engine.knowledge_base.contents import context_text, digest_text, hash_of, hashes_of, metadata_text
+from kblam_engine.knowledge_base.contents import (
+    context_text,
+    digest_text,
+    hash_of,
+    hashes_of,
+    labels_of,
+    metadata_text,
+    times_of,
+)
 from kblam_engine.knowledge_base.embedder import Embedder, EncodedTexts
 from kblam_engine.knowledge_base.meeting import COLUMNS, Meeting, StoredTriple
 from kblam_engine.knowledge_base.records import AddResult
 from kblam_engine.knowledge_base.schema import Meta, read_meta, write_meta
-from kblam_engine.knowledge_base.store import CONTENT, Store, triple_from_row
+from kblam_engine.knowledge_base.store import ANY_CONTENT, CONTENT, Store, triple_from_row
 from kblam_engine.knowledge_base.words import index_new
-from kblam_engine.triples import Triple, instant
+from kblam_engine.triples import Triple
 
 Outcome = Literal["added", "replaced", "unchanged"]
 _Key = tuple[int, int, int]  # namespace, name, property
@@ -103,16 +111,24 @@ class ChangeSet:
                 counts[self._put_where_others_are(key, triple, known, beside_others)] += 1
         return AddResult(counts["added"] + n_new, counts["replaced"], counts["unchanged"])
 
+    def id_of(self, triple: Triple) -> int:
+        """Return the id of a triple that this change has put."""
+        key = self._namespace(triple.namespace), self._names[triple.name], self._properties[triple.property]
+        known = self._live[key]
+        rows = [self._row(known)] if isinstance(known, int) else known
+        return next(row.id for row in rows if row.value == triple.value)
+
     def remove(self, condition: Condition) -> int:
-        """Remove the triples that match; return how many."""
+        """Remove the triples that match, and those of them, too, that have lost their name; return how many."""
         where, parameters = condition
         rows = self._connection.execute(
-            f"SELECT {CONTENT} WHERE t.removed IS NULL AND {where}", parameters
+            f"SELECT {ANY_CONTENT} WHERE t.removed IS NULL AND {where}", parameters
         ).fetchall()
         self._connection.executemany(
             "UPDATE triples SET removed = ? WHERE id = ?", [(self.meta.revision + 1, row[0]) for row in rows]
         )
-        self._digest -= sum(hash_of(*row[1:]) for row in rows)
+        # What has lost its name is no longer in any digest that is computed from the rows.
+        self._digest -= sum(hash_of(*row[1:]) for row in rows if row[1] is not None and row[2] is not None)
         self.n_removed += len(rows)
         return len(rows)
 
@@ -267,14 +283,9 @@ class ChangeSet:
         labelled: list[tuple[int, int]] = []
         times: list[tuple[int, int | None, int | None]] = []
         for row_id, triple in self._contexts.items():
-            texts = [("tag", tag) for tag in triple.tags]
-            texts += [("namespace", triple.namespace)]
-            if triple.provenance is not None:
-                texts += [("document", triple.provenance.document), ("uri", triple.provenance.uri)]
-            labelled += [(self._label_id(kind, text), row_id) for kind, text in texts if text]
-            if triple.valid_from or triple.valid_to:
-                begin, end = (instant(time) if time else None for time in (triple.valid_from, triple.valid_to))
-                times.append((row_id, begin, end))
+            labelled += [(self._label_id(kind, text), row_id) for kind, text in labels_of(triple)]
+            if (span := times_of(triple)) is not None:
+                times.append((row_id, *span))
         self._connection.executemany("INSERT INTO labelled VALUES (?, ?)", labelled)
         self._connection.executemany("INSERT INTO validity VALUES (?, ?, ?)", times)
 

@@ -11,7 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
-from kblam_engine.errors import KnowledgeBaseError, KnowledgeBaseLockedError, ReadOnlyError
+from kblam_engine.errors import (
+    ConfigurationError,
+    KnowledgeBaseError,
+    KnowledgeBaseLockedError,
+    ReadOnlyError,
+)
 from kblam_engine.knowledge_base.own_files import check_database
 
 TIMEOUT = 60.0
@@ -19,11 +24,21 @@ TIMEOUT = 60.0
 _CACHE_KB = 2_048
 """Of pages, a connection: SQLite's own choice. With 16 MB look-ups and searches of a million triples were no faster, because the
 system keeps pages too; but a process held 15 MB more."""
+SEE_VERIFY = "kblam kb verify tells what is wrong; "
+"""What an error of a damaged knowledge base recommends, except to whoever runs just that."""
+_NO_ROOM = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}
+_NO_LOG = {*_NO_ROOM, sqlite3.SQLITE_IOERR_SHMOPEN}
+_TOO_LARGE = "too large to convert to SQLite INTEGER"
 _KEPT_WAL = 64 * 2**20
 
 
-def connect(path: Path | None, timeout: float, *, read_only: bool = False) -> sqlite3.Connection:
+def connect(
+    path: Path | None, timeout: float, *, read_only: bool = False, no_room: bool = False
+) -> sqlite3.Connection:
     """Open a connection in autocommit mode, in memory for None; threads may take turns on it.
+
+    With `no_room` nothing is written beside the database either, as long as no process has a log there: so a knowledge
+    base on a full disk can be read.
 
     Nothing in a database from elsewhere is trusted: what its schema defines may not run functions with effects, and
     links are not followed.
@@ -34,7 +49,7 @@ def connect(path: Path | None, timeout: float, *, read_only: bool = False) -> sq
     """
     if path is not None:
         check_database(path)
-    name = ":memory:" if path is None else _uri(path, read_only)
+    name = ":memory:" if path is None else _uri(path, read_only, no_room)
     connection = sqlite3.connect(
         name, timeout=timeout, isolation_level=None, check_same_thread=False, uri=path is not None
     )
@@ -79,13 +94,24 @@ def can_write(folder: Path) -> bool:
     return os.access(folder, os.W_OK | os.X_OK) and (not database.exists() or os.access(database, os.W_OK))
 
 
-def _uri(path: Path, read_only: bool) -> str:
+def lacks_room(error: sqlite3.Error) -> bool:
+    """Say whether this is SQLite's way of saying that the disk is full."""
+    return getattr(error, "sqlite_errorcode", 0) in _NO_ROOM
+
+
+def lacks_log(error: sqlite3.Error) -> bool:
+    """Say whether SQLite could not make its own files beside the database, for which a full disk is the usual reason."""
+    return getattr(error, "sqlite_errorcode", 0) in _NO_LOG
+
+
+def _uri(path: Path, read_only: bool, no_room: bool) -> str:
     uri = f"file:{quote(str(path.absolute()))}"
     if not read_only:
         return uri
     # In a folder that cannot be written SQLite cannot share a log, and needs none where nobody writes.
     log = path.with_name(f"{path.name}-wal")
-    quiet = not os.access(path.parent, os.W_OK) and not (log.exists() and log.stat().st_size)
+    still = no_room or not os.access(path.parent, os.W_OK)
+    quiet = still and not (log.exists() and log.stat().st_size)
     return f"{uri}?mode=ro" + ("&immutable=1" if quiet else "")
 
 
@@ -114,13 +140,21 @@ def translated_errors(
         yield
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
+        if lacks_room(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), label) from error
         if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise locked(label, timeout, writer()) from error
         if code == sqlite3.SQLITE_READONLY:
             raise ReadOnlyError(f"{label}: cannot be written; make the folder writable, or work on a copy") from error
         raise KnowledgeBaseError(f"{label}: {_meaning(error, code)}") from error
+    except UnicodeDecodeError as error:  # an error of SQLite that quotes bytes which are no text
+        raise KnowledgeBaseError(
+            f"{label}: damaged, or not a knowledge base (a text that is none); {SEE_VERIFY}restore it from a backup or an export"
+        ) from error
+    except OverflowError as error:  # of a number that the caller was given
+        if _TOO_LARGE not in str(error):
+            raise
+        raise ConfigurationError("expected whole numbers below 2^63 as ids, counts and revisions, got a larger one") from error
 
 
 def _meaning(error: sqlite3.Error, code: int) -> str:
@@ -133,8 +167,7 @@ def _meaning(error: sqlite3.Error, code: int) -> str:
     # What else SQLite may say of these statements, it says of tables, rows and texts that are not as they were made.
     reason = str(error).partition(" with text ")[0]
     return (
-        f"damaged, or not a knowledge base ({reason}); kblam kb verify tells what is wrong; "
-        "restore it from a backup or an export"
+        f"damaged, or not a knowledge base ({reason}); {SEE_VERIFY}restore it from a backup or an export"
     )
 
 

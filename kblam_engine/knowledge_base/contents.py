@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterable
 from hashlib import blake2b as _blake2b
 
-from kblam_engine.triples import Triple
+from kblam_engine.triples import Triple, instant
 
 _BYTES = 16
 _as_json = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode  # `json.dumps` makes one for every call
@@ -23,6 +23,23 @@ def context_text(triple: Triple) -> str | None:
     if not (triple.provenance or triple.namespace or triple.tags or triple.valid_from or triple.valid_to):
         return None
     return _as_json(triple.context())
+
+
+def labels_of(triple: Triple) -> list[tuple[str, str]]:
+    """Return the labels by which a triple is chosen, as kind and text."""
+    labels = [("tag", tag) for tag in triple.tags]
+    labels += [("namespace", triple.namespace)]
+    if triple.provenance is not None:
+        labels += [("document", triple.provenance.document), ("uri", triple.provenance.uri)]
+    return [(kind, text) for kind, text in labels if text]
+
+
+def times_of(triple: Triple) -> tuple[int | None, int | None] | None:
+    """Return from when to when a triple holds, in seconds since 1970; None if it says neither."""
+    if not (triple.valid_from or triple.valid_to):
+        return None
+    begin, end = (instant(time) if time else None for time in (triple.valid_from, triple.valid_to))
+    return begin, end
 
 
 def hash_of(name: str, prop: str, value: str, metadata: str | None, context: str | None) -> int:

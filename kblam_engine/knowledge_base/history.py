@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from kblam_engine.knowledge_base.conditions import Condition
 from kblam_engine.knowledge_base.records import KBDiff, Revision, TripleVersion, moment
-from kblam_engine.knowledge_base.schema import read_meta
+from kblam_engine.knowledge_base.schema import damaged, read_meta
 from kblam_engine.knowledge_base.slot_reading import check_revision
 from kblam_engine.knowledge_base.store import CONTENT, Store, triple_from_row
 from kblam_engine.triples import Triple
@@ -26,12 +28,24 @@ def history(store: Store, condition: Condition) -> list[TripleVersion]:
     each = f"SELECT {_SPAN}, {CONTENT} {_TIMES} WHERE {where} AND t.removed IS"
     with store.connection() as connection:
         rows = connection.execute(f"{each} NULL UNION ALL {each} NOT NULL", parameters * 2).fetchall()
+        for row in rows:
+            if type(row[0]) is not int or type(row[1]) not in (int, type(None)):
+                raise damaged(connection, f"the triple with id {row[4]} has been added or removed by no revision")
     rows.sort(key=lambda row: (row[0], row[4]))
     return [
         TripleVersion(
             content[0], triple_from_row(store.label, content), added, removed, moment(added_at), moment(removed_at)
         )
         for added, removed, added_at, removed_at, *content in rows
+    ]
+
+
+def known_at(revision: int, versions: Sequence[TripleVersion]) -> list[TripleVersion]:
+    """Return versions as they were known at a revision: those there were, and none removed later."""
+    return [
+        version if version.removed is None or version.removed <= revision else replace(version, removed=None, removed_at=None)
+        for version in versions
+        if version.added <= revision
     ]
 
 
@@ -43,6 +57,9 @@ def revisions(store: Store, last: int | None) -> list[Revision]:
             "FROM revisions ORDER BY revision DESC LIMIT ?",
             (-1 if last is None else last,),
         ).fetchall()
+        for number, _, action, *counts in rows:
+            if type(action) is not str or any(type(count) is not int for count in counts):
+                raise damaged(connection, f"what is on record of revision {number} is no text and three numbers")
     return [Revision(number, moment(time), *rest) for number, time, *rest in rows]
 
 

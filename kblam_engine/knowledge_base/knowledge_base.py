@@ -15,22 +15,22 @@ from kblam_engine.errors import ConfigurationError, KnowledgeBaseError
 from kblam_engine.knowledge_base.batches import check_source, checked, remove_ids, remove_others
 from kblam_engine.knowledge_base.bulk import roomy
 from kblam_engine.knowledge_base.changes import ChangeSet, record_encoder
-from kblam_engine.knowledge_base.conditions import all_of, matching
+from kblam_engine.knowledge_base.conditions import all_of, checked_number, matching
 from kblam_engine.knowledge_base.connections import TIMEOUT
 from kblam_engine.knowledge_base.drafts import Drafts
 from kblam_engine.knowledge_base.embedder import Embedder, EncodedTexts
-from kblam_engine.knowledge_base.loading import KBDocuments
-from kblam_engine.knowledge_base.maintenance import backup, compact
 from kblam_engine.knowledge_base.meeting import Missing, missing_texts
 from kblam_engine.knowledge_base.merging import check_names, merge, renamed
-from kblam_engine.knowledge_base.records import AddResult, CompactResult, MergeResult
+from kblam_engine.knowledge_base.records import AddResult, MergeResult
 from kblam_engine.knowledge_base.schema import Meta
+from kblam_engine.knowledge_base.segment_checks import missing
 from kblam_engine.knowledge_base.selection import LabelIndex, Selection
 from kblam_engine.knowledge_base.showing import spinner
 from kblam_engine.knowledge_base.slot_reading import check_revision, read_changes, read_past
 from kblam_engine.knowledge_base.slots import SlotTable
 from kblam_engine.knowledge_base.snapshot import KBSnapshot
 from kblam_engine.knowledge_base.store import Store
+from kblam_engine.knowledge_base.upkeep import KBUpkeep
 from kblam_engine.knowledge_base.values import ValueEmbeddings
 from kblam_engine.knowledge_base.vocabulary import Vocabulary
 from kblam_engine.triple_files import read_triples
@@ -43,7 +43,7 @@ _ATTEMPTS = 4  # of a reader that compactions overtake
 _instances = itertools.count(1)
 
 
-class KnowledgeBase(KBDocuments):
+class KnowledgeBase(KBUpkeep):
     """Triples and their sentence embeddings, in a directory that several threads and processes may share.
 
     Every change is one transaction and one new revision; a reader sees all of it or nothing. Get one from `open`.
@@ -150,6 +150,8 @@ class KnowledgeBase(KBDocuments):
         Raises:
             KnowledgeBaseError: no triple in the knowledge base has this id.
         """
+        self._store.check_writable()
+        checked_number("id", id)
         encoded = self._encode(self._missing(checked([triple])))
         with self._store.writing() as connection:
             changes = self._changes(connection, "replace", encoded)
@@ -157,7 +159,7 @@ class KnowledgeBase(KBDocuments):
                 raise KnowledgeBaseError(f"{self._store.label}: expected the id of a triple that is there, got {id}")
             changes.put([triple], beside_others=bool(changes.meta.multi))
             changes.finish()
-        return self.view(namespace=triple.namespace).ids(triple.name, triple.property)[-1]
+            return changes.id_of(triple)
 
     def replace_source(
         self, source: str | Iterable[str], triples: Iterable[Triple], *, namespace: str | None = None, progress: bool = False
@@ -220,6 +222,7 @@ class KnowledgeBase(KBDocuments):
             ConfigurationError: no triple has one of the names.
         """
         kept, names = check_names(keep, others)
+        self._store.check_writable()
         with self._store.connection() as connection:
             coming = list(renamed(connection, self._store.label, kept, names).values())
         encoded = self._encode(self._missing(coming))
@@ -253,29 +256,6 @@ class KnowledgeBase(KBDocuments):
             ImportFileError: a line is wrong; it names file, line and reason.
         """
         return self._put(list(read_triples(path)), "import", progress=progress)
-
-    def compact(self, keep_from: int | None = None) -> CompactResult:
-        """Give back the space of removed triples and drop their history; readers and other processes go on.
-
-        Args:
-            keep_from: the earliest revision that can still be read afterwards; default the newest, but what a
-                snapshot taken here still shows is kept.
-        """
-        with self._snapshot_lock:
-            self._snapshot = None
-            shown = [snapshot.revision for snapshot in self._in_use]
-            oldest = min([*shown, self.revision if keep_from is None else keep_from])
-            result = compact(self._store, max(oldest, 0))
-            self._values.forget()
-        return result
-
-    def backup(self, target: str | os.PathLike[str]) -> None:
-        """Copy the knowledge base to a new folder, as of one revision, while others read and write it.
-
-        Raises:
-            KnowledgeBaseError: there is something at `target`.
-        """
-        backup(self._store, Path(target))
 
     def view(
         self,
@@ -335,9 +315,7 @@ class KnowledgeBase(KBDocuments):
                 snapshot = self._as_snapshot(table, meta)
             except FileNotFoundError as error:  # unless a compaction has just deleted it
                 if attempt == _ATTEMPTS - 1 or self._store.meta().generation == meta.generation:
-                    raise KnowledgeBaseError(
-                        f"{error.filename}: the embeddings are missing; restore them from a backup"
-                    ) from error
+                    raise missing(error) from error
             else:
                 break
         self._in_use.add(snapshot)
@@ -363,7 +341,8 @@ class KnowledgeBase(KBDocuments):
     ) -> AddResult:
         if not batch and not instead_of:
             return AddResult(0, 0, 0)
-        drafts = None if self._store.path is None or self.read_only else Drafts(self._store.path)
+        self._store.check_writable()  # encoding may take hours
+        drafts = None if self._store.path is None else Drafts(self._store.path)
         missing = self._missing(batch)
         encoded = self._encode(missing, drafts, progress=progress)
         telling = spinner(f"writing {len(batch):,} triples", progress)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
+from collections.abc import Callable
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kblam_engine.errors import KnowledgeBaseError
-from kblam_engine.knowledge_base.connections import connect
+from kblam_engine.knowledge_base.connections import connect, lacks_room
 from kblam_engine.knowledge_base.drafts import Drafts
 from kblam_engine.knowledge_base.records import CompactResult
-from kblam_engine.knowledge_base.schema import Meta, read_meta, write_meta
+from kblam_engine.knowledge_base.rows import Embeddings
+from kblam_engine.knowledge_base.schema import Meta, damaged, read_meta, write_meta
+from kblam_engine.knowledge_base.segment_checks import bad_embeddings, missing, rows_of
 from kblam_engine.knowledge_base.segments import FileSegment
+from kblam_engine.knowledge_base.slot_reading import integers
 from kblam_engine.knowledge_base.store import DATABASE, Store, append_block, header, segment_file
-from kblam_engine.knowledge_base.verification import bad_embeddings
 from kblam_engine.knowledge_base.words import index_all, index_is_sound
 
 _BLOCK = 65_536
@@ -52,7 +57,7 @@ def compact(store: Store, keep_from: int | None) -> CompactResult:
         meta = read_meta(connection)
         meta.oldest_revision = oldest
         write_meta(connection, meta)
-    _sweep(store, meta)
+    sweep(store, meta)
     with store.alone() as connection:
         connection.execute("VACUUM")
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -63,8 +68,11 @@ def backup(store: Store, target: Path) -> None:
     """Copy a knowledge base to a new folder, as of one revision, while others read and write it.
 
     Raises:
-        KnowledgeBaseError: there is something at `target`.
+        KnowledgeBaseError: there is something at `target`, or embeddings are not as they were written.
+        OSError: `target` cannot be written; nothing is left of it.
     """
+    if store.path is not None and target.resolve().is_relative_to(store.path.resolve()):
+        raise KnowledgeBaseError(f"{target}: expected a folder outside of {store.path}, got one in it; name another place")
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise KnowledgeBaseError(f"{target}: expected a folder that does not exist yet, got one with files in it")
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -74,11 +82,15 @@ def backup(store: Store, target: Path) -> None:
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir()
             try:
-                _copy(store, draft)
+                _copy(store, draft, target)
                 break
-            except FileNotFoundError:  # a compaction has replaced the segments meanwhile
+            except FileNotFoundError as error:  # a compaction has replaced the segments meanwhile
                 if attempt == _ATTEMPTS - 1:
-                    raise
+                    raise missing(error) from error
+            except OSError as error:
+                if str(draft) in str(error.filename):  # nobody knows that name
+                    error.filename = str(target)
+                raise
         if target.exists():
             target.rmdir()
         os.replace(draft, target)
@@ -86,17 +98,10 @@ def backup(store: Store, target: Path) -> None:
         shutil.rmtree(draft, ignore_errors=True)
 
 
-def _copy(store: Store, folder: Path) -> None:
-    with store.connection() as connection:
-        copy = sqlite3.connect(folder / DATABASE, isolation_level=None)
-        try:
-            connection.backup(copy)
-            meta = read_meta(copy)
-            copy.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        finally:
-            copy.close()
+def _copy(store: Store, folder: Path, target: Path) -> None:
     # Rows are only ever appended: those that this record counts are the same whatever is written now.
-    for kind, n_rows in (("keys", meta.n_slots), ("values", meta.n_value_slots)):
+    meta = _copy_database(store, folder / DATABASE, target)
+    for kind, n_rows in rows_of(meta).items():
         if n_rows:
             assert meta.embed_dim is not None
             path = folder / segment_file(kind, meta.generation)
@@ -107,30 +112,75 @@ def _copy(store: Store, folder: Path) -> None:
     connect(folder / DATABASE, store.timeout).close()  # leaves no log beside it
 
 
+def _copy_database(store: Store, file: Path, target: Path) -> Meta:
+    """Copy the tables, and check the embeddings that they count."""
+    with store.connection() as connection, closing(sqlite3.connect(file, isolation_level=None)) as copy:
+        try:
+            connection.backup(copy)
+            copy.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        except sqlite3.OperationalError as error:
+            # Of two databases: what cannot be written is the copy.
+            if lacks_room(error) or error.sqlite_errorcode == sqlite3.SQLITE_IOERR_WRITE:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(target)) from error
+            raise
+        meta = read_meta(copy)
+        _refuse_damage(store, copy)
+    return meta
+
+
 def _rewrite_segments(store: Store, connection: sqlite3.Connection, meta: Meta) -> None:
     """Write the next generation of the segments, without the rows that no triple points at."""
-    used = {kind: _used(connection, column) for kind, column in _COLUMNS.items()}
-    n_rows = {"keys": meta.n_slots, "values": meta.n_value_slots}
+    used = {kind: _used(connection, kind) for kind in _COLUMNS}
+    n_rows = rows_of(meta)
+    for kind, slots in used.items():
+        if len(slots) and not 0 <= slots[0] <= slots[-1] < n_rows[kind]:
+            raise damaged(connection, f"a triple's embedding ({kind}) is not in 0..{n_rows[kind] - 1}")
     if meta.embed_dim is None or (meta.has_header and all(len(used[kind]) == n_rows[kind] for kind in used)):
         return
-    if damage := next(bad_embeddings(store, connection), None):
-        raise KnowledgeBaseError(f"{store.label}: {damage}")
+    try:
+        _refuse_damage(store, connection)
+    except FileNotFoundError as error:  # no other compaction is under way
+        raise missing(error) from error
+    rows = {kind: store.segment(kind, meta).first(n_rows[kind]) for kind in used}
+    rewrite_segments(store, connection, meta, lambda kind, slots: np.ascontiguousarray(rows[kind][slots]))
+
+
+def rewrite_segments(
+    store: Store, connection: sqlite3.Connection, meta: Meta, rows_at: Callable[[str, NDArray[np.int64]], Embeddings]
+) -> None:
+    """Write the next generation of the segments: of every slot in use the row that `rows_at` gives for it."""
     newer = replace(meta, generation=meta.generation + 1, has_header=1)
     connection.execute("DELETE FROM blocks")
-    for kind, old_slots in used.items():
+    n_rows = {}
+    for kind in _COLUMNS:
+        old_slots = _used(connection, kind)
+        for start in range(0, len(old_slots), _BLOCK):
+            append_block(store, connection, newer, kind, start, rows_at(kind, old_slots[start : start + _BLOCK]))
         _move(connection, _COLUMNS[kind], old_slots)
-        if len(old_slots):
-            rows = store.segment(kind, meta).first(n_rows[kind])
-            for start in range(0, len(old_slots), _BLOCK):
-                block = np.ascontiguousarray(rows[old_slots[start : start + _BLOCK]])
-                append_block(store, connection, newer, kind, start, block)
-    newer.n_slots, newer.n_value_slots = len(used["keys"]), len(used["values"])
+        n_rows[kind] = len(old_slots)
+    newer.n_slots, newer.n_value_slots = n_rows["keys"], n_rows["values"]
     write_meta(connection, newer)
 
 
-def _used(connection: sqlite3.Connection, column: str) -> NDArray[np.int64]:
+def _refuse_damage(store: Store, connection: sqlite3.Connection) -> None:
+    """Refuse to copy embeddings that are not as they were written.
+
+    Raises:
+        KnowledgeBaseError: there are some.
+    """
+    if damage := next(bad_embeddings(store, connection), None):
+        raise KnowledgeBaseError(f"{store.label}: {damage}")
+
+
+def _used(connection: sqlite3.Connection, kind: str) -> NDArray[np.int64]:
+    """Return the slots in use, ascending.
+
+    Raises:
+        KnowledgeBaseError: one is no whole number.
+    """
+    column = _COLUMNS[kind]
     rows = connection.execute(f"SELECT DISTINCT {column} FROM triples WHERE {column} IS NOT NULL ORDER BY {column}")
-    return np.fromiter((row[0] for row in rows), np.int64)
+    return integers(rows)[:, 0]
 
 
 def _move(connection: sqlite3.Connection, column: str, old_slots: NDArray[np.int64]) -> None:
@@ -145,7 +195,7 @@ def _move(connection: sqlite3.Connection, column: str, old_slots: NDArray[np.int
     connection.execute("DROP TABLE moves")
 
 
-def _sweep(store: Store, meta: Meta) -> None:
+def sweep(store: Store, meta: Meta) -> None:
     """Delete the segments of other generations, and what a killed compaction or encoding left."""
     store.forget_segments(meta.generation - 1)
     if store.path is None:

@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from kblam_engine.errors import KnowledgeBaseError
+from kblam_engine.errors import KnowledgeBaseError, KnowledgeBaseNotFoundError
 
 BESIDE_A_DATABASE = ("-wal", "-shm", "-journal")
 """What SQLite adds to a database's name for its own files."""
@@ -49,6 +49,32 @@ def check_own(path: Path) -> None:
         raise _refused(path, "a link")
     if not stat.S_ISREG(mode):
         raise _refused(path, "a folder" if stat.S_ISDIR(mode) else "a device or pipe")
+
+
+def check_folder(database: Path, create: bool) -> None:
+    """Refuse a folder that is none, or of other files; make one that is missing and to be made.
+
+    Raises:
+        KnowledgeBaseError: it is a file, or has other files in it.
+        KnowledgeBaseNotFoundError: there is no knowledge base, and none is to be made.
+    """
+    path = database.parent
+    if path.is_file():
+        raise KnowledgeBaseError(
+            f"{path}: expected a knowledge base (a folder), got a file; "
+            f"for a file of triples: kblam kb import {path} --kb NEW"
+        )
+    if database.exists():
+        return
+    if not create:
+        raise KnowledgeBaseNotFoundError(
+            f"{path}: no knowledge base there; make one with: kblam kb import FILE --kb {path}"
+        )
+    if path.is_dir() and any(path.iterdir()):
+        raise KnowledgeBaseError(
+            f"{path}: expected a knowledge base or an empty folder, got a folder of other files"
+        )
+    path.mkdir(parents=True, exist_ok=True)
 
 
 def check_database(path: Path) -> None:

@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from kblam_engine.errors import ConfigurationError
-from kblam_engine.knowledge_base.conditions import Condition, all_of, matching
+from kblam_engine.knowledge_base.conditions import Condition, all_of, checked_count, matching
 from kblam_engine.knowledge_base.embedder import Embedder
-from kblam_engine.knowledge_base.history import diff, history, revisions
+from kblam_engine.knowledge_base.history import diff, history, known_at, revisions
 from kblam_engine.knowledge_base.neighbours import Neighbour, neighbours_of
 from kblam_engine.knowledge_base.records import KBDiff, KBInfo, KBStats, Revision, SearchHit, TripleVersion
+from kblam_engine.knowledge_base.schema import damaged
 from kblam_engine.knowledge_base.selection import Selection
 from kblam_engine.knowledge_base.snapshot import KBSnapshot
 from kblam_engine.knowledge_base.statistics import statistics
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
 
 _PAGE = 500
 _SCORE_CHUNK = 16_384
+
+# Labels that a triple has which is there: the first that is found tells.
+_FIRST = "FROM labelled l JOIN triples t ON t.id = l.triple_id WHERE l.label_id = labels.id AND t.removed IS NULL LIMIT 1"
+# A URI, or a document whose triples have none: a document and where it lies are one source.
+_IS_PLACE = f"(kind = 'uri' OR kind = 'document' AND (SELECT json_extract(t.context, '$.provenance.uri') IS NULL {_FIRST}))"
 
 
 class KBReader:
@@ -127,8 +133,9 @@ class KBReader:
 
     def search(self, text: str, k: int = 10) -> list[SearchHit]:
         """Return the `k` triples whose key text is closest in meaning to `text`, best first."""
-        if k < 1 or not text.strip():
-            raise ConfigurationError(f"expected a text and k of at least 1, got {text!r} and {k}")
+        checked_count("k", k)
+        if not isinstance(text, str) or not text.strip():
+            raise ConfigurationError(f"expected a text to look for, got {text!r}")
         snapshot = self.snapshot()
         if not len(snapshot):
             return []
@@ -145,13 +152,13 @@ class KBReader:
         """Return the `k` triples in whose name, property and value every word occurs, best first.
 
         A word counts most in a name, least in a value; case and accents do not count; "2 March" in quotation marks
-        is a phrase, and `robot*` any word that begins so. Of a word in very many triples not all are compared.
+        is a phrase, and `robot*` any word that begins so. Where more than 2,000 triples (or `k`) match, those with all words
+        in name or property are looked at first, and of the others, as of those, not all are compared.
 
         Raises:
             ConfigurationError: there is no word, or `k` is below 1.
         """
-        if k < 1:
-            raise ConfigurationError(f"expected k of at least 1, got {k}")
+        checked_count("k", k)
         query = query_of(split(words))
         with self._store.connection() as connection:
             found = matching_triples(connection, query, self._condition(of_few=True), k)
@@ -174,10 +181,17 @@ class KBReader:
 
     def history(self, name: str, property: str | None = None) -> list[TripleVersion]:
         """Return every version of a name's triples, or of one property of it, oldest first."""
-        return history(self._store, all_of(matching(name, property), self._selection.condition(of_few=True)))
+        found = history(self._store, all_of(matching(name, property), self._selection.condition(of_few=True)))
+        return found if self._pinned is None else known_at(self._pinned, found)
 
     def revisions(self, last: int | None = None) -> list[Revision]:
-        """Return what was changed when, newest first."""
+        """Return what was changed when, newest first; all of it, or the `last` changes.
+
+        Raises:
+            ConfigurationError: `last` is no whole number, or below 1.
+        """
+        if last is not None:
+            checked_count("last", last)
         return revisions(self._store, last)
 
     def diff(self, before: int, after: int | None = None) -> KBDiff:
@@ -195,14 +209,17 @@ class KBReader:
         Raises:
             ConfigurationError: `top` is below 1.
         """
-        if top < 1:
-            raise ConfigurationError(f"top: expected at least 1, got {top}")
-        return statistics(self._store, self._condition(), top)
+        checked_count("top", top)
+        found = statistics(self._store, self._condition(), top)
+        if any(type(text) is not str for text, _ in (*found.names, *found.properties)):
+            with self._store.connection() as connection:
+                raise damaged(connection, "a triple has no name or property, or none that is a text")
+        return found
 
     def info(self) -> KBInfo:
         """Return counts, encoder, revision and size."""
         where, parameters = self._condition()
-        kinds = {"n_namespaces": "= 'namespace'", "n_sources": "IN ('document', 'uri')", "n_tags": "= 'tag'"}
+        kinds = {"n_namespaces": "kind = 'namespace'", "n_sources": _IS_PLACE, "n_tags": "kind = 'tag'"}
         with self._store.reading() as connection:
             count = "count(*), count(DISTINCT t.name_id), count(DISTINCT t.property_id)"
             n_triples, n_names, n_properties = connection.execute(
@@ -212,7 +229,7 @@ class KBReader:
                 "SELECT count(*) FROM triples WHERE removed IS NOT NULL"
             ).fetchone()[0]
             n_labels = {
-                part: connection.execute(f"SELECT count(DISTINCT text) FROM labels WHERE kind {kind}").fetchone()[0]
+                part: connection.execute(f"SELECT count(DISTINCT text) FROM labels WHERE {kind} AND EXISTS (SELECT 1 {_FIRST})").fetchone()[0]
                 for part, kind in kinds.items()
             }
         meta = self._store.meta()
@@ -237,7 +254,10 @@ class KBReader:
         )
 
     def verify(self) -> list[str]:
-        """Return what is wrong on disk, one line each; an empty list is a sound knowledge base."""
+        """Return what is wrong on disk, one line each; an empty list is a sound knowledge base. Waits for no writer.
+
+        `kblam_engine.knowledge_base.problems_at` tells it of one that cannot be opened, too.
+        """
         return problems(self._store, self._embedder)
 
     def export_file(self, path: str | os.PathLike[str]) -> int:

@@ -90,7 +90,13 @@ class TripleVersion:
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as a JSON object."""
         times = {"added_at": _iso(self.added_at), "removed_at": _iso(self.removed_at)}
-        return {"id": self.id, **self.triple.to_dict(), "added": self.added, "removed": self.removed, **times}
+        own = {"id": self.id, "added": self.added, "removed": self.removed, **times}
+        said = self.triple.to_dict()
+        if own.keys().isdisjoint(self.triple.metadata):
+            return {"id": self.id, **said, **own}
+        # One of the metadata's keys is the name of a field: as in `Triple.to_dict`, the metadata go apart.
+        parts = {part: said[part] for part in said if part not in self.triple.metadata}
+        return {"id": self.id, **parts, "metadata": dict(self.triple.metadata), **own}
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +142,28 @@ class CompactResult:
     """Triples that had been removed and are now gone for good."""
     bytes_before: int
     bytes_after: int
+
+
+@dataclass(frozen=True, slots=True)
+class RepairResult:
+    """What a repair made anew, and what it could not."""
+
+    keys: int
+    """Key embeddings."""
+    values: int
+    """Value embeddings; those without a place in the file are made when something next asks for them."""
+    properties: int
+    """Property embeddings."""
+    labels: int
+    """Triples whose namespace, tags, sources or times are listed again."""
+    words: int
+    """1 if the index of words was, else 0."""
+    left: list[str]
+    """What `verify` still finds: nothing else tells what was there. Restore a backup, or export into a new knowledge base."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as a JSON object."""
+        return asdict(self)
 
 
 Counts = list[tuple[str, int]]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from kblam_engine.errors import KnowledgeBaseError
+from kblam_engine.knowledge_base.connections import SEE_VERIFY
 
 SCHEMA_VERSION = 2
 KNOWN_VERSIONS = (1, SCHEMA_VERSION)
@@ -102,6 +103,8 @@ _META_FIELDS = tuple(field.name for field in fields(Meta))
 
 def create_tables(connection: sqlite3.Connection) -> None:
     """Create the tables unless they exist; safe when two processes try at once."""
+    if has_tables(connection):  # opening does not wait for whoever writes
+        return
     connection.execute("BEGIN IMMEDIATE")
     try:
         if not has_tables(connection):
@@ -153,7 +156,7 @@ def read_meta(connection: sqlite3.Connection) -> Meta:
 def damaged(connection: sqlite3.Connection, what: str) -> KnowledgeBaseError:
     """Return the error for contents that no version of this package has written."""
     return KnowledgeBaseError(
-        f"{_label(connection)}: damaged: {what}; kblam kb verify tells more; restore it from a backup or an export"
+        f"{_label(connection)}: damaged: {what}; {SEE_VERIFY}restore it from a backup or an export"
     )
 
 

@@ -10,6 +10,7 @@ import mmap
 import os
 import struct
 import zlib
+from io import FileIO
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,13 +26,27 @@ _MAX_PATCHES = 4096
 _HEADER = struct.Struct("<8sII12s32sI")
 _MAGIC = b"KBLaMf16"
 _HEADER_VERSION = 2
+REMEDY = "kblam kb verify --repair embeds again what is missing, or restore a backup"
 
 
 class Segment(Protocol):
     """Rows of embeddings, `[n_rows, embed_dim]` float16."""
 
+    has_grown: bool
+    """Whether rows have been written that may never be committed."""
+
     def append(self, start: int, rows: Embeddings) -> int:
-        """Write rows at `start`, the committed number of rows, and make them durable; return their checksum."""
+        """Write rows at `start`, the committed number of rows, and make them durable; return their checksum.
+
+        Raises:
+            KnowledgeBaseError: the rows before `start` are not there, or are another's; nothing is written.
+        """
+
+    def give_back(self, n_rows: int) -> None:
+        """Give back the space beyond the committed rows that a change took before it failed."""
+
+    def readable(self, n_rows: int) -> Embeddings:
+        """Return as many of the first rows as there are, even of a damaged segment; only checksums tell whose."""
 
     def first(self, n_rows: int) -> Embeddings:
         """Return the first rows, no more than are committed; the caller must not write to them."""
@@ -61,21 +76,31 @@ class FileSegment:
         self.embed_dim = embed_dim
         self._header = header
         self._row_bytes = 2 * embed_dim
+        self.has_grown = False
+        """Whether rows have been written that may never be committed."""
 
     def append(self, start: int, rows: Embeddings) -> int:
-        """Write rows at `start` and fsync; the space must exist before SQLite points at it."""
+        """Write rows at `start` and fsync; the space must exist before SQLite points at it.
+
+        Raises:
+            KnowledgeBaseError: the rows before `start` are not there, or are another's; nothing is written.
+        """
         data = as_bytes(rows)
         checksum = zlib.crc32(data)
         created = not self.path.exists()
+        if created and start:
+            raise KnowledgeBaseError(f"{self.path}: the embeddings are missing; {REMEDY}")
         with open(opened(self.path, os.O_RDWR | os.O_CREAT), "r+b", buffering=0) as file:
-            if os.fstat(file.fileno()).st_size < len(self._header):  # new, or a crash while it was
-                created = True
-                self._write(file.fileno(), memoryview(self._header))
-            self._check_length(os.fstat(file.fileno()).st_size, start)
-            file.truncate(self._offset(start))
-            file.seek(self._offset(start))
-            self._write(file.fileno(), data)
             try:
+                if self._is_to_begin(file, start):
+                    created = True
+                    file.seek(0)
+                    self._write(file.fileno(), memoryview(self._header))
+                self._check_length(os.fstat(file.fileno()).st_size, start)
+                self.has_grown = True
+                file.truncate(self._offset(start))
+                file.seek(self._offset(start))
+                self._write(file.fileno(), data)
                 os.fsync(file.fileno())
             except OSError as error:
                 error.filename = str(self.path)
@@ -83,6 +108,38 @@ class FileSegment:
         if created:
             _sync_directory(self.path.parent)
         return checksum
+
+    def give_back(self, n_rows: int) -> None:
+        """Cut the file behind its committed rows, if something has been written there; only ever a help."""
+        if not self.has_grown:
+            return
+        self.has_grown = False
+        try:
+            with open(opened(self.path, os.O_RDWR), "r+b", buffering=0) as file:
+                if os.fstat(file.fileno()).st_size > self._offset(n_rows):
+                    file.truncate(self._offset(n_rows))
+        except OSError:
+            return
+
+    def readable(self, n_rows: int) -> Embeddings:
+        """Map as many of the first rows as there are, whatever the header says."""
+        try:
+            with open(opened(self.path, os.O_RDONLY), "rb", buffering=0) as file:
+                size = os.fstat(file.fileno()).st_size
+                n_there = max(0, min(n_rows, (size - len(self._header)) // self._row_bytes))
+                return self._map(file, n_there) if n_there else np.zeros((0, self.embed_dim), np.float16)
+        except (OSError, KnowledgeBaseError):
+            return np.zeros((0, self.embed_dim), np.float16)
+
+    def is_own(self) -> bool:
+        """Say whether the file begins as one of this knowledge base does, or is not there."""
+        try:
+            with open(opened(self.path, os.O_RDONLY), "rb", buffering=0) as file:
+                return file.read(len(self._header)) == self._header
+        except FileNotFoundError:
+            return True
+        except KnowledgeBaseError:  # a link
+            return False
 
     def first(self, n_rows: int) -> Embeddings:
         """Return the first rows, without a copy."""
@@ -111,23 +168,34 @@ class FileSegment:
         """
         with open(opened(self.path, os.O_RDONLY), "rb", buffering=0) as file:
             self._check_length(os.fstat(file.fileno()).st_size, n_rows)
-            if file.read(len(self._header)) != self._header:
-                raise KnowledgeBaseError(
-                    f"{self.path}: expected embeddings of {self.embed_dim} numbers of this knowledge base, got "
-                    "another header; the file is damaged or from elsewhere, restore it from a backup"
-                )
-            # Copy-on-write, so that torch takes the array as it is (it warns of read-only ones).
-            mapping = mmap.mmap(file.fileno(), self._offset(n_rows), access=mmap.ACCESS_COPY)
+            self._check_header(file.read(len(self._header)))
+            return self._map(file, n_rows)
+
+    def _map(self, file: FileIO, n_rows: int) -> Embeddings:
+        # Copy-on-write, so that torch takes the array as it is (it warns of read-only ones).
+        mapping = mmap.mmap(file.fileno(), self._offset(n_rows), access=mmap.ACCESS_COPY)
         flat = np.frombuffer(mapping, dtype="<f2", offset=len(self._header))
         return flat.reshape(n_rows, self.embed_dim)
 
+    def _is_to_begin(self, file: FileIO, start: int) -> bool:
+        """Say whether the header is yet to be written: in a new file, or after a crash while it was one."""
+        found = file.read(len(self._header))
+        if not start and (len(found) < len(self._header) or (found and not any(found))):
+            return True
+        if len(found) == len(self._header):  # else its length is refused
+            self._check_header(found)
+        return False
+
+    def _check_header(self, found: bytes) -> None:
+        if found != self._header:
+            raise KnowledgeBaseError(
+                f"{self.path}: expected embeddings of {self.embed_dim} numbers of this knowledge base, got "
+                f"another header; the file is damaged or from elsewhere: put the right one there; {REMEDY}"
+            )
+
     def _write(self, descriptor: int, data: memoryview) -> None:
-        try:
-            while data:
-                data = data[os.write(descriptor, data) :]
-        except OSError as error:
-            error.filename = str(self.path)
-            raise
+        while data:
+            data = data[os.write(descriptor, data) :]
 
     def _offset(self, n_rows: int) -> int:
         return len(self._header) + n_rows * self._row_bytes
@@ -137,7 +205,7 @@ class FileSegment:
             there = max(0, size - len(self._header)) // self._row_bytes
             raise KnowledgeBaseError(
                 f"{self.path}: expected at least {n_rows} embeddings, got {there}; "
-                "the file has been cut, restore it or import the triples again"
+                f"the file has been cut; {REMEDY}"
             )
 
 
@@ -145,6 +213,7 @@ class MemorySegment:
     """Rows in memory, with room to grow: appending does not move what a snapshot looks at."""
 
     def __init__(self, embed_dim: int) -> None:
+        self.has_grown = False
         self._buffer: Embeddings = np.zeros((0, embed_dim), np.float16)
 
     def append(self, start: int, rows: Embeddings) -> int:
@@ -156,6 +225,13 @@ class MemorySegment:
             self._buffer = grown
         self._buffer[start:end] = rows
         return zlib.crc32(as_bytes(rows))
+
+    def give_back(self, n_rows: int) -> None:
+        """Keep the room: the next change takes it."""
+
+    def readable(self, n_rows: int) -> Embeddings:
+        """Return the first rows."""
+        return self.first(n_rows)
 
     def first(self, n_rows: int) -> Embeddings:
         """Return the first rows, without a copy."""

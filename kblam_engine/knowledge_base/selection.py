@@ -53,6 +53,8 @@ class Selection:
         at: str | date | datetime | None = None,
     ) -> Selection:
         """Build one from what a user says."""
+        if not isinstance(tags, Iterable):
+            raise ConfigurationError(f"expected the texts of tags, got {tags!r}")
         several = (tags,) if isinstance(tags, str) else tuple(tags)
         for part in (namespace, source, *several):
             if part is not None and not isinstance(part, str):

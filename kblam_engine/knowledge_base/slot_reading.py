@@ -74,13 +74,22 @@ def check_revision(meta: Meta, revision: int) -> None:
     Raises:
         ConfigurationError: it is not.
     """
-    if isinstance(revision, bool) or not isinstance(revision, int) or not 0 <= revision <= meta.revision:
-        raise ConfigurationError(f"expected a revision in 0..{meta.revision}, got {revision!r}")
+    check_keep_from(meta, revision)
     if revision < meta.oldest_revision:
         raise ConfigurationError(
             f"expected a revision from {meta.oldest_revision} on, got {revision}: what was removed earlier has been "
             "dropped by a compaction"
         )
+
+
+def check_keep_from(meta: Meta, revision: int) -> None:
+    """Refuse a number that is no revision's; one that is no longer there will do.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if isinstance(revision, bool) or not isinstance(revision, int) or not 0 <= revision <= meta.revision:
+        raise ConfigurationError(f"expected a revision in 0..{meta.revision}, got {revision!r}")
 
 
 def integers(rows: sqlite3.Cursor, width: int = 1, about: int = 0) -> NDArray[np.int64]:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from kblam_engine.knowledge_base.conditions import Condition
 from kblam_engine.knowledge_base.history import revisions
-from kblam_engine.knowledge_base.records import Counts, KBStats
+from kblam_engine.knowledge_base.records import Counts, KBStats, Revision
 from kblam_engine.knowledge_base.store import Store
 
 _STEPS = 24
+# A triple's URI, or the id of its document where it has none: a document and where it lies are one source.
+_PLACE = (
+    "(b.kind = 'uri' OR b.kind = 'document' AND t.id NOT IN ("
+    "SELECT o.triple_id FROM labelled o JOIN labels u ON u.id = o.label_id WHERE u.kind = 'uri'))"
+)
 
 
 def statistics(store: Store, condition: Condition, top: int) -> KBStats:
@@ -22,7 +29,7 @@ def statistics(store: Store, condition: Condition, top: int) -> KBStats:
         ).fetchone()
         n_sources = connection.execute(
             "SELECT count(DISTINCT b.text) FROM labels b JOIN labelled l ON l.label_id = b.id "
-            f"JOIN triples t ON t.id = l.triple_id WHERE b.kind IN ('document', 'uri') AND {where}",
+            f"JOIN triples t ON t.id = l.triple_id WHERE {_PLACE} AND {where}",
             parameters,
         ).fetchone()[0]
         for table, column in (("names", "name_id"), ("properties", "property_id")):
@@ -31,14 +38,19 @@ def statistics(store: Store, condition: Condition, top: int) -> KBStats:
                 f"WHERE {where} GROUP BY t.{column} ORDER BY n DESC, t.{column} LIMIT ?",
                 (*parameters, top),
             ).fetchall()
-        for part, kinds in (("namespaces", "'namespace'"), ("tags", "'tag'"), ("sources", "'document', 'uri'")):
+        kinds = {"namespaces": "b.kind = 'namespace'", "tags": "b.kind = 'tag'", "sources": _PLACE}
+        for part, kind in kinds.items():
             counts[part] = connection.execute(
                 "SELECT b.text, count(DISTINCT t.id) AS n FROM labels b JOIN labelled l ON l.label_id = b.id "
-                f"JOIN triples t ON t.id = l.triple_id WHERE b.kind IN ({kinds}) AND {where} "
+                f"JOIN triples t ON t.id = l.triple_id WHERE {kind} AND {where} "
                 "GROUP BY b.text ORDER BY n DESC, b.text LIMIT ?",
                 (*parameters, top),
             ).fetchall()
-    steps = revisions(store, None)[::-1]
-    spread = steps[:: max(1, -(-len(steps) // _STEPS))]
-    growth = spread if not steps or spread[-1] is steps[-1] else [*spread, steps[-1]]
+    growth = spread(revisions(store, None)[::-1])
     return KBStats(n_triples, n_names, n_properties, n_sources, growth=growth, **counts)
+
+
+def spread(steps: Sequence[Revision]) -> list[Revision]:
+    """Return a few dozen of these revisions at most, evenly spread, the last one among them."""
+    some = list(steps[:: max(1, -(-len(steps) // _STEPS))])
+    return some if not steps or some[-1] is steps[-1] else [*some, steps[-1]]

@@ -17,12 +17,13 @@ from kblam_engine.knowledge_base.connections import (
     TIMEOUT,
     can_write,
     connect,
+    lacks_log,
     locked,
     scratch,
     translated_errors,
 )
 from kblam_engine.knowledge_base.migration import is_outdated, migrate
-from kblam_engine.knowledge_base.own_files import opened
+from kblam_engine.knowledge_base.own_files import check_folder, opened
 from kblam_engine.knowledge_base.rows import Embeddings
 from kblam_engine.knowledge_base.schema import Meta, create_tables, has_tables, read_meta
 from kblam_engine.knowledge_base.segments import FileSegment, MemorySegment, Segment, header_of
@@ -36,6 +37,8 @@ CONTENT = (
     "t.id, n.text, p.text, t.value, t.metadata, t.context FROM triples t "
     "JOIN names n ON n.id = t.name_id JOIN properties p ON p.id = t.property_id"
 )
+ANY_CONTENT = CONTENT.replace(" JOIN ", " LEFT JOIN ")
+"""The same, with None for a name or property that is not there."""
 _PAGE = 500  # ids in one SELECT: below every SQLite's limit of parameters
 
 
@@ -58,10 +61,11 @@ class Store:
         self._idle_readers: list[sqlite3.Connection] = []
         self._closed = False
         if path:
-            _check_directory(path, create and not read_only)
+            check_folder(path / DATABASE, create and not read_only)
         self.read_only = read_only or (path is not None and not can_write(path))
+        self._no_room = False
         with translated_errors(self.label, timeout):
-            self._connection = self._connect(read_only=self.read_only)
+            self._connection = self._first_connection()
             try:
                 if create and not self.read_only:
                     create_tables(self._connection)
@@ -91,8 +95,7 @@ class Store:
             ReadOnlyError: the knowledge base is open for reading only.
             KnowledgeBaseError: the file that says who is writing is a link.
         """
-        if self.read_only:
-            raise ReadOnlyError(f"{self.label}: open for reading only; make the folder writable, or work on a copy")
+        self.check_writable()
         if not self._write_lock.acquire(timeout=self.timeout):
             raise locked(self.label, self.timeout, "another thread")
         try:
@@ -106,9 +109,24 @@ class Store:
                 except BaseException:
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
+                    self._give_back_space(connection)
                     raise
         finally:
             self._write_lock.release()
+
+    def check_writable(self) -> None:
+        """Refuse a change before any work is done for it.
+
+        Raises:
+            ReadOnlyError: the knowledge base is open for reading only.
+        """
+        if self._no_room:
+            raise ReadOnlyError(
+                f"{self.label}: open for reading only, because there was no room for the files of SQLite; make room on the disk "
+                "and open it again"
+            )
+        if self.read_only:
+            raise ReadOnlyError(f"{self.label}: open for reading only; make the folder writable, or work on a copy")
 
     @contextmanager
     def alone(self) -> Iterator[sqlite3.Connection]:
@@ -196,10 +214,27 @@ class Store:
         try:
             return [found[int(i)] for i in ids]
         except KeyError as error:
-            raise KnowledgeBaseError(
-                f"{self.label}: expected the id of a triple, got {error.args[0]}; if there was one, a compaction has "
-                "dropped it: take a new snapshot"
-            ) from None
+            raise self._not_there(error.args[0]) from None
+
+    def _not_there(self, row_id: int) -> KnowledgeBaseError:
+        """Return the error for an id that leads to no triple: there was none, there is none any more, or half of one."""
+        with self.connection() as connection:
+            row = connection.execute(f"SELECT {ANY_CONTENT} WHERE t.id = ?", (row_id,)).fetchone()
+            newest = connection.execute("SELECT max(seq) FROM sqlite_sequence WHERE name = 'triples'").fetchone()[0]
+        if row is not None:
+            try:
+                triple_from_row(self.label, row)
+            except KnowledgeBaseError as error:
+                return error
+        if 1 <= row_id <= (newest or 0):
+            return KnowledgeBaseError(
+                f"{self.label}: expected the id of a triple, got {row_id}: there was one, and a compaction has dropped it; "
+                "take a new snapshot"
+            )
+        return KnowledgeBaseError(
+            f"{self.label}: expected the id of a triple, got {row_id}, and there has been none with it; search, find and "
+            "list tell the ids"
+        )
 
     def size_bytes(self) -> int:
         """Return the bytes on disk, 0 in memory."""
@@ -207,7 +242,47 @@ class Store:
 
     def _connect(self, *, read_only: bool) -> sqlite3.Connection:
         database = None if self.path is None else self.path / DATABASE
-        return connect(database, self.timeout, read_only=read_only)
+        return connect(database, self.timeout, read_only=read_only, no_room=self._no_room)
+
+    def _first_connection(self) -> sqlite3.Connection:
+        """Open a connection; one for reading only where the disk has no room for SQLite's own files."""
+        try:
+            connection = self._connect(read_only=self.read_only)
+            try:
+                connection.execute("SELECT 1 FROM sqlite_master")
+            except BaseException:
+                connection.close()
+                raise
+            return connection
+        except sqlite3.OperationalError as error:
+            if not lacks_log(error) or self.path is None or not (self.path / DATABASE).stat().st_size:
+                raise
+        self._no_room = self.read_only = True
+        return self._connect(read_only=True)
+
+    def _give_back_space(self, connection: sqlite3.Connection) -> None:
+        """Cut from the segments what a failed change has written there, unless somebody writes already."""
+        with self._segments_lock:
+            grown = [(key, segment) for key, segment in self._segments.items() if segment.has_grown]
+        if not grown:
+            return
+        try:
+            connection.execute("PRAGMA busy_timeout=0")
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                meta = read_meta(connection)
+                n_rows = {"keys": meta.n_slots, "values": meta.n_value_slots}
+                for (kind, generation), segment in grown:
+                    if generation == meta.generation:
+                        segment.give_back(n_rows[kind])
+                    elif generation > meta.generation:
+                        self.forget_segments(generation)
+            finally:
+                connection.execute("ROLLBACK")
+        except (sqlite3.Error, KnowledgeBaseError):  # the next change overwrites it
+            return
+        finally:
+            connection.execute(f"PRAGMA busy_timeout={int(1000 * self.timeout)}")
 
     def _migrate(self) -> None:
         if self.read_only:
@@ -247,7 +322,8 @@ class Store:
             return self._connect(read_only=self.read_only)
 
     def _give_back(self, connection: sqlite3.Connection) -> None:
-        if self._closed:
+        # Without a log and its locks, each is opened anew: another process may have one by then.
+        if self._closed or self._no_room:
             connection.close()
         else:
             self._idle_readers.append(connection)
@@ -310,22 +386,3 @@ def _unlink(path: Path) -> None:
         path.unlink(missing_ok=True)
     except OSError:  # still mapped, where the system minds that
         return
-
-
-def _check_directory(path: Path, create: bool) -> None:
-    if path.is_file():
-        raise KnowledgeBaseError(
-            f"{path}: expected a knowledge base (a folder), got a file; "
-            f"for a file of triples: kblam kb import {path} --kb NEW"
-        )
-    if (path / DATABASE).exists():
-        return
-    if not create:
-        raise KnowledgeBaseNotFoundError(
-            f"{path}: no knowledge base there; make one with: kblam kb import FILE --kb {path}"
-        )
-    if path.is_dir() and any(path.iterdir()):
-        raise KnowledgeBaseError(
-            f"{path}: expected a knowledge base or an empty folder, got a folder of other files"
-        )
-    path.mkdir(parents=True, exist_ok=True)

@@ -73,7 +73,7 @@ class KBView(KnowledgeBase):
         raise ReadOnlyError(f"{self!r} is a view: change the knowledge base itself")
 
     add = set = replace = replace_source = remove = rollback = _refuse
-    merge = compact = backup = add_documents = remove_documents = _refuse
+    merge = compact = backup = repair = add_documents = remove_documents = _refuse
 
     def import_file(self, path: str | os.PathLike[str], *, progress: bool = False) -> NoReturn:
         """Refuse: a view is for reading."""

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.knowledge_base.conditions import Condition
 
 _RANKED = 2_000
 """Matches that are ordered by relevance: the first of them, where a word is in more triples than anyone reads."""
+_BETTER = ("name", "name property")
+"""Columns that hold every word of the matches to look at first, where not all are ordered."""
 _WEIGHTS = "4.0, 2.0, 1.0"  # of a word in the name, the property, the value
 MAX_WORDS = 64
 _MANY = 8_192
@@ -70,22 +72,45 @@ def query_of(words: Iterable[str]) -> str:
 
 
 def split(text: str) -> list[str]:
-    """Return the words of a text, and what stands in quotation marks as one phrase."""
+    """Return the words of a text, and what stands in quotation marks as one phrase.
+
+    Raises:
+        ConfigurationError: it is no text.
+    """
+    if not isinstance(text, str):
+        raise ConfigurationError(f"expected a text to look for, got {text!r}")
     return [quoted or word for quoted, word in re.findall(r'"([^"]+)"|(\S+)', text)]
 
 
 def matching_triples(
     connection: sqlite3.Connection, query: str, condition: Condition, k: int
 ) -> list[tuple[int, float]]:
-    """Return ids and relevance of the `k` best triples `t` that match a query and a condition, best first."""
+    """Return ids and relevance of the `k` best triples `t` that match a query and a condition, best first.
+
+    Of more than `_RANKED` or `k` matches, as many are ordered, and as many of those that match in the name, and in name and
+    property: the length of every text would have to be counted for more.
+    """
+    most = max(k, _RANKED)
+    found = dict(_ranked(connection, query, condition, most))
+    if len(found) == most:
+        for columns in _BETTER:
+            better = dict(_ranked(connection, f"{{{columns}}} : ({query})", condition, most))
+            found.update({row_id: min(rank, found.get(row_id, rank)) for row_id, rank in better.items()})
+            if len(better) >= k:
+                break
+    best = sorted(found.items(), key=lambda item: (item[1], item[0]))[:k]
+    return [(row_id, -rank) for row_id, rank in best]
+
+
+def _ranked(
+    connection: sqlite3.Connection, query: str, condition: Condition, most: int
+) -> Iterator[tuple[int, float]]:
     where, parameters = condition
-    rows = connection.execute(
-        "SELECT id, rank FROM (SELECT t.id AS id, bm25(words, " + _WEIGHTS + ") AS rank FROM words "
-        f"CROSS JOIN triples t ON t.id = words.rowid WHERE words MATCH ? AND {where} LIMIT {_RANKED}) "
-        "ORDER BY rank, id LIMIT ?",
-        (query, *parameters, k),
+    return connection.execute(
+        f"SELECT t.id, bm25(words, {_WEIGHTS}) FROM words CROSS JOIN triples t ON t.id = words.rowid "
+        f"WHERE words MATCH ? AND {where} LIMIT ?",
+        (query, *parameters, most),
     )
-    return [(row_id, -rank) for row_id, rank in rows]
 
 
 def matching_names(connection: sqlite3.Connection, query: str, limit: int) -> list[int]:

@@ -13,11 +13,19 @@ from kblam_engine.sources.records import RecordSource, long_columns
 from kblam_engine.sources.values import name_key
 from kblam_engine.triples import Triple
 
+_OF_KNOWLEDGE_BASES = {"id", "name_id", "property_id", "value", "slot", "added", "removed"}
+"""Columns of the table `triples` in every format of a knowledge base of this package."""
+NO_SOURCE = (
+    "expected a source of triples, got a knowledge base; kblam kb export TRIPLES.jsonl --kb FOLDER writes its triples to a "
+    "file that can be imported, kblam kb backup copies all of it"
+)
+
 
 class SQLiteSource(RecordSource):
     """A SQLite database, opened for reading only. The `line` of a triple is the number of the record, from 1.
 
-    Without `table` and `query` every table is read whose records have a name. A foreign key's value is the name of
+    Without `table` and `query` every table is read whose records have a name. The tables of a knowledge base of this
+    package are refused, since they are its own numbers and not its triples; a query of them is not. A foreign key's value is the name of
     the record it points to. Key columns ("id") are left out where another column names the record.
 
     Args:
@@ -71,6 +79,8 @@ class SQLiteSource(RecordSource):
     def _tables(self, connection: sqlite3.Connection) -> Iterator[Triple]:
         found = "SELECT name FROM sqlite_master WHERE type IN ('table', 'view') ORDER BY rowid"
         tables = [name for (name,) in connection.execute(found) if not name.startswith("sqlite_")]
+        if {"meta", "names", "properties", "triples"} <= set(tables) and _OF_KNOWLEDGE_BASES <= _columns(connection, "triples"):
+            raise self.error(0, NO_SOURCE)
         if self.table is not None and self.table not in tables:
             raise self.error(0, f"no table {self.table!r}; there are {', '.join(tables) or 'none'}")
         for table in [self.table] if self.table else tables:
@@ -130,6 +140,10 @@ class SQLiteSource(RecordSource):
         texts = [name for name, row in columns.items() if re.search("CHAR|TEXT|CLOB", row[2], re.IGNORECASE)]
         # Beside a key that is a number the first text names the record; without a key only the first column may.
         return next(iter(texts), None) if key is not None or texts[:1] == list(columns)[:1] else None
+
+
+def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
+    return {row[1] for row in connection.execute(f"PRAGMA table_info({_quoted(table)})")}
 
 
 def _key_columns(connection: sqlite3.Connection, table: str) -> set[str]:

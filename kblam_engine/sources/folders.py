@@ -13,11 +13,14 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from kblam_engine.errors import ConfigurationError, ImportFileError
+from kblam_engine.sources.databases import NO_SOURCE
 from kblam_engine.sources.registry import can_open, open_source, option_names
 from kblam_engine.sources.source import FileSource
 from kblam_engine.triples import Triple
 
 MAX_FILES = 10_000
+_DATABASE = "kb.sqlite"
+"""What every knowledge base has in its folder."""
 _MAX_RATIO = 200  # unpacked to packed; text reaches 20, a bomb 1,000
 
 
@@ -25,7 +28,7 @@ class FolderSource:
     """Every file of a folder and the folders in it that a source reads, in the order of their paths.
 
     Hidden files and folders, and links that lead out of the folder, are left out and counted in `skipped`, as
-    are files that no source reads.
+    are knowledge bases and files that no source reads. A folder that is a knowledge base itself is refused.
 
     Args:
         path: the folder.
@@ -66,11 +69,13 @@ class FolderSource:
                 raise ConfigurationError(f"no source of a file in {self.path} has an option {option!r}")
 
     def _files(self) -> list[Path]:
+        if (self.path / _DATABASE).exists():
+            raise ImportFileError(self.path, 0, NO_SOURCE)
         inside = self.path.resolve()
         files: list[Path] = []
         for folder, folders, names in os.walk(self.path, followlinks=False):
             # A knowledge base is no source: its files are its own.
-            bases = [name for name in folders if Path(folder, name, "kb.sqlite").exists()]
+            bases = [name for name in folders if Path(folder, name, _DATABASE).exists()]
             self.skipped.update(dict.fromkeys(["knowledge base"] if bases else [], len(bases)))
             folders[:] = sorted(name for name in folders if not name.startswith(".") and name not in bases)
             for name in sorted(names):

@@ -15,12 +15,12 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 from kblam_engine.errors import ConfigurationError, TripleError
+from kblam_engine.sources.values import ALIAS_PROPERTIES
 from kblam_engine.triples import Triple
 
 if TYPE_CHECKING:
     from kblam_engine.knowledge_base import KnowledgeBase
 
-ALIAS_PROPERTIES = ("also known as", "alias", "aliases", "abbreviation", "short name")
 _LEGAL = frozenset(
     "inc incorporated ltd limited llc corp corporation co company plc gmbh ag kg se sa sas bv nv oy ab as spa srl pty"
     .split()
@@ -67,10 +67,11 @@ def reconcile(
         ConfigurationError: an alias leads to another alias, or to nothing.
     """
     chosen = {_key(name): normal(name) for name in known}
+    aims = {_key(alias): _key(name) for alias, name in (aliases or {}).items()}
     for alias, name in (aliases or {}).items():
         if not _key(name) or not _key(alias):
             raise ConfigurationError(f"aliases: expected names, got {alias!r} and {name!r}")
-        if any(_key(name) == _key(other) != _key(aim) for other, aim in (aliases or {}).items()):
+        if aims.get(_key(name), _key(name)) != _key(name):
             raise ConfigurationError(f"aliases: {alias!r} is called {name!r}, which is an alias itself")
         chosen[_key(alias)] = normal(name)
     properties: dict[str, str] = {}
@@ -86,10 +87,10 @@ def reconcile(
         yield replace(triple, name=name, property=prop, metadata=metadata)
 
 
-def read_aliases(triples: Iterable[Triple], *, properties: Iterable[str] = ("also known as", "alias")) -> dict[str, str]:
+def read_aliases(triples: Iterable[Triple], *, properties: Iterable[str] = ALIAS_PROPERTIES) -> dict[str, str]:
     """Return what triples such as (Acme Robotics, also known as, Acme) say as alias → name.
 
-    An alias of two names is none.
+    Several aliases in one value are separated by semicolons. An alias of two names is none.
     """
     wanted = {_key(prop) for prop in properties}
     owners: dict[str, set[str]] = defaultdict(set)
@@ -98,6 +99,56 @@ def read_aliases(triples: Iterable[Triple], *, properties: Iterable[str] = ("als
             for alias in re.split(r"\s*;\s*", triple.value):
                 owners[normal(alias)].add(triple.name)
     return {alias: names.pop() for alias, names in owners.items() if alias and len(names) == 1 and alias not in names}
+
+
+def aliases_in(kb: KnowledgeBase) -> dict[str, str]:
+    """Return the aliases that the triples of a knowledge base, or of a view, name: alias → name."""
+    wanted = {_key(prop) for prop in ALIAS_PROPERTIES}
+    properties = [prop for prop in kb.snapshot().properties if _key(prop) in wanted]
+    return read_aliases((kb.triple(i) for prop in properties for i in kb.ids(property=prop)), properties=properties)
+
+
+def new_aliases(triples: Iterable[Triple], known: Iterable[str]) -> dict[str, str]:
+    """Return the aliases that triples name, without those that are known names of something: these keep their triples."""
+    found = read_aliases(triples)
+    kept = {_key(name) for name in known} if found else set()
+    return {alias: name for alias, name in found.items() if _key(alias) not in kept}
+
+
+def settled(sure: Mapping[str, str], *others: Mapping[str, str]) -> dict[str, str]:
+    """Return aliases of several origins as one mapping for `reconcile`, the surest origin first.
+
+    Of the others those are left out that contradict a surer one, or would lead from an alias to an alias: triples often
+    call each of two names the alias of the other.
+    """
+    found = dict(sure)
+    aliases, names = {_key(alias) for alias in sure}, {_key(name) for name in sure.values()}
+    for alias, name in ((alias, name) for other in others for alias, name in other.items()):
+        key, aim = _key(alias), _key(name)
+        if key == aim or key in aliases or key in names or aim in aliases:
+            continue
+        found[alias] = name
+        aliases.add(key)
+        names.add(aim)
+    return found
+
+
+def stored_spellings(stored: Iterable[str], typed: Iterable[str]) -> list[str]:
+    """Return names as they are stored where they were typed in another Unicode form or with other spaces.
+
+    Two that were typed alike become two stored names that look alike, if there are such; what is not stored stays as it is.
+    """
+    wanted = [name.strip() for name in typed]
+    alike: dict[str, list[str]] = {normal(name): [] for name in wanted}
+    for name in stored:
+        if (form := normal(name)) in alike:
+            alike[form].append(name)
+    found: list[str] = []
+    for name in wanted:
+        form = normal(name)
+        candidates = [other for other in (name, form, *alike[form]) if other in alike[form] and other not in found]
+        found.append(candidates[0] if candidates else name)
+    return found
 
 
 def near_duplicates(
@@ -139,13 +190,7 @@ def duplicates_in(kb: KnowledgeBase, *, threshold: float = 0.85) -> list[NearDup
     Raises:
         ConfigurationError: the threshold is not above 0 and at most 1.
     """
-    snapshot = kb.snapshot()
-    wanted = {_key(prop) for prop in ALIAS_PROPERTIES}
-    properties = [prop for prop in snapshot.properties if _key(prop) in wanted]
-    triples = [kb.triple(i) for prop in properties for i in kb.ids(property=prop)]
-    return near_duplicates(
-        snapshot.names, threshold=threshold, aliases=read_aliases(triples, properties=properties)
-    )
+    return near_duplicates(kb.snapshot().names, threshold=threshold, aliases=aliases_in(kb))
 
 
 def merge_map(pairs: Iterable[NearDuplicate], counts: Mapping[str, int] | None = None) -> dict[str, str]:

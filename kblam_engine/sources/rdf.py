@@ -6,99 +6,39 @@ statement. Named graphs are read as one. Nothing is fetched: not the contexts of
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
-from urllib.parse import unquote
+from typing import Any
 from xml.parsers import expat
 
 from kblam_engine.errors import ConfigurationError
+from kblam_engine.sources.rdf_telling import (
+    ALIAS,
+    IRI,
+    LABELS,
+    SAME,
+    Blank,
+    Graph,
+    Literal,
+    Node,
+    Telling,
+    Told,
+)
 from kblam_engine.sources.source import FileSource, missing
-from kblam_engine.sources.values import readable
 from kblam_engine.triples import Triple
 
-RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
-RDFS = "http://www.w3.org/2000/01/rdf-schema#"
-SKOS = "http://www.w3.org/2004/02/skos/core#"
-XSD = "http://www.w3.org/2001/XMLSchema#"
-LABELS = (
-    f"{SKOS}prefLabel",
-    f"{RDFS}label",
-    "https://schema.org/name",
-    "http://schema.org/name",
-    "http://xmlns.com/foaf/0.1/name",
-    "http://purl.org/dc/terms/title",
-    "http://purl.org/dc/elements/1.1/title",
-)
-"""Properties that hold a name, the one that wins first."""
-
-_WORDS = {
-    f"{RDF}type": "type",
-    f"{RDFS}comment": "description",
-    f"{RDFS}subClassOf": "subclass of",
-    f"{RDFS}subPropertyOf": "subproperty of",
-    f"{RDFS}seeAlso": "see also",
-    f"{SKOS}altLabel": "also known as",
-    f"{SKOS}broader": "broader term",
-    f"{SKOS}narrower": "narrower term",
-    f"{SKOS}related": "related term",
-}
-_BINARY = {f"{XSD}base64Binary", f"{XSD}hexBinary"}
-_PLAIN = {f"{XSD}string", f"{RDF}langString"}
-_FLOATS = {f"{XSD}double", f"{XSD}float"}
-_MAX_DEPTH = 8
 _MAX_ENTITY = 300
 _HEAD = 4096  # bytes: the document type comes before the first element
-
-
-class IRI(NamedTuple):
-    """An address."""
-
-    value: str
-
-
-class Blank(NamedTuple):
-    """A blank node."""
-
-    value: str
-
-
-class Literal(NamedTuple):
-    """A text with the address of its type and its language."""
-
-    value: str
-    datatype: str
-    language: str | None
-
-
-Node = IRI | Blank | Literal
-
-
-@dataclass(slots=True)
-class Graph:
-    """What is said of each node: property → objects, in the order of the file."""
-
-    subjects: dict[Node, dict[str, list[Node]]] = field(default_factory=dict)
-    inner: set[Blank] = field(default_factory=set)
-    """Blank nodes that something points to."""
-
-    def add(self, subject: Node, predicate: str, obj: Node) -> None:
-        """Add a statement; the same again adds nothing."""
-        objects = self.subjects.setdefault(subject, {}).setdefault(predicate, [])
-        if obj not in objects[-50:]:
-            objects.append(obj)
-        if isinstance(obj, Blank):
-            self.inner.add(obj)
 
 
 class RDFFile(FileSource):
     """An RDF file: Turtle, N-Triples, N-Quads, TriG, N3, JSON-LD or RDF/XML, by its suffix.
 
     The name of a thing is its label, in the first of `languages` that it has; else the last part of its address.
-    Two things with one label are told apart by that part, in parentheses. Several values of one property become
-    one value, joined by "; ", or one triple each. The address of a thing is kept as `iri`, a type other than
-    text as `datatype`, the language as `language`.
+    Two things with one label are told apart by that part, in parentheses; blank nodes, which have none, by a number,
+    unless the same is said of both. Further labels, and those of what it is `owl:sameAs`, are its aliases ("also known
+    as"). The addresses of web pages are values as they stand. Several values of one property become one value, joined
+    by "; ", or one triple each. The address of a thing is kept as `iri`, a type other than text as `datatype`, the
+    language as `language`.
 
     Args:
         path: the file.
@@ -135,33 +75,36 @@ class RDFFile(FileSource):
         self.base = base
 
     def _read(self) -> Iterator[Triple]:
-        graph = self._graph()
-        telling = _Telling(graph, self.languages, self.labels, self.skipped)
+        form = self._format()
+        graph = self._graph(form)
+        is_json_ld = form.media_type == "application/ld+json"
+        telling = Telling(graph, self.languages, self.labels, self.skipped, is_json_ld=is_json_ld)
+        names = {*self.labels, ALIAS, SAME}
         for subject, properties in graph.subjects.items():
-            if isinstance(subject, Blank) and (subject in graph.inner or not telling.has_label(subject)):
+            if isinstance(subject, Blank) and telling.label(subject) is None:
                 if subject not in graph.inner:
                     self.skipped["blank node without a name"] += len(properties)
                 continue
             name = telling.name(subject)
-            for predicate, objects in properties.items():
-                for value, details in self._values(telling, predicate, objects):
+            told = [(p, telling.values(p, objects)) for p, objects in properties.items() if p not in names]
+            for predicate, values in [*told, (ALIAS, telling.aliases(subject))]:
+                prop = telling.property(predicate)
+                for value, details in self._several(values):
                     iri = {"iri": subject.value} if isinstance(subject, IRI) else {}
-                    triple = self.checked(name, telling.property(predicate), value, {**iri, **details})
+                    triple = self.checked(name, prop, value, {**iri, **details})
                     if triple is not None:
                         yield triple
+        for node in telling.untold():
+            self.skipped["blank node without a name"] += len(graph.subjects[node])
 
-    def _values(
-        self, telling: _Telling, predicate: str, objects: list[Node]
-    ) -> Iterator[tuple[str, dict[str, str]]]:
-        if predicate in self.labels or predicate == "http://www.w3.org/2002/07/owl#sameAs":
-            return
-        told = list(telling.values(objects))
+    def _several(self, values: Iterable[Told]) -> Iterable[Told]:
+        """Return the values of a property as one, where they are to be joined."""
+        told = list(values)
         if self.several == "join" and len(told) > 1:
-            yield "; ".join(dict.fromkeys(value for value, _ in told)), {}
-        else:
-            yield from told
+            return [("; ".join(dict.fromkeys(value for value, _ in told)), {})]
+        return told
 
-    def _graph(self) -> Graph:
+    def _format(self) -> Any:
         try:
             import pyoxigraph
         except ImportError:
@@ -170,20 +113,30 @@ class RDFFile(FileSource):
         form = pyoxigraph.RdfFormat.from_extension({"owl": "rdf", "json": "jsonld"}.get(suffix, suffix))
         if form is None:
             raise self.error(0, f"expected an RDF file, got .{suffix}")
+        return form
+
+    def _graph(self, form: Any) -> Graph:
+        import pyoxigraph
+
         if form == pyoxigraph.RdfFormat.RDF_XML:
             self._check_entities()
         base = self.base or self.path.absolute().as_uri()
         graph = Graph()
         texts: dict[str, str] = {}  # the same text is kept once
         try:
-            for quad in pyoxigraph.parse(path=str(self.path), format=form, base_iri=base):
+            parser = pyoxigraph.parse(path=str(self.path), format=form, base_iri=base)
+            for quad in parser:
                 subject, obj = _node(quad.subject, texts), _node(quad.object, texts)
                 if subject is None or obj is None:
                     self.skipped["statement about a statement"] += 1
                     continue
                 predicate = quad.predicate.value
                 graph.add(subject, texts.setdefault(predicate, predicate), obj)
+            graph.prefixes = parser.prefixes
         except SyntaxError as error:
+            if "LoadDocumentCallback" in error.msg:
+                remedy = "write the context into the file, in the place of its address"
+                raise self.error(0, f"remote contexts are not fetched; {remedy}") from None
             raise self.error(error.lineno or 0, f"not {form.name}: {error.msg}") from None
         except ValueError as error:
             raise self.error(0, str(error)) from None
@@ -218,121 +171,6 @@ class RDFFile(FileSource):
                 raise self.error(error.lineno, f"not RDF/XML: {expat.ErrorString(error.code)}") from None
 
 
-class _Telling:
-    """Names, properties and values of the nodes of one graph."""
-
-    def __init__(self, graph: Graph, languages: list[str], labels: Sequence[str], skipped: Any) -> None:
-        self._graph = graph
-        self._languages = languages
-        self._labels = labels
-        self._skipped = skipped
-        self._names: dict[Node, str] = {}
-        self._owners: dict[str, Node] = {}
-
-    def has_label(self, node: Node) -> bool:
-        return self._label(node) is not None
-
-    def name(self, node: Node) -> str:
-        """Return the name of an address or a blank node, for no two of them the same."""
-        if node not in self._names:
-            label = self._label(node)
-            local = local_name(node.value) if isinstance(node, IRI) else ""
-            name = label or local or node.value
-            if self._owners.setdefault(name.casefold(), node) != node:
-                name = f"{name} ({local})" if label and local and local != label else f"{name} ({node.value})"
-                self._owners.setdefault(name.casefold(), node)
-            self._names[node] = name
-        return self._names[node]
-
-    def property(self, predicate: str) -> str:
-        """Return a property as words."""
-        label = self._label(IRI(predicate))
-        return label or _WORDS.get(predicate) or readable(local_name(predicate)) or predicate
-
-    def values(self, objects: Iterable[Node], depth: int = 0) -> Iterator[tuple[str, dict[str, str]]]:
-        """Yield the values of a property as texts, with what is known of them."""
-        objects = list(objects)
-        tagged = [node for node in objects if isinstance(node, Literal) and node.language]
-        chosen = min(tagged, key=lambda node: self._rank(node.language), default=None)
-        for node in objects:
-            if isinstance(node, Literal):
-                if chosen is not None and not self._in_language_of(chosen, node):
-                    self._skipped["text in another language"] += 1
-                elif node.datatype in _BINARY:
-                    self._skipped["binary value"] += 1
-                else:
-                    yield _text(node), _details(node)
-            elif isinstance(node, IRI):
-                if node.value != f"{RDF}nil":
-                    yield self.name(node), {"value_iri": node.value}
-            elif (text := self._told(node, depth)) is not None:
-                yield text, {}
-
-    def _told(self, node: Blank, depth: int) -> str | None:
-        """Return a blank node as a value: its label, the items of a list, its value, or what is said of it."""
-        properties = self._graph.subjects.get(node, {})
-        label = self._label(node)
-        if label is not None:
-            return label
-        if f"{RDF}first" in properties:
-            return ", ".join(text for item in self._items(node) for text, _ in self.values([item], depth + 1))
-        if depth >= _MAX_DEPTH or not properties:
-            self._skipped["blank node that says nothing or leads in circles"] += 1
-            return None
-        if f"{RDF}value" in properties:
-            properties = {f"{RDF}value": properties[f"{RDF}value"]}
-        parts = []
-        for predicate, objects in properties.items():
-            text = ", ".join(text for text, _ in self.values(objects, depth + 1))
-            if text:
-                parts.append(text if predicate == f"{RDF}value" else f"{self.property(predicate)}: {text}")
-        return "; ".join(parts) or None
-
-    def _items(self, node: Node) -> list[Node]:
-        """Return the items of a list; a list that leads back into itself ends there."""
-        items: list[Node] = []
-        seen: set[Node] = set()
-        while isinstance(node, Blank) and node not in seen:
-            seen.add(node)
-            properties = self._graph.subjects.get(node, {})
-            items += properties.get(f"{RDF}first", [])[:1]
-            node = next(iter(properties.get(f"{RDF}rest", [])), IRI(f"{RDF}nil"))
-        return items
-
-    def _label(self, node: Node) -> str | None:
-        """Return the label in the best language, of the first property that has one."""
-        properties = self._graph.subjects.get(node, {})
-        for predicate in self._labels:
-            found = [o for o in properties.get(predicate, ()) if isinstance(o, Literal) and o.value.strip()]
-            if found:
-                return " ".join(min(found, key=lambda literal: self._rank(literal.language)).value.split())
-        return None
-
-    def _in_language_of(self, chosen: Literal, literal: Literal) -> bool:
-        """Say whether a text is in no language, or in that of the chosen one."""
-        if literal.language is None or literal.language == chosen.language:
-            return True
-        rank = self._rank(literal.language)
-        return rank < len(self._languages) and rank == self._rank(chosen.language)
-
-    def _rank(self, language: str | None) -> int:
-        """Return how good a language is, 0 best: a wanted one or a regional form of it, none at all, another."""
-        if language is None:
-            return len(self._languages)
-        folded = language.lower()
-        for rank, wanted in enumerate(self._languages):
-            if folded == wanted or folded.startswith(f"{wanted}-"):
-                return rank
-        return len(self._languages) + 1
-
-
-def local_name(iri: str) -> str:
-    """Return the last part of an address as words: ".../Ada_Lovelace" is "Ada Lovelace"."""
-    path = iri.split("?")[0].rstrip("/#")
-    last = re.split(r"[/#]|:(?!//)", path)[-1]
-    return " ".join(unquote(last).replace("_", " ").split())
-
-
 def _node(term: Any, texts: dict[str, str]) -> Node | None:
     """Return a term of pyoxigraph as a node; None for a statement (RDF-star)."""
     kind = type(term).__name__
@@ -343,20 +181,3 @@ def _node(term: Any, texts: dict[str, str]) -> Node | None:
         datatype = term.datatype.value
         return Literal(value, texts.setdefault(datatype, datatype), term.language)
     return IRI(value) if kind == "NamedNode" else Blank(value)
-
-
-def _text(literal: Literal) -> str:
-    """Return the text of a literal as written; only doubles that JSON-LD wrote as "3.5E0" read "3.5"."""
-    if literal.datatype in _FLOATS and re.fullmatch(r"[+-]?\d(\.\d+)?[Ee]-?\d+", literal.value):
-        number = float(literal.value)
-        return str(int(number)) if number.is_integer() and abs(number) < 1e15 else repr(number)
-    return literal.value
-
-
-def _details(literal: Literal) -> dict[str, str]:
-    details = {}
-    if literal.language:
-        details["language"] = literal.language
-    if literal.datatype not in _PLAIN:
-        details["datatype"] = literal.datatype.replace(XSD, "xsd:")
-    return details

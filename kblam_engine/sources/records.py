@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 from kblam_engine.errors import ConfigurationError, TripleError
 from kblam_engine.sources.source import FileSource
-from kblam_engine.sources.values import as_text, flat_text, name_key, readable
+from kblam_engine.sources.values import as_text, flat_text, joined, name_key, plain, readable, value_text
 from kblam_engine.triples import Triple
 
 # Headers of long tables, in the words of the KBLaM data sets, of RDF and of knowledge graphs.
@@ -25,15 +27,37 @@ _LONG = (
     ("entity", "attribute", "value"),
     ("head", "relation", "tail"),
 )
+OWN = _LONG[:2]
+"""The words of this package and of the KBLaM data sets."""
 _PARTS = ("name", "property", "value")
+_LABELS = frozenset({"namespace", "tags", "valid_from", "valid_to"})
+_CONTEXT = _LABELS | {"provenance", "metadata"}
 
 
-def long_columns(columns: Sequence[str]) -> tuple[str, str, str] | None:
+def long_columns(columns: Iterable[str]) -> tuple[str, str, str] | None:
     """Return the columns that are name, property and value, None if the table is not a long one."""
+    return _long_columns(tuple(columns))
+
+
+@lru_cache(maxsize=4096)  # keys come again with every record
+def _long_columns(columns: tuple[str, ...]) -> tuple[str, str, str] | None:
     by_folded = {column.strip().casefold(): column for column in columns}
     for wanted in _LONG:
         if all(column in by_folded for column in wanted):
             return by_folded[wanted[0]], by_folded[wanted[1]], by_folded[wanted[2]]
+    return None
+
+
+@lru_cache(maxsize=4096)
+def _lacking(keys: tuple[str, ...]) -> str | None:
+    """Return which part a triple lacks that has these keys and no others, None if they are no two parts of a triple.
+
+    One of the two is the property: a thing may well have a "value", but hardly a "predicate".
+    """
+    folded = {key.strip().casefold() for key in keys} - _CONTEXT
+    for wanted in _LONG:
+        if len(folded) == 2 and wanted[1] in folded and folded < set(wanted):
+            return next(part for part, column in zip(_PARTS, wanted, strict=True) if column not in folded)
     return None
 
 
@@ -51,6 +75,8 @@ class RecordSource(FileSource):
     """
 
     extractor = "table"
+    reads_exports = False
+    """Whether a triple in this package's words may say all that a triple says, as `write_triples` writes it."""
 
     def __init__(
         self,
@@ -64,42 +90,97 @@ class RecordSource(FileSource):
         super().__init__(path, uri=uri, max_mb=max_mb)
         if name_column is not None and not name_column.strip():
             raise ConfigurationError("name_column: expected the name of a column, got nothing")
-        self.named = uri is not None
         self.name_column = name_column
         self.properties = dict(properties or {})
+        self._seen: dict[str, None] = {}
 
-    def as_written(self, triples: Iterable[Triple]) -> Iterator[Triple]:
-        """Yield the triples of a file in this package's own form: as they were exported, provenance and all.
-
-        Where the source was given a uri, that is where triples without a provenance come from.
-        """
-        for triple in triples:
-            if self.named and triple.provenance is None:
-                triple = replace(triple, provenance=self.provenance)
-            yield triple
+    def __iter__(self) -> Iterator[Triple]:
+        self._seen.clear()
+        yield from super().__iter__()
+        unknown = next((key for key in self.properties if key not in self._seen), None)
+        if self._seen and unknown is not None:
+            raise self.error(0, f"properties: no record has {unknown!r}; there are {listed(self._seen)}")
 
     def place(self, line: int) -> dict[str, Any]:
         """Return the metadata of a triple of a line."""
         return {"line": line} if line else {}
 
+    def from_record(self, record: Mapping[str, Any], line: int) -> Iterator[Triple]:
+        """Yield the triples of a record among records of any kind: it is one, or each of its keys gives one.
+
+        Raises:
+            ImportFileError: it has no column with the name, or what it says beside a triple is wrong.
+        """
+        columns = None if self.name_column or self.properties else long_columns(record)
+        if columns is not None:
+            triple = self.from_row(columns, record, line)
+            if triple is not None:
+                yield triple
+        elif not (self.name_column or self.properties) and (part := _lacking(tuple(record))):
+            self.skipped[f"triple without a {part}"] += 1
+        else:
+            yield from self.from_wide(record, line)
+
+    def from_row(self, columns: tuple[str, str, str], record: Mapping[str, Any], line: int) -> Triple | None:
+        """Return the triple of a row of a long table; None where a part is empty or too long, which is counted in `skipped`.
+
+        Raises:
+            ImportFileError: what the row says beside its triple is wrong.
+        """
+        try:
+            return self._triple(columns, record, line)
+        except TripleError as error:
+            if error.field not in _PARTS:
+                raise self.error(line, str(error)) from None
+            cell = record.get(columns[_PARTS.index(error.field)])
+            is_empty = cell is None or (isinstance(cell, str) and not cell.strip())
+            what = f"triple without a {error.field}" if is_empty else f"{error.field} empty, too long or no text"
+            self.skipped[what] += 1
+            return None
+        except (ValueError, RecursionError) as error:
+            raise self.error(line, str(error)) from None
+
     def from_long(self, columns: tuple[str, str, str], record: Mapping[str, Any], line: int) -> Triple:
-        """Return the triple of a row of a long table; its other columns become metadata.
+        """Return the triple of a row of a long table in which every row has to be one.
 
         Raises:
             ImportFileError: a part is empty or too long.
         """
-        parts: dict[str, Any] = {
-            part: flat_text(record.get(column)) or "" for part, column in zip(_PARTS, columns, strict=True)
-        }
-        others = {key: value for key, value in record.items() if key not in columns and key.strip()}
-        metadata = others.pop("metadata", None)
-        kept = {key: text for key, value in others.items() if (text := flat_text(value)) and key not in _PARTS}
         try:
-            nested = _metadata(metadata)
-            metadata = {**self.place(line), **kept, **nested}
-            return Triple(**parts, metadata=metadata, provenance=self.provenance)
+            return self._triple(columns, record, line)
         except (TripleError, ValueError, RecursionError) as error:
             raise self.error(line, str(error)) from None
+
+    def _triple(self, columns: tuple[str, str, str], record: Mapping[str, Any], line: int) -> Triple:
+        """Return the triple of a row; what other columns say is metadata, or as it was exported.
+
+        Raises:
+            TripleError: a part of it is wrong.
+            ValueError: its metadata is no JSON.
+        """
+        name, prop, value = record.get(columns[0]), record.get(columns[1]), record.get(columns[2])
+        if not (isinstance(name, str) and isinstance(prop, str) and isinstance(value, str)):  # most are
+            name, prop = flat_text(name) or "", flat_text(prop) or ""
+            value = value_text(prop, value) or ""
+        is_own = self.reads_exports and columns in OWN
+        if len(record) == len(columns):
+            return Triple(name, prop, value, {} if is_own else self.place(line), self.provenance)
+        others = {key: cell for key, cell in record.items() if key not in columns}
+        if is_own:
+            return self._exported(others, (name, prop, value))
+        metadata = _metadata(others.pop("metadata", None))
+        kept = {key: text for key, cell in others.items() if key.strip() and key not in _PARTS and (text := flat_text(cell))}
+        return Triple(name, prop, value, {**self.place(line), **kept, **metadata}, self.provenance)
+
+    def _exported(self, others: Mapping[str, Any], parts: tuple[str, str, str]) -> Triple:
+        """Return a triple with what else it says; one that does not say where it comes from comes from here.
+
+        Its line is not noted: a line put in at the top of a file would make all triples below it other ones.
+        """
+        said = {key: cell if key in _LABELS else plain(cell) for key, cell in others.items()}
+        said = {key: cell for key, cell in said.items() if cell is not None or key not in _CONTEXT}
+        triple = Triple.from_dict({**said, **dict(zip(_PARTS, parts, strict=True))})
+        return triple if triple.provenance is not None else replace(triple, provenance=self.provenance)
 
     def from_wide(
         self, record: Mapping[str, Any], line: int, *, key: str | None = None
@@ -112,6 +193,8 @@ class RecordSource(FileSource):
             ImportFileError: the record has no column with the name.
         """
         key = key or self._name_key(record, line)
+        if self.properties:
+            self._seen.update(dict.fromkeys(record))
         name = as_text(record[key])
         if name is None:
             if any(flat_text(value) for value in record.values()):
@@ -136,7 +219,7 @@ class RecordSource(FileSource):
             elif isinstance(value, list | tuple) and any(isinstance(part, Mapping) for part in value):
                 yield from self._named(name, prop, value, line)
             else:
-                text = flat_text(value)
+                text = value_text(prop, value)
                 triple = self.checked(name, prop, text, self.place(line)) if text else None
                 if triple is not None:
                     yield triple
@@ -156,13 +239,14 @@ class RecordSource(FileSource):
             if isinstance(value, Mapping):
                 rest = {key: part for key, part in value.items() if key != inner}
                 yield from self._properties(text, rest, line, prefix="")
-        if names and (triple := self.checked(name, prop, ", ".join(names), self.place(line))):
+        if names and (triple := self.checked(name, prop, joined(prop, names), self.place(line))):
             yield triple
 
     def _property(self, key: str, prefix: str) -> str | None:
         if prefix:
             return prefix + readable(key)
         if self.properties:
+            self._seen[key] = None
             return self.properties.get(key)
         return readable(key) or None
 
@@ -171,8 +255,14 @@ class RecordSource(FileSource):
         if key is None:
             key = next(iter(record), "")
         if key not in record:
-            raise self.error(line, f"no column {key!r}; there are {', '.join(record) or 'none'}")
+            raise self.error(line, f"no column {key!r}; there are {listed(record) or 'none'}")
         return key
+
+
+def listed(keys: Iterable[str]) -> str:
+    """Return keys for a message, the first twenty of them."""
+    shown = [*islice(keys, 21)]
+    return ", ".join(shown[:20]) + (" ..." if len(shown) > 20 else "")
 
 
 def _metadata(cell: Any) -> dict[str, Any]:

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from kblam_engine.errors import ConfigurationError, ImportFileError
+from kblam_engine.sources.given_format import STDIN, GivenFormat
 from kblam_engine.sources.source import Source
 
 _SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]+)://")
+_HOW = "say what it is with format=, such as 'csv' (--format csv)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,16 +66,17 @@ def register(form: Format) -> None:
     _FORMATS.insert(0, form)
 
 
-def open_source(path_or_uri: str | os.PathLike[str], **options: Any) -> Source:
+def open_source(path_or_uri: str | os.PathLike[str], *, format: str | None = None, **options: Any) -> Source:
     """Open a file, folder or URI as a source of triples, by its suffix or scheme. Nothing is read yet.
 
     Args:
-        path_or_uri: a path, a `file://` URI, or a URI of a scheme that a source has.
+        path_or_uri: a path, a `file://` URI, or a URI of a scheme that a source has; with a format also "-", standard input.
+        format: what the file is, whatever it is called: a suffix such as "csv", or the name of a kind of source.
         options: of the source; see its class.
 
     Raises:
         ImportFileError: no source reads this.
-        ConfigurationError: the source has no such option, or not with that value.
+        ConfigurationError: there is no such format, or the source has no such option, or not with that value.
         MissingDependencyError: the source needs a package that is not installed (some say so when they are read).
     """
     text = os.fspath(path_or_uri)
@@ -89,12 +92,18 @@ def open_source(path_or_uri: str | os.PathLike[str], **options: Any) -> Source:
             if form is None:
                 remedy = "; download it first" if scheme in ("http", "https", "ftp") else ""
                 raise ImportFileError(text, 0, f"no source reads {scheme}:// addresses{remedy}")
+            if format is not None:
+                raise ConfigurationError(f"format: expected with a file, got {text}; leave it out")
             return _open(form, text, options)
+    if format is not None:
+        return _open_as(format, text, options)
     form = _format_of(Path(text))
     if form is None:
         suffix = Path(text).suffix.lower()
-        known = ", ".join(sorted({suffix for form in _FORMATS for suffix in form.suffixes} - {"/"}))
-        raise ImportFileError(text, 0, f"expected a file of {known}; got {suffix or 'no suffix'}")
+        if text == STDIN or not suffix:
+            what = "a format for standard input" if text == STDIN else "a suffix that says what is in the file"
+            raise ImportFileError(text, 0, f"expected {what}, got none; {_HOW}")
+        raise ImportFileError(text, 0, f"expected a file of {', '.join(_suffixes())}; got {suffix}. If it is one of them, {_HOW}")
     return _open(form, text, options)
 
 
@@ -103,9 +112,13 @@ def can_open(path: Path) -> bool:
     return _format_of(path) is not None
 
 
-def option_names(path: Path) -> set[str] | None:
-    """Return the options of the source that reads a file, None if it takes any."""
-    form = _format_of(path)
+def option_names(path: Path, format: str | None = None) -> set[str] | None:
+    """Return the options of the source that reads a file, None if it takes any.
+
+    Raises:
+        ConfigurationError: there is no such format.
+    """
+    form = _format_of(path) if format is None else _named(format)[0]
     return None if form is None else _options(_opener(form))
 
 
@@ -119,6 +132,38 @@ def _format_of(path: Path) -> Format | None:
     return None
 
 
+def _named(format: str) -> tuple[Format, str]:
+    """Return the kind of source that a format names, and the suffix of its files.
+
+    Raises:
+        ConfigurationError: none is called so.
+    """
+    wanted = format.strip().lower()
+    for form in _FORMATS:
+        for suffix in form.suffixes:
+            if suffix != "/" and wanted in (suffix, suffix[1:]):
+                return form, suffix
+    for form in _FORMATS:
+        if wanted == form.what.lower() and form.suffixes and form.suffixes != ("/",):
+            return form, form.suffixes[0]
+    raise ConfigurationError(f"format: expected one of {', '.join(suffix[1:] for suffix in _suffixes())}; got {format!r}")
+
+
+def _suffixes() -> list[str]:
+    return sorted({suffix for form in _FORMATS for suffix in form.suffixes} - {"/"})
+
+
+def _open_as(format: str, text: str, options: dict[str, Any]) -> Source:
+    form, suffix = _named(format)
+    if Path(text).is_dir():
+        raise ConfigurationError(f"format: expected with a file, got the folder {text}; leave it out")
+    if text != STDIN and Path(text).name.lower().endswith(suffix) and not Path(text).is_fifo():
+        return _open(form, text, options)
+    _check_options(form, options)
+    opener = _opener(form)
+    return GivenFormat(text, suffix, opener, options, _options(opener))
+
+
 def _opener(form: Format) -> Callable[..., Source]:
     if isinstance(form.opener, str):
         module, _, name = form.opener.partition(":")
@@ -128,13 +173,16 @@ def _opener(form: Format) -> Callable[..., Source]:
 
 
 def _open(form: Format, text: str, options: dict[str, Any]) -> Source:
-    opener = _opener(form)
-    known = _options(opener)
+    _check_options(form, options)
+    return _opener(form)(text, **options)
+
+
+def _check_options(form: Format, options: dict[str, Any]) -> None:
+    known = _options(_opener(form))
     unknown = None if known is None else next((option for option in options if option not in known), None)
     if unknown is not None:
         there = ", ".join(sorted(known or ())) or "none"
         raise ConfigurationError(f"{form.what} sources have no option {unknown!r}; they have {there}")
-    return opener(text, **options)
 
 
 def _options(opener: Callable[..., Any]) -> set[str] | None:

