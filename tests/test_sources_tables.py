@@ -417,6 +417,17 @@ def test_a_long_parquet_counts_rows_without_a_part(tmp_path):
     assert parts(source) == [("A", "p", "0.1")] and sum(source.skipped.values()) == 2
 
 
+def test_incomplete_rows_of_a_long_database_table_are_counted(tmp_path):
+    path = tmp_path / "long.db"
+    with sqlite3.connect(path) as connection:
+        connection.executescript(
+            "CREATE TABLE t (name TEXT, property TEXT, value TEXT); INSERT INTO t VALUES ('a','b','c'), ('a','d',''), ('','','')"
+        )
+    source = open_source(path)
+    assert parts(source) == [("a", "b", "c")]
+    assert source.skipped == {"triple without a value": 1, "triple without a name": 1}
+
+
 @pytest.fixture
 def database(tmp_path):
     path = tmp_path / "shop.db"

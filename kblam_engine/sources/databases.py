@@ -112,7 +112,9 @@ class SQLiteSource(RecordSource):
             for column, names in keys.items():
                 record[column] = names.get(record[column], record[column])
             if long is not None:
-                yield self.from_long(long, record, number)
+                triple = self.from_row(long, record, number)
+                if triple is not None:
+                    yield triple
             else:
                 yield from self.from_wide(record, number, key=name)
 

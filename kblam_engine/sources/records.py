@@ -140,17 +140,6 @@ class RecordSource(FileSource):
         except (ValueError, RecursionError) as error:
             raise self.error(line, str(error)) from None
 
-    def from_long(self, columns: tuple[str, str, str], record: Mapping[str, Any], line: int) -> Triple:
-        """Return the triple of a row of a long table in which every row has to be one.
-
-        Raises:
-            ImportFileError: a part is empty or too long.
-        """
-        try:
-            return self._triple(columns, record, line)
-        except (TripleError, ValueError, RecursionError) as error:
-            raise self.error(line, str(error)) from None
-
     def _triple(self, columns: tuple[str, str, str], record: Mapping[str, Any], line: int) -> Triple:
         """Return the triple of a row; what other columns say is metadata, or as it was exported.
 
