@@ -211,6 +211,14 @@ def test_a_chat_model_that_returns_nothing_is_told():
         list(LLMExtractor(Scripted(None))(text_document(TEXT, "")))
 
 
+def test_an_exception_without_a_text_is_named(tmp_path):
+    def broken(messages):
+        raise ConnectionError
+
+    with pytest.raises(ChatModelError, match="got ConnectionError; read the document again"):
+        list(LLMExtractor(broken)(text_document("Acme is in Oslo.", "a.txt")))
+
+
 def test_chunks_are_whole_sentences_of_one_section():
     text = "One\n===\n\n" + "Word word word. " * 40 + "\n\nShort.\n\nTwo\n===\n\nOther. " + "x" * 700 + "\n"
     document = text_document(text, "")

@@ -38,6 +38,13 @@ def test_plain_headings_of_several_products(tmp_path):
     }
 
 
+def test_a_short_heading_above_one_pair(tmp_path):
+    text = "Orca 2\n\nDimensions\nHeight: 1.2 m\n\n2. Narwhal\nWeight: 3 kg\n\nDimensions\nHeight: 0.4 m\n"
+    assert parts(read(tmp_path, "x.txt", text)) == [("Orca 2", "height", "1.2 m"), ("Narwhal", "weight", "3 kg"), ("Narwhal", "height", "0.4 m")]
+    prose = "Orca 2\n\nWhat nobody had thought of at first\nwas this: the robot is too heavy.\n"
+    assert [block.kind for block in read(tmp_path, "y.txt", prose).read().blocks] == ["heading", "paragraph"]
+
+
 def test_numbered_headings_of_a_pdf_with_a_title(tmp_path):
     pages = [
         [f"{n}. {name}", "", f"The {name} is a robot of the warehouse.", "", "Contact", "", f"Service: {n}", f"Warranty: {n} years"]

@@ -3,12 +3,13 @@
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import textwrap
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 
 import numpy as np
 import pytest
@@ -385,3 +386,15 @@ def test_a_backup_from_memory_goes_to_disk(tmp_path):
     with open_kb(tmp_path / "copy", create=False) as copy:
         assert list(copy) == ACME and copy.verify() == []
         assert_consistent(copy.snapshot(), HashingEncoder())
+
+
+def test_a_writer_that_has_ended_is_not_named(tmp_path):
+    with open_kb(tmp_path / "kb") as kb:
+        kb.add(ACME)
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        ended.wait()
+    (tmp_path / "kb" / "writer").write_text(f"process {ended.pid}")
+    with closing(sqlite3.connect(tmp_path / "kb" / "kb.sqlite", isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with open_kb(tmp_path / "kb", timeout=0.1) as kb, pytest.raises(KnowledgeBaseLockedError, match="another process has been writing"):
+            kb.remove("Acme")

@@ -2,10 +2,14 @@
 
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import textwrap
+from contextlib import closing
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from kb_parts import ACME, CountingEncoder, kb_fixture, open_kb  # noqa: F401
 
@@ -16,8 +20,10 @@ from kblam_engine.errors import (
     KnowledgeBaseLockedError,
     ReadOnlyError,
 )
+from kblam_engine.knowledge_base import slot_reading
 from kblam_engine.knowledge_base import words as words_module
 from kblam_engine.knowledge_base.connections import translated_errors
+from kblam_engine.knowledge_base.row_checks import bad_revisions
 
 NEW = Triple("New", "thing", "x")
 
@@ -219,3 +225,20 @@ def test_an_error_of_sqlite_that_is_no_text_is_translated():
     with pytest.raises(KnowledgeBaseError, match="damaged, or not a knowledge base"):
         with translated_errors("kb"):
             b"\xe4".decode()
+
+
+def test_records_without_numbers_are_found_and_refused():
+    """Flipped bits make a table of what SQLite itself would not write there; here a table without types does."""
+    with closing(sqlite3.connect(":memory:")) as connection:
+        connection.executescript("""
+            CREATE TABLE triples (id INTEGER PRIMARY KEY AUTOINCREMENT, added, removed, name_id, property_id, value, metadata, context);
+            CREATE TABLE names (id, text); CREATE TABLE properties (id, text);
+            CREATE TABLE revisions (revision, added, removed, n_triples, digest);
+            INSERT INTO names VALUES ('x', 'Acme'); INSERT INTO triples (added, name_id) VALUES (1, 'x');
+            INSERT INTO revisions VALUES (NULL, 1, 0, 1, '1');
+        """)
+        meta = SimpleNamespace(n_triples=1, digest="1", revision=1, oldest_revision=0, n_slots=1)
+        assert "revisions: some on record have no number" in list(bad_revisions(connection, meta))
+        rows = np.ones((1, 4), np.int64)
+        with pytest.raises(KnowledgeBaseError, match="a name or property has no number"):
+            slot_reading._check_rows(connection, meta, rows, rows[:0])

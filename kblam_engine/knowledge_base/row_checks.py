@@ -101,6 +101,9 @@ def bad_revisions(connection: sqlite3.Connection, meta: Meta) -> Iterator[str]:
     rows = connection.execute(
         "SELECT revision, added, removed, n_triples, digest FROM revisions ORDER BY revision"
     ).fetchall()
+    if any(type(row[0]) is not int for row in rows):
+        yield "revisions: some on record have no number"
+        return
     newest = rows[-1][0] if rows else None
     if (newest or 0) != meta.revision:
         yield f"revisions: expected {meta.revision}, the last on record is {newest}"

@@ -138,6 +138,8 @@ def _check_rows(
     last_name, last_property = connection.execute(
         "SELECT (SELECT coalesce(max(id), 0) FROM names), (SELECT coalesce(max(id), 0) FROM properties)"
     ).fetchone()
+    if type(last_name) is not int or type(last_property) is not int:
+        raise damaged(connection, "a name or property has no number")
     limits = {"slot": (0, meta.n_slots - 1), "id": (1, n_ever), "name": (1, last_name), "property": (1, last_property)}
     for rows in (added, removed):
         for column, (what, (least, most)) in zip(rows.T, limits.items(), strict=False):

@@ -20,6 +20,7 @@ _NUMBERED = re.compile(r"(\d{1,2}(?:\.\d{1,2}){0,4})\.?[ \t]+(?=[^\W\d_])")
 _PAIR = re.compile(r"[^\n:=]{1,60}(?::|[ ]=)[ \t]+\S")
 _NO_HEADING_END = tuple(".!?,;:…")
 _MAX_HEADING = 90
+_SHORT_HEADING = 4  # words
 
 
 def text_document(text: str, uri: str, *, id: str | None = None) -> Document:
@@ -97,16 +98,13 @@ def _heading(
     if not _is_heading(line):
         return None, lines
     numbered = _NUMBERED.match(line)
+    # A name, then key-value lines about it; below a long line a single one may be prose with a colon.
+    are_pairs = all(_PAIR.match(text, *span) for span in rest)
+    if not are_pairs or (len(rest) == 1 and len(line.split()) > _SHORT_HEADING) or (is_last and not rest and not numbered):
+        return None, lines
     if numbered:
-        if rest:
-            return None, lines
-        return Block("heading", start + numbered.end(), end, numbered[1].count(".") + 2), []
-    if not rest:
-        return (None, lines) if is_last else (Block("heading", start, end), [])
-    # A name, then key-value lines about it.
-    if len(rest) > 1 and all(_PAIR.match(text, *span) for span in rest):
-        return Block("heading", start, end), rest
-    return None, lines
+        return Block("heading", start + numbered.end(), end, numbered[1].count(".") + 2), rest
+    return Block("heading", start, end), rest
 
 
 def _is_heading(line: str) -> bool:

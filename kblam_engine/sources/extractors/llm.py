@@ -151,10 +151,8 @@ class LLMExtractor:
         except KBLaMError:
             raise  # says what to do about it
         except Exception as error:
-            raise ChatModelError(
-                f"{where}: expected a reply, got {type(error).__name__}: {one_line(str(error))}; "
-                "read the document again when it answers"
-            ) from error
+            said = ": ".join(part for part in (type(error).__name__, one_line(str(error))) if part)
+            raise ChatModelError(f"{where}: expected a reply, got {said}; read the document again when it answers") from error
         if not isinstance(reply, str):
             raise ChatModelError(
                 f"{where}: expected the text of a reply, got {type(reply).__name__}; return it as a str"
