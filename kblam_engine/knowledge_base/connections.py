@@ -176,3 +176,16 @@ def locked(label: str, timeout: float, writer: str) -> KnowledgeBaseLockedError:
     return KnowledgeBaseLockedError(
         f"{label}: {writer} has been writing for {timeout:g} s; try again, or wait longer (timeout)"
     )
+
+
+def may_run(process: int) -> bool:
+    """Say whether there is a process of this number, as far as the system tells without doing anything to it."""
+    if os.name != "posix":
+        return True
+    try:
+        os.kill(process, 0)  # no signal: it only looks
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True

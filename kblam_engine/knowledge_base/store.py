@@ -19,6 +19,7 @@ from kblam_engine.knowledge_base.connections import (
     connect,
     lacks_log,
     locked,
+    may_run,
     scratch,
     translated_errors,
 )
@@ -311,7 +312,7 @@ class Store:
                 said = file.read(_LONGEST_WORD).decode("ascii")
         except (OSError, ValueError, KnowledgeBaseError):
             return "another process"
-        return said if _WORD.fullmatch(said) and _may_run(int(said.split()[1])) else "another process"
+        return said if _WORD.fullmatch(said) and may_run(int(said.split()[1])) else "another process"
 
     def _take_reader(self) -> sqlite3.Connection:
         if self._closed:
@@ -379,19 +380,6 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     finally:
         if connection.in_transaction:
             connection.execute("COMMIT")
-
-
-def _may_run(process: int) -> bool:
-    """Say whether there is a process of this number, as far as the system tells without doing anything to it."""
-    if os.name != "posix":
-        return True
-    try:
-        os.kill(process, 0)  # no signal: it only looks
-    except (ProcessLookupError, OverflowError):
-        return False
-    except PermissionError:  # somebody else's
-        return True
-    return True
 
 
 def _unlink(path: Path) -> None:
