@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import PurePath
 from typing import NamedTuple
@@ -66,11 +67,8 @@ def _with_common_keys(
     for block, section in blocks:
         if section:
             below.setdefault(section[-1].casefold(), set()).update(keys_of(document, block))
-    return {
-        heading
-        for heading, keys in below.items()
-        if any(keys & others for other, others in below.items() if other != heading)
-    }
+    n_headings = Counter(key for keys in below.values() for key in keys)
+    return {heading for heading, keys in below.items() if any(n_headings[key] > 1 for key in keys)}
 
 
 def _is_name(heading: str) -> bool:
