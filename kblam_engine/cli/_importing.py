@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,11 +11,10 @@ import typer
 
 from kblam_engine.cli.kb_common import counted, many
 from kblam_engine.errors import ConfigurationError, ImportFileError
-from kblam_engine.triple_files import json_lines
-from kblam_engine.triples import Triple
 
 if TYPE_CHECKING:
     from kblam_engine.knowledge_base import KnowledgeBase
+    from kblam_engine.triples import Triple
 
 SourceArgument = Annotated[
     str,
@@ -208,32 +205,6 @@ def last_said(triples: Iterable[Triple], *, multi: bool) -> tuple[list[Triple], 
         n_overruled += before is not None and before.value != triple.value
         last[key] = triple
     return list(last.values()), n_overruled
-
-
-def reviewed_documents(path: Path) -> set[str]:
-    """Return the documents that a review is of, also those whose candidates were all rejected; of another file, none.
-
-    A candidate that can no longer be read names none.
-    """
-    name, places = path.name.lower(), set()
-    for cell in _candidates(path) if name.endswith((".review.csv", ".review.jsonl")) else ():
-        try:
-            origin = Triple.from_dict(json.loads(cell) if isinstance(cell, str) else cell).provenance
-        except ValueError:
-            continue
-        places |= set() if origin is None else {origin.place}
-    return places
-
-
-def _candidates(path: Path) -> list[Any]:
-    """Return the candidates of a review as they were found."""
-    if path.suffix.lower() == ".jsonl":
-        return [json.loads(line).get("triple") for _, line in json_lines(path)]
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        header = file.readline()
-        file.seek(0)
-        delimiter = max(",;", key=header.count)  # spreadsheets of some countries write semicolons
-        return [row.get("triple") for row in csv.DictReader(file, delimiter=delimiter)]
 
 
 def write_candidates(source: str, triples: list[Triple]) -> Path:

@@ -24,7 +24,6 @@ from kblam_engine.cli._importing import (
     last_said,
     read_source,
     reconciled,
-    reviewed_documents,
     source_options,
     write_candidates,
 )
@@ -145,6 +144,8 @@ def _places(base: KnowledgeBase, source: str, reading: Reading, triples: list[Tr
     They are those that the triples name, the source itself, of a review those that it is of, and of a folder or archive what
     was once read in it.
     """
+    from kblam_engine.sources.review import reviewed_documents
+
     origins = {triple.provenance for triple in triples if triple.provenance is not None}
     places = {reading.uri} | {origin.place for origin in origins} | reviewed_documents(Path(source))
     if Path(source).is_dir() or source.lower().endswith(".zip"):

@@ -76,11 +76,8 @@ def read_review(path: str | os.PathLike[str]) -> list[Triple]:
 
 def _kept_and_rejected(path: str | os.PathLike[str]) -> tuple[list[Triple], int]:
     """Return the candidates that a person kept, and how many were not."""
-    read = {".csv": _csv_records, ".jsonl": _jsonl_records}[_suffix(path)]
-    file = Path(path)
-    check_size(file, _MAX_MB)
     kept, n_rejected = list[Triple](), 0
-    for line, record in read(file):
+    for line, record in _records(path):
         try:
             if _is_kept(record.get("keep")):
                 kept.append(_reviewed(record))
@@ -89,6 +86,35 @@ def _kept_and_rejected(path: str | os.PathLike[str]) -> tuple[list[Triple], int]
         except ValueError as error:
             raise ImportFileError(path, line, str(error)) from None
     return kept, n_rejected
+
+
+def _records(path: str | os.PathLike[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield line and columns of each candidate."""
+    read = {".csv": _csv_records, ".jsonl": _jsonl_records}[_suffix(path)]
+    file = Path(path)
+    check_size(file, _MAX_MB)
+    yield from read(file)
+
+
+def reviewed_documents(path: str | os.PathLike[str]) -> set[str]:
+    """Return the documents that a review is of, also those whose candidates were all rejected; of another file, none.
+
+    A candidate that can no longer be read names none.
+
+    Raises:
+        ImportFileError: a line is wrong.
+    """
+    places: set[str] = set()
+    if not os.fspath(path).lower().endswith((".review.csv", ".review.jsonl")):
+        return places
+    for _, record in _records(path):
+        try:
+            original = _candidate(record.get("triple"))
+        except ValueError:
+            continue
+        if original is not None and original.provenance is not None:
+            places.add(original.provenance.place)
+    return places
 
 
 class ReviewFile(FileSource):
