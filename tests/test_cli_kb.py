@@ -224,9 +224,11 @@ def test_where_a_triple_was_read_can_be_said(kb, kblam):
     )
 
 
-def test_a_command_waits_for_another_writer_as_long_as_it_is_told(kb, kblam):
+def test_a_command_waits_for_another_writer_as_long_as_it_is_told(kb, file, kblam):
     commands = [
         ["add", "a", "b", "c"],
+        ["import", file],
+        ["merge", "Acme", "Borealis"],
         ["set", "Acme", "seat", "Ulm"],
         ["remove", "Acme"],
         ["rollback", 0],

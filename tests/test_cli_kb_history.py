@@ -84,7 +84,7 @@ def test_history_log_and_diff(kb, kblam):
 
 def test_the_log_tells_how_many_changes_there_are_and_which_are_compacted(kb, kblam):
     assert kblam("kb", "log", "--kb", kb)[2] == ""
-    assert "the newest 1, of 4; --last 0 shows all" in kblam("kb", "log", "--kb", kb, "--last", 1)[2]
+    assert "the newest 1; --last 0 shows all" in kblam("kb", "log", "--kb", kb, "--last", 1)[2]
     kblam("kb", "compact", "--kb", kb, "--keep-from", 3)
     _, out, err = kblam("kb", "log", "--kb", kb)
     assert out.count("(compacted)") == 2 and "the oldest that can is 3" in err

@@ -1,34 +1,21 @@
-"""Tables, JSON, Parquet and databases as sources: long and wide, with provenance, and bad files named by line."""
+"""Tables, Parquet and databases as sources: long and wide, with provenance, and bad files named by line."""
 
 import datetime
 import decimal
-import io
 import json
-import os
 import sqlite3
-import threading
 
 import pyarrow.parquet
 import pytest
 from kb_parts import open_kb
+from sources_parts import parts, written
 
 from kblam_engine import Triple, triple_files
-from kblam_engine.errors import ConfigurationError, ImportFileError
-from kblam_engine.sources import Format, open_source, register, registry
+from kblam_engine.errors import ImportFileError
+from kblam_engine.sources import open_source
 from kblam_engine.sources.values import as_text, readable
 from kblam_engine.triple_files import write_triples
 from kblam_engine.triples import Provenance
-
-
-def parts(source):
-    return [(t.name, t.property, t.value) for t in source]
-
-
-def written(tmp_path, name, text):
-    path = tmp_path / name
-    path.write_text(text, "utf-8", newline="")
-    return path
-
 
 WIDE = "name,head_office,foundedIn,staff\nAcme Robotics,Berlin,2014,\nBorealis,\"Oslo, Norway\",007,12\n"
 WIDE_TRIPLES = [
@@ -255,71 +242,6 @@ def test_a_bad_file_names_line_and_reason_and_leaves_the_kb_alone(tmp_path, name
     assert list(kb) == [Triple("old", "is", "here")] and kb.revision == 1
 
 
-JSON_RECORD = {
-    "name": "Acme",
-    "price": 12.50,
-    "tags": ["robots", "tools"],
-    "listed": True,
-    "nothing": None,
-    "address": {"city": "Berlin", "zip": "010"},
-    "ceo": {"name": "Lena Hoffmann", "born": 1980},
-    "products": [{"name": "Orca 2", "payload": "80 kg"}, {"name": "Pike"}],
-}
-JSON_TRIPLES = {
-    ("Acme", "price", "12.50"),
-    ("Acme", "tags", "robots, tools"),
-    ("Acme", "listed", "true"),
-    ("Acme", "address city", "Berlin"),
-    ("Acme", "address zip", "010"),
-    ("Acme", "ceo", "Lena Hoffmann"),
-    ("Lena Hoffmann", "born", "1980"),
-    ("Acme", "products", "Orca 2, Pike"),
-    ("Orca 2", "payload", "80 kg"),
-}
-
-
-@pytest.mark.parametrize(
-    "wrap", [lambda r: r, lambda r: [r], lambda r: {"v": 1, "items": [r]}, lambda r: {"Acme": {k: r[k] for k in r if k != "name"}}]
-)
-def test_json_of_every_shape(tmp_path, wrap):
-    text = json.dumps(wrap(JSON_RECORD), indent=1).replace("12.5", "12.50")
-    assert set(parts(open_source(written(tmp_path, "t.json", text)))) == JSON_TRIPLES
-
-
-def test_json_records_further_inside(tmp_path):
-    path = written(tmp_path, "t.json", json.dumps({"data": {"rows": [{"key": "a", "x": 1}]}, "more": [{"y": 1}]}))
-    assert parts(open_source(path, records="data.rows")) == [("a", "x", "1")]
-    with pytest.raises(ImportFileError, match="expected the key 'no'"):
-        list(open_source(path, records="data.no"))
-
-
-@pytest.mark.parametrize(
-    "wrap",
-    [
-        lambda rows: {"data": {"items": rows}},
-        lambda rows: {"data": {"items": rows, "total": 1}, "meta": {"page": 1}},
-        lambda rows: {"status": "ok", "response": {"data": {"items": rows}}},
-        lambda rows: {"data": rows[0]},
-        lambda rows: {"result": {"Acme": {"seat": "Ulm"}}},
-    ],
-)
-def test_json_records_in_an_answer(tmp_path, wrap):
-    path = written(tmp_path, "t.json", json.dumps(wrap([{"name": "Acme", "seat": "Ulm"}])))
-    assert parts(open_source(path)) == [("Acme", "seat", "Ulm")]
-
-
-def test_what_only_looks_like_an_answer(tmp_path):
-    words = {"data": {"plural of": "datum"}, "Acme": {"products": [{"name": "Orca"}]}}
-    found = parts(open_source(written(tmp_path, "t.json", json.dumps(words))))
-    assert found == [("data", "plural of", "datum"), ("Acme", "products", "Orca")]
-
-
-def test_a_list_inside_says_which_element_is_no_record(tmp_path):
-    path = written(tmp_path, "t.json", '{"rows": [{"name": "a", "x": 1}, "b"]}')
-    with pytest.raises(ImportFileError, match="expected an object, got a text as number 2 of the list"):
-        list(open_source(path, records="rows"))
-
-
 @pytest.mark.parametrize("suffix", [".csv", ".json", ".jsonl", ".parquet", ".db"])
 def test_properties_that_are_not_there_are_an_error(tmp_path, suffix):
     path = tmp_path / f"t{suffix}"
@@ -336,29 +258,6 @@ def test_properties_that_are_not_there_are_an_error(tmp_path, suffix):
     for options in ({}, {"name_column": "name"}):
         with pytest.raises(ImportFileError, match="'y'; there are name, x"):
             list(open_source(path, properties={"x": "size", "y": "height"}, **options))
-
-
-def test_properties_inside_a_thing_of_its_own(tmp_path):
-    path = written(tmp_path, "t.json", '[{"name":"A","ceo":{"name":"Lena","born":1980}}]')
-    assert parts(open_source(path, properties={"ceo": "boss", "born": "year"})) == [("Lena", "year", "1980"), ("A", "boss", "Lena")]
-
-
-def test_a_list_of_other_names_is_separated_by_semicolons(tmp_path):
-    record = {"name": "Acme Robotics", "aliases": ["AR", "Acme, Inc."], "tags": ["a", "b"], "alsoKnownAs": [{"name": "X"}, {"name": "Y"}]}
-    found = parts(open_source(written(tmp_path, "t.json", json.dumps([record]))))
-    assert [value for _, _, value in found] == ["AR; Acme, Inc.", "a, b", "X; Y"]
-
-
-def test_json_lines_of_records(tmp_path):
-    path = written(tmp_path, "t.jsonl", '\n{"title":"Acme","seat":"Berlin"}\n{"title":"B","x":1e400}\n')
-    triples = list(open_source(path))
-    assert parts(triples) == [("Acme", "seat", "Berlin"), ("B", "x", "1e400")]
-    assert [t.metadata["line"] for t in triples] == [2, 3]
-
-
-def test_json_array_lines(tmp_path):
-    path = written(tmp_path, "t.json", '[\n{"name":"a",\n"x":1},\n\n{"name":"b","x":2}\n]\n')
-    assert [t.metadata["line"] for t in open_source(path)] == [2, 5]
 
 
 def test_parquet(tmp_path):
@@ -481,124 +380,6 @@ def test_a_database_is_only_read(database, options, reason):
 def test_what_is_no_database(tmp_path):
     with pytest.raises(ImportFileError, match="not a database"):
         list(open_source(written(tmp_path, "x.db", "name,seat\n" * 100)))
-
-
-def test_the_registry_says_what_it_reads(tmp_path):
-    with pytest.raises(ImportFileError, match=r"expected a file of .*\.csv.*; got \.xyz"):
-        open_source(tmp_path / "x.xyz")
-    with pytest.raises(ImportFileError, match="https:// addresses; download it first"):
-        open_source("https://example.org/x.csv")
-    with pytest.raises(ConfigurationError, match="no option 'nam_column'; they have .*name_column"):
-        open_source(tmp_path / "x.csv", nam_column="x")
-    with pytest.raises(FileNotFoundError):
-        list(open_source(tmp_path / "x.csv"))
-
-
-def test_a_file_whose_name_says_nothing(tmp_path):
-    path = written(tmp_path, "export", "name\tseat\nAcme\tUlm\n")
-    with pytest.raises(ImportFileError, match="expected a suffix that says .*--format csv"):
-        open_source(path)
-    for format in ("csv", ".TSV", "CSV or TSV"):
-        (triple,) = source = open_source(path, format=format)
-        assert parts([triple]) == [("Acme", "seat", "Ulm")]
-        assert triple.provenance.uri == source.uri == str(path) and triple.metadata == {"line": 2}
-    path.write_text("name,a\nx\n", "utf-8")
-    with pytest.raises(ImportFileError, match="expected 2 columns, got 1") as caught:
-        list(open_source(path, format="csv"))
-    assert (caught.value.path, caught.value.line) == (str(path), 2)
-    with pytest.raises(FileNotFoundError, match="nothing"):
-        list(open_source(tmp_path / "nothing", format="csv"))
-    assert parts(open_source(written(tmp_path, "t.csv", "name,a\nx,1\n"), format="csv")) == [("x", "a", "1")]
-    named = written(tmp_path, "graph.txt", "<> <http://a/p> <#x> .\n<#x> <http://a/q> 3 .\n")
-    iris = [triple.metadata["iri"] for triple in open_source(named, format="ttl")]
-    assert iris == [named.as_uri(), f"{named.as_uri()}#x"], "not of the temporary name"
-
-
-@pytest.mark.parametrize(
-    ("path", "format", "reason"),
-    [
-        ("x", "xyz", "format: expected one of csv, .*; got 'xyz'"),
-        (".", "csv", "expected with a file, got the folder"),
-        ("sqlite:///x.db", "csv", "expected with a file, got sqlite"),
-    ],
-)
-def test_formats_that_cannot_be(path, format, reason):
-    with pytest.raises(ConfigurationError, match=reason):
-        open_source(path, format=format)
-    with pytest.raises(ConfigurationError, match="JSONL sources have no option 'delimiter'"):
-        open_source("x", format="jsonl", delimiter=";")
-
-
-def test_standard_input(monkeypatch):
-    with pytest.raises(ImportFileError, match="expected a format for standard input"):
-        open_source("-")
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("name,seat\nAcmé,Ulm\n".encode())))
-    source = open_source("-", format="csv")
-    assert parts(source) == parts(source) == [("Acmé", "seat", "Ulm")], "it is read once and kept"
-    assert {triple.provenance.uri for triple in source} == {"stdin"}
-    monkeypatch.setattr("sys.stdin", io.StringIO('{"name":"a","x":1}\n{"name":'))
-    with pytest.raises(ImportFileError, match="^-, line 2: not JSON"):
-        list(open_source("-", format="jsonl", uri="feed"))
-    monkeypatch.setattr("sys.stdin", io.StringIO("name,x\n" + "a,1\n" * 1000))
-    with pytest.raises(ImportFileError, match="-: expected at most 0.001 MB, got more"):
-        list(open_source("-", format="csv", max_mb=0.001))
-
-
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
-@pytest.mark.parametrize(("suffix", "format"), [(".jsonl", None), (".csv", None), ("", "csv"), ("", "parquet")])
-def test_a_pipe_is_read_once(tmp_path, suffix, format):
-    pipe, file = tmp_path / f"pipe{suffix}", tmp_path / "file"
-    os.mkfifo(pipe)
-    if format == "parquet":
-        pyarrow.parquet.write_table(pyarrow.table({"name": ["A"], "x": ["1"]}), file)
-    else:
-        file.write_text('{"name":"A","x":1}' if suffix == ".jsonl" else "name;x\nA;1\n", "utf-8")
-    writer = threading.Thread(target=lambda: pipe.write_bytes(file.read_bytes()))
-    writer.start()
-    assert parts(open_source(pipe, format=format)) == [("A", "x", "1")]
-    writer.join()
-
-
-def test_file_uris(tmp_path):
-    path = written(tmp_path, "a b.csv", "name,seat\nAcme,Oslo\n")
-    assert parts(open_source(path.as_uri())) == [("Acme", "seat", "Oslo")]
-
-
-def test_a_source_of_ones_own(monkeypatch):
-    monkeypatch.setattr(registry, "_FORMATS", list(registry._FORMATS))
-
-    class Fixed(list):
-        uri, skipped = "wiki://x", {}
-
-    register(Format("wiki", (), lambda uri: Fixed([Triple(uri, "is", "open")]), schemes=("wiki",)))
-    assert parts(open_source("wiki://page")) == [("wiki://page", "is", "open")]
-
-
-def test_files_that_are_too_large_are_refused(tmp_path):
-    path = written(tmp_path, "t.csv", WIDE)
-    with pytest.raises(ImportFileError, match="expected at most 1e-05 MB"):
-        list(open_source(path, max_mb=1e-5))
-    with pytest.raises(ConfigurationError, match="max_mb"):
-        open_source(path, max_mb=0)
-
-
-def test_lines_cells_and_files_without_an_end_are_refused(tmp_path, monkeypatch):
-    path = tmp_path / "x.jsonl"
-    monkeypatch.setattr(triple_files, "MAX_LINE", 1_000_000)
-    path.write_text('{"name": "a", "b": "c"}\n' + "x" * 1_000_001, "utf-8")
-    with pytest.raises(ImportFileError, match="line 2: expected lines of at most 1 MB"):
-        list(open_source(path))
-    path.write_text('{"name": "a", "property": "b", "value": "c"}\n' + "x" * 1_000_001, "utf-8")
-    with pytest.raises(ImportFileError, match="line 2: expected lines of at most 1 MB"):
-        list(triple_files.read_triples(path))
-    path = tmp_path / "x.csv"
-    path.write_text(f"name,b\na,{'x' * 200_000}\n", "utf-8")
-    with pytest.raises(ImportFileError, match="line 2: expected cells of at most 131,072 characters"):
-        list(open_source(path))
-    device = tmp_path / "zero.csv"
-    device.symlink_to("/dev/zero")
-    with pytest.raises(ImportFileError, match="got a device"):
-        list(open_source(device))
 
 
 def test_words_from_identifiers():

@@ -36,6 +36,7 @@ from kblam_engine.cli.kb_common import (
     NewNamespaceOption,
     NewTagOption,
     NewToOption,
+    TimeoutOption,
     open_kb,
     print_json,
     show_result,
@@ -68,6 +69,7 @@ def import_file(
     llm: LLMOption = None,
     reconcile: ReconcileOption = False,
     aliases: AliasesOption = None,
+    timeout: TimeoutOption = None,
     as_json: JSONOption = False,
 ) -> None:
     """Add the triples of a file, folder or database, all or none.
@@ -95,7 +97,7 @@ def import_file(
                 print_json({**nothing, "skipped": reading.skipped})
             return
     progress = sys.stderr.isatty()
-    with open_kb(kb, create=True, encoder=encoder, multi=multi) as base:
+    with open_kb(kb, create=True, encoder=encoder, multi=multi, timeout=timeout) as base:
         triples, n_overruled = _last_said(base, source, triples)
         told: dict[str, Any] = {"overruled": n_overruled, "skipped": reading.skipped}
         if not replace_before:

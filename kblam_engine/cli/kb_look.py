@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -33,7 +32,7 @@ from kblam_engine.cli.kb_plot import check_target, plot_stats
 from kblam_engine.cli.kb_tables import beside_columns, label_columns, print_columns, print_triples
 
 if TYPE_CHECKING:
-    from kblam_engine.knowledge_base import KBStats, KnowledgeBase, Revision, SearchHit
+    from kblam_engine.knowledge_base import KBStats, KnowledgeBase, SearchHit
     from kblam_engine.triples import Triple
 
 
@@ -149,7 +148,7 @@ def log(
 ) -> None:
     """Show what was changed when, newest first."""
     with open_kb(kb) as base, working("reading"):
-        revisions = base.revisions()
+        revisions = base.revisions(last + 1 if last else None)  # one more tells whether there are more
         oldest = base.info().oldest_revision
     shown = revisions[: last or None]
     if as_json:
@@ -172,7 +171,7 @@ def log(
     if shown[-1].number < oldest:
         typer.echo(f"compacted: cannot be read any more, nor gone back to; the oldest that can is {oldest}", err=True)
     if len(shown) < len(revisions):
-        typer.echo(f"the newest {len(shown):,}, of {len(revisions):,}; --last 0 shows all", err=True)
+        typer.echo(f"the newest {len(shown):,}; --last 0 shows all", err=True)
 
 
 def show_diff(
@@ -242,20 +241,20 @@ def stats(
         check_target(plot)
     part = Part.of(namespace, tag, source, at, revision)
     with open_kb(kb) as whole, working("counting"):
-        found, n_revisions = _with_growth(part.view(whole).stats(top), part, whole.revisions())
+        found = part.view(whole).stats(top)
         size = whole.info().size_bytes
     if plot is not None:
         missing = plot_stats(found, plot)
         if missing:
             typer.echo(f"{plot}: boxes stand for what no font here has: {missing}", err=True)
     if as_json:
-        print_json({**found.to_dict(), "n_revisions": n_revisions, "size_bytes": size})
+        print_json({**found.to_dict(), "size_bytes": size})
         return
     if not found.n_triples:
         tell_none()
     _print_counts(found)
-    if len(found.growth) < n_revisions:
-        told = f"{len(found.growth)} of {n_revisions:,} revisions; kblam kb log --last 0 shows all"
+    if len(found.growth) < found.n_revisions:
+        told = f"{len(found.growth)} of {found.n_revisions:,} revisions; kblam kb log --last 0 shows all"
         typer.echo(told, err=True)
     held = ", ".join(
         (
@@ -267,20 +266,6 @@ def stats(
         )
     )
     typer.echo(held + (f"; drawn in {plot}" if plot else ""))
-
-
-def _with_growth(found: KBStats, part: Part, revisions: Sequence[Revision]) -> tuple[KBStats, int]:
-    """Return counts with the growth up to the revision that is shown, and of how many revisions it is.
-
-    Without any where triples are left out: a revision's number of triples is that of the whole.
-    """
-    from kblam_engine.knowledge_base.statistics import spread
-
-    if not replace(part, revision=None).is_all:
-        return replace(found, growth=[]), 0
-    last = revisions[0].number if part.revision is None and revisions else part.revision or 0
-    steps = [step for step in reversed(revisions) if step.number <= last]
-    return replace(found, growth=spread(steps)), len(steps)
 
 
 def _print_counts(found: KBStats) -> None:

@@ -15,6 +15,7 @@ from kblam_engine.cli.kb_common import (
     RevisionOption,
     SourceOption,
     TagOption,
+    TimeoutOption,
     open_kb,
     print_json,
     print_table,
@@ -82,6 +83,7 @@ def merge(
     keep: Annotated[str, typer.Argument(help="The name to keep.", show_default=False)],
     others: Annotated[list[str], typer.Argument(help="Names of the same thing.", show_default=False)],
     kb: KBOption,
+    timeout: TimeoutOption = None,
     as_json: JSONOption = False,
 ) -> None:
     """Give the triples of other names the name to keep; a rollback undoes it.
@@ -90,7 +92,7 @@ def merge(
     """
     from kblam_engine.sources.names import stored_spellings
 
-    with open_kb(kb) as base, working("merging"):
+    with open_kb(kb, timeout=timeout) as base, working("merging"):
         before = base.revision
         keep, *others = stored_spellings(base.snapshot().names, [keep, *others])
         done = base.merge(keep, *others)

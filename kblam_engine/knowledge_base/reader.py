@@ -204,13 +204,16 @@ class KBReader:
         return diff(self._store, before, newest, self._selection.condition())
 
     def stats(self, top: int = 10) -> KBStats:
-        """Return the names, properties, namespaces, tags and sources with the most triples, and the growth.
+        """Return the names, properties, namespaces, tags and sources with the most triples, and how all of it grew.
 
         Raises:
             ConfigurationError: `top` is below 1.
         """
         checked_count("top", top)
-        found = statistics(self._store, self._condition(), top)
+        steps = revisions(self._store, None)[::-1] if self._selection == Selection() else []
+        if self._pinned is not None:
+            steps = [step for step in steps if step.number <= self._pinned]
+        found = statistics(self._store, self._condition(), top, steps)
         if any(type(text) is not str for text, _ in (*found.names, *found.properties)):
             with self._store.connection() as connection:
                 raise damaged(connection, "a triple has no name or property, or none that is a text")

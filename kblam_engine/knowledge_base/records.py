@@ -185,13 +185,17 @@ class KBStats:
     tags: Counts
     sources: Counts
     growth: list[Revision]
-    """At most a few dozen revisions, spread over all, oldest first."""
+    """At most a few dozen revisions, spread over all up to the one that is shown, oldest first. A part by namespace, tag,
+    source or time has none: a revision counts all triples."""
+    n_revisions: int
+    """Of how many revisions the growth is."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the counts as a JSON object."""
         kinds = ("names", "properties", "namespaces", "tags", "sources")
         counts = {kind: dict(getattr(self, kind)) for kind in kinds}
-        numbers = {part: getattr(self, part) for part in ("n_triples", "n_names", "n_properties", "n_sources")}
+        sizes = ("n_triples", "n_names", "n_properties", "n_sources", "n_revisions")
+        numbers = {part: getattr(self, part) for part in sizes}
         return {**numbers, **counts, "growth": [step.to_dict() for step in self.growth]}
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from kblam_engine.knowledge_base.conditions import Condition
-from kblam_engine.knowledge_base.history import revisions
 from kblam_engine.knowledge_base.records import Counts, KBStats, Revision
 from kblam_engine.knowledge_base.store import Store
 
@@ -17,8 +16,15 @@ _PLACE = (
 )
 
 
-def statistics(store: Store, condition: Condition, top: int) -> KBStats:
-    """Count the triples `t` to which a condition applies, by name, property and label."""
+def statistics(store: Store, condition: Condition, top: int, steps: Sequence[Revision]) -> KBStats:
+    """Count the triples `t` to which a condition applies, by name, property and label.
+
+    Args:
+        store: where they are.
+        condition: which triples count.
+        top: how many names and so on to tell.
+        steps: the revisions of which the growth consists, oldest first; none where a part is counted.
+    """
     where, parameters = condition
     counts: dict[str, Counts] = {}
     with store.reading() as connection:
@@ -46,11 +52,12 @@ def statistics(store: Store, condition: Condition, top: int) -> KBStats:
                 "GROUP BY b.text ORDER BY n DESC, b.text LIMIT ?",
                 (*parameters, top),
             ).fetchall()
-    growth = spread(revisions(store, None)[::-1])
-    return KBStats(n_triples, n_names, n_properties, n_sources, growth=growth, **counts)
+    return KBStats(
+        n_triples, n_names, n_properties, n_sources, growth=_spread(steps), n_revisions=len(steps), **counts
+    )
 
 
-def spread(steps: Sequence[Revision]) -> list[Revision]:
+def _spread(steps: Sequence[Revision]) -> list[Revision]:
     """Return a few dozen of these revisions at most, evenly spread, the last one among them."""
     some = list(steps[:: max(1, -(-len(steps) // _STEPS))])
     return some if not steps or some[-1] is steps[-1] else [*some, steps[-1]]
