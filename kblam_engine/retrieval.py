@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from kblam_engine.evidence import Candidate, CandidateEmbeddings, Examiner
+from kblam_engine.evidence import FEATURES, Candidate, CandidateEmbeddings, Examiner
 from kblam_engine.evidence_head import EvidenceHead
 from kblam_engine.key_table import KeySearch, KeyTable
 from kblam_engine.knowledge_base.reading_ahead import read_ahead
@@ -78,6 +78,11 @@ class Retrieved:
     positions: NDArray[np.int64]
     triples: tuple[Triple, ...]
     log_odds: Floats
+
+    @classmethod
+    def nothing(cls) -> Retrieved:
+        """Return no candidates."""
+        return cls(np.zeros(0, np.int64), (), np.zeros(0, np.float32))
 
     @property
     def probabilities(self) -> Floats:
@@ -142,8 +147,10 @@ class Retriever:
             hidden_query: [embed_dim], the LLM's hidden state mapped to embedding space, if there is one.
         """
         if not len(table):
-            return Retrieved(np.zeros(0, np.int64), (), np.zeros(0, np.float32))
+            return Retrieved.nothing()
         candidates, positions, features = self.examine(messages, table, hidden_query)
+        if not candidates:
+            return Retrieved.nothing()
         with torch.no_grad():
             log_odds = self.head(torch.from_numpy(features)).numpy()
         order = np.argsort(-log_odds, kind="stable")
@@ -153,7 +160,7 @@ class Retriever:
     def examine(
         self, messages: Sequence[Message], table: KeyTable, hidden_query: Floats | None = None
     ) -> tuple[list[Candidate], NDArray[np.int64], Floats]:
-        """Return candidates, their positions and features, ordered by retrieval score."""
+        """Return candidates, their positions and features, ordered by retrieval score; none where the search finds none."""
         texts = Questions.of(messages)
         mentioned = names_mentioned(table, texts.conversation, self.examiner.rarity)
         encoded = self._encode_ahead(texts, table, mentioned)
@@ -164,6 +171,8 @@ class Retriever:
             positions, scores = nearest(table, self._score(table, queries, hidden_query), mentioned)
         else:
             positions, scores = searched(table, self._searcher(table), queries, hidden_query, mentioned)
+        if not len(positions):  # an application's own index may find nothing
+            return [], positions, np.zeros((0, len(FEATURES)), np.float32)
         values = table.value_embeddings()
         read_ahead(values, positions)  # while texts are read and words compared
         names = table.name_index[positions]

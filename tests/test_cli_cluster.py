@@ -7,8 +7,9 @@ import pytest
 from cluster_parts import QUESTIONS, some_triples, write_files
 from engine_parts import build_engine, build_llama
 
-from kblam_engine import KBLaM
+from kblam_engine import KBLaM, Triple
 from kblam_engine.cluster import read_manifest
+from kblam_engine.triple_files import write_jsonl
 
 TRIPLES = some_triples(20)
 
@@ -49,6 +50,19 @@ def test_build_and_info(kblam, build, tmp_path):
     (folder / read_manifest(folder).shards[0].folder / "kb.sqlite").write_bytes(b"nothing")
     code, _, err = kblam("cluster", "info", folder, "--verify")
     assert code == 1 and "kb.sqlite: not as it was written" in err
+
+
+def test_build_says_what_it_left_out(kblam, tmp_path):
+    path, nothing = tmp_path / "acme.jsonl", tmp_path / "nothing.jsonl"
+    write_jsonl(path, [Triple("Acme", "ceo", value) for value in ("Ada", "Grace", "Grace")])
+    nothing.write_text("", "utf-8")
+    options = ("--output", tmp_path / "acme.shards", "--shards", 1, "--encoder", "hashing", "--workers", 1)
+    code, out, err = kblam("cluster", "build", path, nothing, *options)
+    assert code == 0 and "1 triples, 1 said again in 1 shards" in out
+    assert "1 value is overruled by a later one of the same name and property; --multi keeps all" in err
+    assert f"no triples in {nothing}" in err
+    code, _, err = kblam("cluster", "build", nothing, *options)
+    assert code == 1 and "got none in them; the shards stay as they were" in err and err.count("\n") == 1
 
 
 def test_ask_takes_shards(kblam, build, tmp_path, tiny):

@@ -166,13 +166,13 @@ def test_a_build_is_resumed(tmp_path, monkeypatch):
     make = shard_building._filled
     seen = []
 
-    def breaks_off(task, place, triples, source):
+    def breaks_off(task, place, triples, source, begun):
         seen.append(task.number)
         if len(seen) == 2:
             with KnowledgeBase.open(place, encoder="hashing") as kb:  # cut off after its commit, before its record
                 kb.add(TRIPLES[:3])
             raise KeyboardInterrupt
-        return make(task, place, triples, source)
+        return make(task, place, triples, source, begun)
 
     monkeypatch.setattr(shard_building, "_filled", breaks_off)
     with pytest.raises(KeyboardInterrupt):
@@ -214,8 +214,8 @@ def test_other_triples_make_only_their_shards_anew(tmp_path):
         reader.triples(range(5))  # what it has open stays
     with open_shards(folder) as kb, one_kb([*TRIPLES, changed]) as one:
         assert len(kb) == len(TRIPLES) and kb.fingerprint == one.snapshot().fingerprint
-    folders = {path.name for path in folder.iterdir() if path.is_dir()}
-    assert folders == {shard.folder for shard in report.manifest.shards} != {shard.folder for shard in before.shards}
+    mine, theirs = ({shard.folder for shard in one.shards} for one in (report.manifest, before))
+    assert mine != theirs and {path.name for path in folder.iterdir() if path.is_dir()} == mine | theirs
 
 
 def test_more_shards_than_names(tmp_path):
@@ -223,14 +223,6 @@ def test_more_shards_than_names(tmp_path):
     with open_shards(folder) as kb:
         assert len(kb) == 2 and {t.value for t in kb.triples([0, 1])} == {t.value for t in TRIPLES[:2]}
         assert kb.names_with_word("walrus", 5).tolist() == []
-
-
-def test_shards_without_any_triple(tmp_path, engine):
-    (tmp_path / "none.jsonl").write_text("", "utf-8")
-    build_shards(request_of([str(tmp_path / "none.jsonl")], tmp_path / "out"))
-    with open_shards(tmp_path / "out") as kb:
-        assert len(kb) == 0 and kb.search(np.zeros((2, 64), np.float32), 3).at.shape == (2, 3)
-        assert engine.answer("Who?", kb, max_new_tokens=3).refused
 
 
 def test_parquet_and_several_values(tmp_path):
@@ -263,7 +255,16 @@ def test_a_shard_that_was_changed_is_told(tmp_path):
 
 @pytest.mark.parametrize(
     ("part", "value"),
-    [("folder", "../elsewhere"), ("folder", "/etc"), ("files", {"../../x": "00"}), ("digest", "x"), ("number", 5)],
+    [
+        ("folder", "../elsewhere"),
+        ("folder", "/etc"),
+        ("folder", "shard-00001-0123456789ab"),  # of another number: two records may not name the same folder
+        ("files", {"../../x": "00"}),
+        ("digest", "x"),
+        ("number", 5),
+        ("n_triples", -1),
+        ("size_bytes", "1"),
+    ],
 )
 def test_a_manifest_from_elsewhere_leads_nowhere_else(tmp_path, part, value):
     folder = built(tmp_path, TRIPLES[:5])
@@ -272,6 +273,65 @@ def test_a_manifest_from_elsewhere_leads_nowhere_else(tmp_path, part, value):
     (folder / FILE).write_text(json.dumps(manifest), "utf-8")
     with pytest.raises(KnowledgeBaseError, match="expected a manifest of shards"):
         open_shards(folder)
+
+
+def changed_manifest(folder, change):
+    """Change what the manifest of a folder says."""
+    manifest = json.loads((folder / FILE).read_text("utf-8"))
+    change(manifest)
+    (folder / FILE).write_text(json.dumps(manifest), "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda manifest: manifest["shards"][1].update(n_triples=700), "expected 700 triples as shards.json says, got"),
+        (lambda manifest: manifest.update(encoder_fingerprint="other:1"), "by the sentence encoder other:1 as shards.json says"),
+        (lambda manifest: manifest.update(embed_dim=100), "expected embeddings of 100 numbers"),
+        (lambda manifest: manifest.update(shards=[]), "expected a manifest of shards, got shards: 'none'; delete it and build"),
+        (lambda manifest: manifest["shards"][1].update(folder=manifest["shards"][0]["folder"]), "folder of another shard"),
+    ],
+)
+def test_a_manifest_that_is_not_of_these_shards_is_told(tmp_path, change, told):
+    folder = built(tmp_path, TRIPLES)
+    changed_manifest(folder, change)
+    with pytest.raises(KnowledgeBaseError, match=told):
+        open_shards(folder)
+    (folder / FILE).unlink()  # what the messages advise
+    report = build_shards(request_of([str(path) for path in sorted(tmp_path.glob("*.jsonl"))], folder))
+    assert report.made == () and report.manifest.n_triples == len(TRIPLES)
+    with open_shards(folder) as kb:
+        assert len(kb) == len(TRIPLES)
+
+
+def test_a_wrong_number_in_the_manifest_is_mended_by_building_again(tmp_path):
+    folder = built(tmp_path, TRIPLES)
+    changed_manifest(folder, lambda manifest: manifest["shards"][1].update(n_triples=700))
+    build_shards(request_of([str(path) for path in sorted(tmp_path.glob("*.jsonl"))], folder))
+    with open_shards(folder) as kb:
+        assert len(kb) == len(TRIPLES)
+
+
+def test_names_of_many_triples_are_not_sent_along_nor_all_kept(folder, monkeypatch):
+    monkeypatch.setattr("kblam_engine.cluster.shard.MOST_SIBLINGS", 3)
+    monkeypatch.setattr("kblam_engine.cluster.gathering.KEPT_SIBLINGS", 9)
+    with open_shards(folder) as kb:
+        asked, ask = [], kb._shards.ask
+
+        def told(questions):
+            asked.extend(one.question for one in questions.values())
+            return ask(questions)
+
+        monkeypatch.setattr(kb._shards, "ask", told)
+        kb.triples(range(len(kb)))
+        sizes = {name: len(kb.positions_of_name(name)) for name in range(kb.n_names)}
+        assert set(sizes.values()) == {1, 2, 3, 4, 5}  # complete, whether sent along or asked for
+        last = kb.n_names - 1
+        before = asked.count("positions_of_name")
+        assert before >= sum(size > 3 for size in sizes.values())
+        kb.positions_of_name(last)
+        assert asked.count("positions_of_name") == before  # kept, because it was asked for last
+        assert sum(map(len, kb._gathering._siblings.values())) == kb._gathering._n_siblings <= 9
 
 
 def test_mistakes_are_told(tmp_path, engine):

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import time
+from dataclasses import replace
+from platform import node
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from kblam_engine.cluster import build_shards, open_shards, read_manifest, verif
 from kblam_engine.errors import ConfigurationError, KnowledgeBaseError
 from kblam_engine.search.exact import scan
 from kblam_engine.sentence_encoder import HashingEncoder
+from kblam_engine.triple_files import write_jsonl
 
 pytest.importorskip("ray", reason='needs the extra: pip install "kblam-engine[cluster]"')
 from kblam_engine.cluster import ray_cluster  # noqa: E402
@@ -112,8 +116,47 @@ def test_a_process_that_cannot_be_reached_is_asked_again(ray, sharded, monkeypat
     assert not failures
     failures += [ray.exceptions.ActorUnavailableError("gone", None)] * 1000
     monkeypatch.setattr(ray_cluster, "TIMEOUT", 0.05)
-    with pytest.raises(KnowledgeBaseError, match="cannot be reached"):
+    with pytest.raises(KnowledgeBaseError, match=r"shard-00000-\w+ on .*: its process cannot be reached"):
         sharded.search(queries, 5)
+
+
+def test_shards_that_are_built_again_are_started_again_from_what_they_were(ray, tmp_path):
+    folder = built(tmp_path, TRIPLES[:20], n_shards=1)
+    path = tmp_path / "other.jsonl"
+
+    def rebuild(word):
+        write_jsonl(path, [replace(triple, value=f"{word} {triple.value}") for triple in TRIPLES[:20]])
+        build_shards(request_of([str(path)], folder, n_shards=1))
+        os.kill(kb._shards.processes()[0], signal.SIGKILL)
+
+    with open_shards(folder, address="local") as kb:
+        rebuild("other")
+        assert not kb.triples([0])[0].value.startswith("other")
+        rebuild("third")
+        with pytest.raises(KnowledgeBaseError, match="were built again since they were opened, and this one is gone; open them again"):
+            kb.search(HashingEncoder().encode(["price"]), 3)
+    with pytest.raises(KnowledgeBaseError, match="have been closed; open them again"):
+        kb.search(HashingEncoder().encode(["price"]), 3)
+
+
+def test_all_shards_together_have_so_much_time(ray, sharded, folder, monkeypatch):
+    given = []
+
+    class Slow:
+        exceptions = ray.exceptions
+
+        @staticmethod
+        def get(reference, timeout):
+            given.append(timeout)
+            time.sleep(timeout)
+            raise ray.exceptions.GetTimeoutError("late")
+
+    monkeypatch.setattr(ray_cluster, "TIMEOUT", 0.2)
+    monkeypatch.setattr(sharded._shards, "_ray", Slow)
+    place = f"{folder}/{read_manifest(folder).shards[0].folder} on {node()}"
+    with pytest.raises(KnowledgeBaseError, match=rf"{place}: expected an answer within 0\.2 s, got none; .*\(ray status\)"):
+        sharded.search(HashingEncoder().encode(["price"]), 3)
+    assert given and max(given) <= 0.2
 
 
 def test_mistakes_are_told_in_one_line(ray, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from evaluation_parts import ACME, OTHERS, QUESTIONS, ask, encoder_fixture, model_fixture  # noqa: F401  (fixtures)
+from test_report import bench
 
 from kblam_engine.evaluation import run_evaluation
 from kblam_engine.evaluation.comparisons import differences
@@ -65,6 +66,36 @@ def test_a_short_copy_of_sizes_and_seeds_gives_the_same_report(script, model, tm
     assert capsys.readouterr().out.splitlines()[1:] == grid_tables(after)
     triples = [t for answer in after.data["results"][0]["answers"] for t in answer["system"]["attended"]]
     assert triples and {key for t in triples for key in t} == {"name", "property", "weight"}
+
+
+def collect(script, monkeypatch, *arguments):
+    monkeypatch.setattr(sys, "argv", ["collect_results.py", *map(str, arguments)])
+    script.main()
+
+
+def test_files_of_one_name_do_not_overwrite_each_other(script, whole, tmp_path, monkeypatch, capsys):
+    paths = [tmp_path / name / "run.json" for name in ("old", "new")]
+    for path in paths:
+        path.parent.mkdir()
+        path.write_text(json.dumps(whole), encoding="utf-8")
+    with pytest.raises(SystemExit):
+        collect(script, monkeypatch, tmp_path / "kept", *paths)
+    assert "run.json more than once" in capsys.readouterr().err
+    assert not (tmp_path / "kept").exists()
+
+
+def test_the_folder_is_made_and_a_bench_is_told(script, whole, tmp_path, monkeypatch, capsys):
+    run, speed = tmp_path / "run.json", tmp_path / "speed.json"
+    run.write_text(json.dumps(whole), encoding="utf-8")
+    speed.write_text(json.dumps(bench()), encoding="utf-8")
+    collect(script, monkeypatch, tmp_path / "deep" / "kept", run, speed)
+    kept = tmp_path / "deep" / "kept"
+    assert [path.name for path in kept.iterdir()] == ["run.json"]
+    assert [answer["line"] for answer in json.loads((kept / "run.json").read_text())["answers"]] == [0] * 12
+    assert "no short copy of speed" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        collect(script, monkeypatch, run, run)
+    assert "expected a folder" in capsys.readouterr().err
 
 
 def test_only_triples_with_attention_are_kept(script):

@@ -48,8 +48,16 @@ def test_encoder_gates_open_the_nearest_key_and_never_refuse(engine, memory_kb):
         nearest = snapshot.triple(int(scores.argmax()))
         assert not answer.refused
         assert [a.weight > 0 for a in answer.attended] == [True, *[False] * (len(answer.attended) - 1)]
-        if engine.adapter.config.retrieval_layer is None:  # else the hidden state has a say in what is nearest
-            assert answer.attended[0].triple == nearest
+        assert answer.attended[0].triple == nearest
+
+
+def test_the_hidden_state_has_no_say_in_encoder_gates(engine, memory_kb):
+    snapshot = memory_kb.snapshot()
+    asked = question("What is the battery life of the Orca 2?", ())
+    retriever = ablated(engine, "encoder-gates", asked).retriever
+    alone = retriever.retrieve(asked.messages, snapshot)
+    misled = -100 * engine.encoder.encode([asked.text])[0]
+    assert retriever.retrieve(asked.messages, snapshot, misled).positions.tolist() == alone.positions.tolist()
 
 
 def test_a_run_asks_ablations_beside_baselines(engine, memory_kb):

@@ -1,4 +1,4 @@
-"""What a report sets side by side: systems, a KB and its counterfactual copy, refusals by kind of question."""
+"""What a report sets side by side: a system and its baselines, refusals by kind of question."""
 
 import json
 
@@ -6,7 +6,6 @@ import pytest
 from evaluation_parts import (  # noqa: F401  (fixtures)
     ACME,
     QUESTIONS,
-    ask,
     command_fixture,
     encoder_fixture,
     files_fixture,
@@ -16,23 +15,19 @@ from evaluation_parts import (  # noqa: F401  (fixtures)
 )
 from test_report import evaluation, measured
 
-from kblam_engine.errors import ConfigurationError
 from kblam_engine.evaluation import metrics
 from kblam_engine.evaluation.baselines import SIZED, Corpus, PromptOptions, build_baseline
 from kblam_engine.evaluation.comparisons import (
-    counterfactuals,
     differences,
     grid_differences,
     grid_refusals,
     refusals,
     refusals_by_kind,
 )
-from kblam_engine.evaluation.copies import counterfactual_set
 from kblam_engine.evaluation.environment import versions
 from kblam_engine.evaluation.grid import SizeResult, Spread, Summary, SystemSummary
 from kblam_engine.evaluation.report import build_report
 from kblam_engine.evaluation.runs import GridRun, read_runs
-from kblam_engine.triples import Triple
 
 # --- refusals ---------------------------------------------------------------------------------------------
 
@@ -90,12 +85,17 @@ def test_systems_are_compared_question_by_question(write):
     paired = write("a.json", evaluation(answers=answers(own, theirs)))
     lines = differences(read_runs([paired]).evaluations)
     # Nine pairs: four times one more, five times the same.
-    half = 1.96 * (9 * (4 / 9 * 5 / 9) / 8 / 9) ** 0.5
+    half = 2.306 * (9 * (4 / 9 * 5 / 9) / 8 / 9) ** 0.5  # Student's t with 8 degrees of freedom
     assert table(lines, "a", "100", "dense")[3] == f"0.44 [{4 / 9 - half:.2f}, {4 / 9 + half:.2f}]"
     assert table(lines, "a", "100", "dense")[4] == "0.00", "no answer has one: the means differ by that"
     unpaired = differences(read_runs([write("b.json", evaluation())]).evaluations)
     assert table(unpaired, "b", "100", "dense")[3] == "0.40"
     assert differences(read_runs([write("c.json", evaluation(baselines=()))]).evaluations) == []
+
+
+def test_an_interval_ends_where_differences_do(write):
+    paired = write("a.json", evaluation(answers=answers([True, True, True], [False, False, True])))
+    assert table(differences(read_runs([paired]).evaluations), "a", "100", "dense")[3] == "0.67 [-0.77, 1.00]"
 
 
 def summary(n=10, **values):
@@ -110,6 +110,9 @@ def grid_of(own, theirs, **data):
 def test_grids_are_compared_seed_by_seed():
     lines = grid_differences(grid_of(summary(exact=[0.8, 0.9, 0.7]), summary(exact=[0.5, 0.6, 0.4])))
     assert table(lines, "exact − dense")[1] == "0.30 [0.30, 0.30]"
+    assert "not how far other questions" in lines[-1]
+    wide = grid_differences(grid_of(summary(exact=[1.0, 0.2]), summary(exact=[0.0, 0.0])))
+    assert table(wide, "exact − dense")[1] == "0.60 [-1.00, 1.00]", "no difference of shares is beyond 1"
     lines = grid_differences(grid_of(summary(exact=[0.8, 0.9]), summary(exact=[0.5])))
     assert table(lines, "exact − dense")[1] == "0.35", "seeds that do not match have no interval"
     assert grid_differences(grid_of(summary(), summary())) == []
@@ -130,68 +133,6 @@ def test_text_measures_have_columns_where_somebody_asked_for_them(write):
     told = evaluation(system={"overall": own, "kinds": {"simple": own}, "info": {}})
     text = build_report(*read_runs([write("b.json", told)]), {})
     assert "| token F1 | ROUGE-L | BERTScore | top-1 |" in text and "| 0.61 | 0.83 |" in text
-
-
-# --- counterfactual copies --------------------------------------------------------------------------------
-
-
-def test_a_copied_set_asks_for_the_copys_values():
-    found = counterfactual_set(1, ACME, QUESTIONS)
-    now = {(t.name, t.property): t.value for t in found.triples}
-    assert now == {
-        ("Acme Robotics", "founder"): "Ann Lee",
-        ("Acme Robotics", "city"): "Riga",
-        ("Borea Foods", "founder"): "Lena Hoffmann",
-        ("Borea Foods", "city"): "Oslo",
-    }
-    assert [q.answers for q in found.questions] == [(("Ann Lee",),), (("Oslo",),), ()]
-    assert found.n_left_out == 0 and [q.text for q in found.questions] == [q.text for q in QUESTIONS]
-
-
-def test_other_spellings_of_a_value_stay_accepted():
-    questions = [
-        ask("When?", answers=[["4 May", "May 4"]], supports=[["A", "date"]]),
-        ask("And B?", answers=[["1 June"]], supports=[["B", "date"]]),
-    ]
-    found = counterfactual_set(0, [Triple("A", "date", "4 May 1998"), Triple("B", "date", "1 June")], questions)
-    assert [q.answers for q in found.questions] == [(("1 June",),), (("4 May 1998", "4 May", "May 4"),)]
-
-
-def test_questions_that_the_copy_does_not_change_are_left_out():
-    triples = [*ACME, Triple("Acme Robotics", "motto", "Onward")]
-    questions = [*QUESTIONS, ask("The motto?", answers=[["Onward"]], supports=[["Acme Robotics", "motto"]]), ask("Well?", answers=[["x"]])]
-    found = counterfactual_set(0, triples, questions)
-    assert found.n_left_out == 2 and [q.text for q in found.questions] == [q.text for q in QUESTIONS]
-    with pytest.raises(ConfigurationError, match="counterfactual"):
-        counterfactual_set(0, triples, questions[-2:])
-
-
-def test_the_report_sets_copies_beside_their_kbs(write):
-    real = write("real.json", evaluation(system=with_kinds()))
-    copied = write("copy.json", evaluation(counterfactual=1, seed=3))
-    other = write("other.json", evaluation(1_000, counterfactual=1))
-    runs = read_runs([real, copied, other])
-    lines = counterfactuals(runs.evaluations, runs.grids)
-    assert table(lines, "whales", "100", "kblam", "all")[4:] == ["0.80", "0.80", "+0.00"]
-    assert table(lines, "whales", "100", "kblam", "simple")[4:] == ["0.90", "0.80", "-0.10"]
-    assert not any("1,000" in line for line in lines), "there is no run over the KB itself at that size"
-    assert "## Counterfactual copies" in build_report(*runs, {})
-    assert counterfactuals(read_runs([real]).evaluations, []) == []
-    own, less = summary(exact=[0.8]), summary(exact=[0.7])
-    grids = [grid_of(own, own, kb="k"), grid_of(less, own, kb="k", counterfactual=2)]
-    assert table(counterfactuals([], grids), "g", "100", "kblam", "all")[4:] == ["0.80", "0.70", "-0.10"]
-
-
-def test_eval_asks_over_a_copy(files, command, tmp_path):
-    out = tmp_path / "out.json"
-    done = command(*files, "--counterfactual", 1, "--json", out)
-    assert done.exit_code == 0, done.output
-    told = json.loads(out.read_text("utf-8"))
-    assert told["counterfactual"] == 1
-    assert [answer["answers"] for answer in told["answers"]] == [[["Ann Lee"]], [["Oslo"]], []]
-    assert told["system"]["overall"]["refusal_f1"] is not None
-    plain = command(*files, "--json", out)
-    assert plain.exit_code == 0 and "counterfactual" not in json.loads(out.read_text("utf-8"))
 
 
 def test_versions_name_what_a_result_depends_on():

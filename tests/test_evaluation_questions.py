@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from kblam_engine.errors import ImportFileError
-from kblam_engine.evaluation.questions import read_questions
+from kblam_engine.evaluation.questions import field_warnings, question_from_dict, read_questions
 
 GOOD = {"question": "Who?", "kind": "simple", "answers": [["Lena"]], "supports": [["Acme", "founder"]]}
 
@@ -93,3 +93,35 @@ def test_an_empty_file_and_bytes(tmp_path):
 def test_the_validation_sets_are_question_files(name):
     path = Path(__file__).parent / "validation" / f"{name}.questions.jsonl"
     assert len(read_questions(path)) > 50
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ({**GOOD, "note": "\ud800"}, "note: .*half a character"),
+        ({**GOOD, "note": [{"deep": ["\udfff"]}]}, "note: .*half a character"),
+        ({**GOOD, "\udfff": 1}, ".*half a character"),
+        ('{"question": "Who?", "answers": [["x"]], "id": ' + "1" * 5000 + "}", "not JSON: .*digits"),
+        ('{"question": "Who?", "answers": [["x"]], "id": ' + "[" * 900 + "]" * 900 + "}", "(id|not usable): .*nested too deeply"),
+        ({"question": "Who?", "answers": [["x"]], "support": [["a", "b"]]}, 'support: .*"supports"'),
+        ({"question": "Who?", "kind": "unanswerable", "answer": "Lena"}, 'answer: .*"answers"'),
+        ({"message": [{"role": "user", "content": "Who?"}], "answers": [["x"]]}, 'message: .*"messages"'),
+    ],
+)
+def test_further_fields_that_cannot_be_kept_or_are_misspelt(tmp_path, line, reason):
+    with pytest.raises(ImportFileError, match=f"line 2: {reason}"):
+        read_questions(write(tmp_path, GOOD, line if isinstance(line, str) else json.dumps(line)))
+
+
+def test_further_fields_beside_the_right_ones_are_kept():
+    kept = {"answer": "Lena Hoffmann.", "support": None, "deep": {"er": ["\u00e9"]}}
+    assert question_from_dict({**GOOD, **kept}).metadata == kept
+
+
+def test_what_is_not_scored_is_told():
+    bare = [question_from_dict({"question": "Who?", "answers": [["x"]], "type": "bridge"}, line=n) for n in range(1, 6)]
+    good = question_from_dict({**GOOD, "type": "bridge"}, line=6)
+    supports, types = field_warnings([*bare, good, question_from_dict({"question": "?", "kind": "unanswerable"})])
+    assert supports.startswith("5 of 6 answerable questions have no supports") and supports.endswith("line 1, line 2, line 3, ...")
+    assert types.startswith('5 questions have a "type" and no "kind"')
+    assert field_warnings([good]) == []

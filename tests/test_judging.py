@@ -91,6 +91,54 @@ def test_a_score_that_cannot_be_read_is_none_and_told(model):
     assert "small gave no readable score for 1 answers" in warning and "very good!" in warning
 
 
+@pytest.mark.parametrize("reply", [None, 5, {"score": 5}])
+def test_a_reply_that_is_no_text_is_unreadable(model, reply):
+    found = run_evaluation(model, ACME, OPEN, judge=Judge("odd", lambda messages: reply))
+    assert found.system.overall.n == 2 and found.system.overall.judge_score is None
+    (warning,) = found.warnings
+    assert "no readable score for 2 answers" in warning and f"{type(reply).__name__} in place of text" in warning
+
+
+def test_a_judge_that_fails_costs_no_answers(model, encoder, tmp_path):
+    asked = []
+
+    def down(messages, /):
+        asked.append(messages)
+        if len(asked) > 1:
+            raise ConnectionError("unavailable \ud800")
+        return "Score: 4"
+
+    found = run_evaluation(model, ACME, OPEN, baselines=["zero-shot"], judge=Judge("service", down))
+    assert len(asked) == 2, "it is not asked again"
+    assert found.system.overall.judge_score == 4.0 and found.answers[1]["system"]["text"]
+    (warning,) = found.warnings
+    assert "service failed" in warning and "3 answers have no score" in warning and "ConnectionError: unavailable" in warning
+    json.dumps(found.to_dict(), ensure_ascii=False).encode("utf-8")
+    cells = run_grid(StubModel(encoder), ACME, OPEN, OTHERS, (4,), (0,), folder=tmp_path, judge=Judge("service", down))
+    assert cells.sizes[0].answers[0]["system"]["text"] and "service failed" in cells.warnings[0]
+    with pytest.raises(KeyboardInterrupt):
+        run_evaluation(model, ACME, OPEN, judge=Judge("j", _interrupted))
+
+
+def _interrupted(messages, /):
+    raise KeyboardInterrupt
+
+
+def test_a_sample_without_an_open_ended_question_is_told(model, encoder):
+    asked = [*QUESTIONS[:2], OPEN[0]]
+    judged, nothing = None, None
+    for seed in range(9):
+        found = run_evaluation(model, ACME, asked, limit=1, seed=seed, judge=Judge("j", Grader()))
+        if found.system.overall.judge_score is None:
+            nothing = found.warnings
+        else:
+            judged = found.warnings
+    assert judged == [] and "none of the 1 questions asked" in nothing[0]
+    cells = run_grid(StubModel(encoder), ACME, asked, OTHERS, (9,), range(9), limit=1, judge=Judge("j", Grader()))
+    n_open = sum("nothing was judged" not in warning for warning in [*cells.warnings])
+    assert n_open == 0 and 0 < len(cells.warnings) < 9
+
+
 def test_something_has_to_be_open_ended(model):
     with pytest.raises(ConfigurationError, match="open_ended"):
         run_evaluation(model, ACME, QUESTIONS, judge=Judge("j", Grader()))
@@ -139,6 +187,11 @@ def test_a_grid_keeps_what_was_judged(encoder, tmp_path):
         lines.write('{"key": "cut o')
     assert run(Judge("grader", again)).to_dict()["results"] == found.to_dict()["results"]
     assert again.cases == []
+    assert any("4 judgements of grader are of an earlier run" in text for text in run(Judge("grader", again)).warnings)
+    assert not any("earlier run" in text for text in found.warnings)
+    edited = Grader()
+    run(Judge("grader", edited, version="edited"))
+    assert len(edited.cases) == 4, "the function says something else since"
     other = Grader()
     run(Judge("another", other))
     assert len(other.cases) == 4, "another judge has not said it"
@@ -180,6 +233,18 @@ def test_the_command_with_a_function_and_its_report(command, files, tmp_path, mo
     sys.modules.pop("my_judges", None)
 
 
+def test_an_edited_function_is_another_judge(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    source = tmp_path / "edited_judge.py"
+    versions = []
+    for score in (1, 2, 2):
+        source.write_text(f"def grade(messages, /):\n    return 'Score: {score}'\n")
+        sys.modules.pop("edited_judge", None)
+        versions.append(load_judge("edited_judge:grade").version)
+    sys.modules.pop("edited_judge", None)
+    assert versions[0] and versions[0] != versions[1] == versions[2]
+
+
 def test_mistakes_are_told_before_the_model_loads(files, command, monkeypatch):
     monkeypatch.setattr("kblam_engine.cli.eval.load_model", lambda *source: pytest.fail("loaded"))
     shown = command(*files, "--judge", "smollm2-135m")
@@ -200,6 +265,7 @@ def test_a_folder_is_a_judge(chat_folder, tiny_tokenizer):
     judge = load_judge(str(chat_folder), "cpu")
     messages = [{"role": "system", "content": "Grade."}, {"role": "user", "content": "Now."}]
     chat = LocalChat(str(chat_folder), "cpu", max_new_tokens=5)
+    assert judge.version == "", "a local model is told by its name"
     assert chat._loaded is None, "nothing is loaded before it is asked"
     reply = chat(messages)
     assert reply == chat(messages) and judge.name == str(chat_folder)

@@ -18,6 +18,7 @@ from evaluation_parts import (  # noqa: F401  (fixtures)
 import kblam_engine
 from kblam_engine.errors import ImportFileError
 from kblam_engine.evaluation import metrics
+from kblam_engine.evaluation.questions import digest_of
 from kblam_engine.evaluation.report import build_report, by_kind, overview, repeated
 from kblam_engine.evaluation.runs import read_runs, series_of
 
@@ -170,6 +171,32 @@ def test_other_seeds_give_a_mean_and_its_interval(write):
     assert found[3:5] == ["0, 1, 2", "abc123"]
     assert found[5] == "0.82 [0.64, 1.00]"  # 0.82 plus and minus 4.303 times 0.0416
     assert repeated(read_runs(runs[:1])[0]) == []
+
+
+def told(*texts):
+    asked = [{"role": "user", "content": "Which?"}]
+    return [{"kind": "simple", "messages": asked, "supports": [["a", text]], "system": {"text": text, "exact": True}} for text in texts]
+
+
+def test_runs_of_other_questions_are_no_series(write):
+    runs = [write(f"{i}.json", evaluation(seed=i, answers=told(text))) for i, text in enumerate("xyx")]
+    one, other = series_of(read_runs(runs)[0])
+    assert [[run.name for run in series.by_size[100]] for series in (one, other)] == [["0", "2"], ["1"]]
+    assert one.title != other.title
+    digested = write("d.json", evaluation(seed=3, questions_digest=digest_of([(told("y")[0]["messages"], "simple", [["a", "y"]])])))
+    series = series_of(read_runs([*runs, digested])[0])
+    assert [run.name for run in series[1].by_size[100]] == ["1", "d"], "a file says what an older one holds"
+
+
+def test_a_copied_file_is_no_second_run(write):
+    data = evaluation(answers=told("x"))
+    again = evaluation(answers=told("x"), created="2026-05-05T10:00:00+00:00")
+    paths = [write("a.json", data), write("kept/a.json", data), write("b.json", again)]
+    lines = repeated(read_runs(paths)[0])
+    assert table(lines, "whales", "100", "2")
+    assert lines[-1] == "Left out, each a file of a run that is there already: kept/a."
+    (line,) = repeated(read_runs(paths[:2])[0])
+    assert line.endswith("kept/a."), "one run has no mean over runs"
 
 
 def test_mean_interval():

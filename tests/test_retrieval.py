@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from kblam_engine.evidence import Examiner
+from kblam_engine import retrieval
+from kblam_engine.evidence import FEATURES, Examiner
 from kblam_engine.evidence_head import EvidenceHead
 from kblam_engine.knowledge_base import KnowledgeBase
 from kblam_engine.retrieval import N_NEAREST, Questions, Retrieved, Retriever, up_to_question
+from kblam_engine.search.interface import nothing
 from kblam_engine.sentence_encoder import HashingEncoder
 from kblam_engine.triples import Triple
 from kblam_engine.wording import Rarity
@@ -210,3 +212,23 @@ def test_the_turn_is_encoded_without_each_name_that_it_has_and_not_without_names
         encoded.clear()
         retriever.retrieve([user(question)], snapshot)
         assert set(encoded) - {question} == without
+
+
+class FindsNothing:
+    """A search of an application's own, that keeps to the letter: there may be nothing to find."""
+
+    def search(self, queries, k):
+        return nothing(len(queries), k)
+
+
+def test_a_search_that_finds_nothing_is_a_table_without_triples(retriever, monkeypatch):
+    monkeypatch.setattr(retrieval, "KEPT_KEYS", 5)
+    snapshot = kb_of(many_triples()).snapshot()
+    blind = Retriever(retriever.encoder, retriever.examiner, retriever.head, lambda table: FindsNothing())
+    candidates, positions, features = blind.examine([user("How deep?")], snapshot)
+    assert candidates == [] and positions.dtype == np.int64 and features.shape == (0, len(FEATURES))
+    result = blind.retrieve([user("How deep?")], snapshot)
+    assert result.triples == () and result.positions.shape == result.log_odds.shape == result.probabilities.shape == (0,)
+    # A name that is said brings its triples along all the same.
+    named = blind.retrieve([user("What is the main weight of Unit 7?")], snapshot)
+    assert "Unit 7" in {triple.name for triple in named.triples}

@@ -59,3 +59,19 @@ def test_keys_beyond_those_seen_are_cut_to_the_largest_code():
 def test_keys_of_nothing_but_zeros_do_no_harm():
     coarse = Coarse.of(np.zeros((8, DIM), np.float32))
     assert not coarse.codes(coarse.project(np.zeros((2, DIM), np.float32))).any()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_damaged_key_has_no_coordinates_and_changes_no_direction(bad):
+    keys = uneven(500, strong=20)
+    damaged = keys.copy()
+    damaged[[3, 40]] = 0
+    expected = Coarse.of(damaged)
+    damaged[3], damaged[40, 1] = bad, bad
+    coarse = Coarse.of(damaged)
+    np.testing.assert_array_equal(coarse.directions, expected.directions)
+    np.testing.assert_array_equal(coarse.steps, expected.steps)
+    projected = coarse.project(damaged)
+    assert not projected[[3, 40]].any() and np.isfinite(projected).all()
+    np.testing.assert_allclose(projected[:3], coarse.project(keys[:3]), atol=1e-6)
+    assert np.isnan(damaged[3]).any() or np.isinf(damaged[3]).any()  # what is given stays as it is

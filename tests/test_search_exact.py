@@ -1,8 +1,11 @@
 """Scoring every key, and putting partial results together."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
+from kblam_engine.knowledge_base.rows import SelectedRows, selected
 from kblam_engine.products import product_of_rows
 from kblam_engine.search import exact
 from kblam_engine.search.interface import log_sum_exp, merged, nothing, top_of
@@ -86,3 +89,39 @@ def test_equal_scores_are_in_the_order_of_the_keys(queries):
 def test_log_sum_exp_does_not_overflow():
     assert log_sum_exp(np.array([[1000.0, 1000.0]], np.float32))[0] == pytest.approx(1000 + np.log(2))
     assert np.isneginf(log_sum_exp(np.full((1, 2), -np.inf, np.float32))[0])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_damaged_key_is_neither_found_nor_in_the_normaliser(keys, queries, bad):
+    damaged = keys.copy()
+    damaged[7], damaged[8, 3] = bad, bad
+    alive = ~np.isin(np.arange(len(keys)), [7, 8])
+    found, without = exact.scan(damaged, queries, 16), exact.scan(keys, queries, 16, alive)
+    np.testing.assert_array_equal(found.at, without.at)
+    np.testing.assert_allclose(found.log_normaliser, without.log_normaliser, rtol=1e-6)
+    assert np.isneginf(exact.score_some(damaged, queries[0], np.array([7, 8]))).all()
+
+
+def test_a_query_of_nan_finds_nothing(keys, queries):
+    found = exact.scan(keys, queries * np.nan, 4)
+    assert (found.at == -1).all() and np.isneginf(found.scores).all() and np.isneginf(found.log_normaliser).all()
+
+
+def test_a_choice_of_keys_is_scanned_like_a_copy_of_them(keys, queries, monkeypatch):
+    monkeypatch.setattr(exact, "CHUNK", 1_000)
+    positions = np.random.default_rng(4).permutation(len(keys))[:2_500]
+    chosen = selected(keys, positions)
+    assert isinstance(chosen, SelectedRows)
+    found, truth = exact.scan(chosen, queries, 9), exact.scan(keys[positions], queries, 9)
+    np.testing.assert_array_equal(found.at, truth.at)
+    np.testing.assert_allclose(found.log_normaliser, truth.log_normaliser, rtol=1e-6)
+
+
+def test_a_scan_of_a_choice_takes_little_memory():
+    rows = np.ones((70_000, 128), np.float16)
+    chosen = selected(rows, np.arange(1, len(rows)))
+    tracemalloc.start()
+    exact.scan(chosen, np.ones((2, 128), np.float32), 16)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4e6  # of 18 MB

@@ -1,6 +1,7 @@
 """Keys in a vector service, in Qdrant's local mode: the same client and code as for a server."""
 
 import logging
+import shutil
 import sys
 
 import numpy as np
@@ -13,7 +14,7 @@ from kblam_engine.checkpoint import save_adapter
 from kblam_engine.errors import ConfigurationError, KnowledgeBaseError, MissingDependencyError
 from kblam_engine.models import LoadedModel
 from kblam_engine.search.indexes import Indexes
-from kblam_engine.search.remote import connect
+from kblam_engine.search.remote import RemoteIndex, connect
 from kblam_engine.search.snapshot_search import SnapshotSearch
 
 
@@ -79,6 +80,49 @@ def test_the_collection_of_another_knowledge_base_is_refused(kb, tmp_path, hashi
         other.add([Triple("a", "b", "c")])
         with pytest.raises(KnowledgeBaseError, match="take another collection"):
             index.send(other.snapshot())
+
+
+def test_the_collection_of_a_later_copy_is_refused(kb, queries, tmp_path, hashing_encoder):
+    """The same knowledge base and generation, and other keys in the same slots."""
+    place = kb.path
+    kb.close()
+    shutil.copytree(place, tmp_path / "copy.kb")
+    index = connect(":memory:", "orcas")
+    with KnowledgeBase.open(place, encoder=hashing_encoder) as later:
+        later.add([Triple(f"Walrus {n}", "weight", f"{n} t") for n in range(100)])
+        assert index.send(later.snapshot()) == 300
+    with KnowledgeBase.open(tmp_path / "copy.kb", encoder=hashing_encoder) as restored:
+        check(restored.snapshot(), index.of(restored.snapshot()), queries)
+        assert index.send(restored.snapshot()) == 0
+        for n_more in (1, 149):
+            restored.add([Triple(f"Narwhal {n_more} {n}", "depth", f"{n} m") for n in range(n_more)])
+            for use in (index.of, index.send):
+                with pytest.raises(KnowledgeBaseError, match=r"another key in slot .* take another collection"):
+                    use(restored.snapshot())
+
+
+@pytest.mark.parametrize("gone", [0, 199])
+def test_a_collection_with_a_slot_left_out_is_refused(kb, gone):
+    """It would be sent by nobody: what is missing is told by how many points there are."""
+    models = pytest.importorskip("qdrant_client").models
+    first = connect(":memory:", "orcas")
+    first.send(kb.snapshot())
+    first._client.delete("orcas", points_selector=[gone])
+    kb.add([Triple("Narwhal", "depth", "900 m")])
+    first._client.upsert("orcas", [models.PointStruct(id=200, vector=[0.0] * kb.snapshot().embed_dim, payload={})])
+    for use in ("of", "send"):
+        with pytest.raises(KnowledgeBaseError, match=f"without slot {gone}; take another collection"):
+            getattr(RemoteIndex(first._client, "orcas"), use)(kb.snapshot())
+
+
+@pytest.mark.parametrize(("width", "distance"), [(7, "DOT"), (None, "COSINE"), (None, None)])
+def test_a_collection_of_other_vectors_is_refused(kb, width, distance):
+    models = pytest.importorskip("qdrant_client").models
+    index, width = connect(":memory:", "orcas"), width or kb.snapshot().embed_dim
+    vectors = models.VectorParams(size=width, distance=models.Distance[distance or "DOT"])
+    index._client.create_collection("orcas", vectors_config=vectors if distance else {"named": vectors})
+    with pytest.raises(KnowledgeBaseError, match="compared by their inner product.* take another collection"):
+        index.send(kb.snapshot())
 
 
 def test_a_collection_has_a_name():

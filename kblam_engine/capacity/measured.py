@@ -7,26 +7,33 @@ encoding and of the store of one without 16-bit arithmetic.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import pairwise
 
 from kblam_engine.capacity.terms import Known, Term, term
 
 SEARCH = "docs/results/search"
 LARGEST = 1_000_000
-"""Keys of the largest knowledge base that was measured; what is told beyond it is extrapolated. (Ten million keys, most of them
-synthetic, were searched to see whether the extrapolation holds: docs/scale.md.)"""
+"""Triples of the largest knowledge base that was measured as a whole; beyond it what grows with triples is extrapolated."""
+SEARCHED = 10_000_000
+"""Keys of the largest index that was built and searched, nine tenths of them synthetic; beyond it what is told of indexes and of
+searches is extrapolated."""
+RECALL = {"tree": 0.9881, "ann": 0.9838}
+"""At `SEARCHED` keys, recall in search/ten-million.json."""
 KEPT_KEYS = 100_000
 """Up to here keys are kept in memory and every one is scored (`kblam_engine/retrieval.py`)."""
+_GROWTH = f"{SEARCH}/ten-million.json"
 
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """One measured quantity of searching, by the number of keys.
+    """One measured quantity of searching, by the number of keys, all of one run.
 
     Attributes:
         kind: "exact", "tree" or "ann".
-        field: in the files, of each result of that kind.
-        points: (keys, value), the smallest first.
+        field: in the file, of each result of that kind.
+        points: (keys, value), the smallest first; two or more.
     """
 
     kind: str
@@ -34,45 +41,57 @@ class Growth:
     points: tuple[tuple[int, float], ...]
 
     @property
-    def exponent(self) -> float:
-        """Fit value = a * keys ** b by least squares of the logarithms; return b, rounded to two digits."""
-        xs, ys = ([math.log(point[i]) for point in self.points] for i in (0, 1))
-        mean_x, mean_y = sum(xs) / len(xs), sum(ys) / len(ys)
-        covariance = sum((x - mean_x) * (y - mean_y) for x, y in zip(xs, ys, strict=True))
-        return round(covariance / sum((x - mean_x) ** 2 for x in xs), 2)
-
-    def known(self, symbol: str, unit: str) -> tuple[Known, Known]:
-        """Return the value at the largest size and the exponent, as `<symbol>` and `b_<symbol>`."""
-        n, value = self.points[-1]
-        return (
-            Known(symbol, value, unit, f"{self.kind} at {n:,} keys, {self.field} in {SEARCH}/real.json"),
-            Known(
-                f"b_{symbol}",
-                self.exponent,
-                "",
-                f"fitted to {self.field} at {self.points[0][0]:,} to {n:,} keys in {SEARCH}/real.json",
-            ),
+    def exponents(self) -> tuple[float, ...]:
+        """Return b of value = a * keys ** b through each two neighbouring sizes, rounded to three digits."""
+        return tuple(
+            round(math.log(after[1] / before[1]) / math.log(after[0] / before[0]), 3)
+            for before, after in pairwise(self.points)
         )
+
+    def at(self, n: Term, symbol: str, unit: str = "") -> Term:
+        """Return the value at n keys: as measured, or growing as between the sizes around n; outside them, as between the nearest two.
+
+        Its formula starts from `symbol` and `b_<symbol>`.
+        """
+        place = max(0, bisect_right(self.points, n.value, key=lambda point: point[0]) - 1)
+        return self._from(place, min(place, len(self.points) - 2), n, symbol, unit)
+
+    def at_most(self, n: Term, symbol: str, unit: str = "") -> Term:
+        """Return the same, but beyond the largest size growing as where it grew fastest."""
+        last = len(self.points) - 1
+        if n.value <= self.points[last][0]:
+            return self.at(n, symbol, unit)
+        return self._from(last, max(range(last), key=self.exponents.__getitem__), n, symbol, unit)
+
+    def _from(self, place: int, step: int, n: Term, symbol: str, unit: str) -> Term:
+        """Return the value measured at one place times the growth between a size and the next."""
+        keys, value = self.points[place]
+        (start, _), (end, _) = self.points[step : step + 2]
+        anchor = Known(symbol, value, unit, f"{self.kind} at {keys:,} keys, {self.field} in {_GROWTH}")
+        exponent = Known(
+            f"b_{symbol}", self.exponents[step], "", f"from {self.field} at {start:,} and {end:,} keys in {_GROWTH}"
+        )
+        return term(anchor) * (n / keys) ** term(exponent)
 
 
 QUERY_MS = {
     kind: Growth(kind, "query_cpu_ms", points)
     for kind, points in {
-        "exact": ((10_000, 1.4991), (100_000, 9.7086), (237_568, 24.8091), (1_000_000, 101.1086)),
-        "tree": ((10_000, 1.073), (100_000, 2.2768), (237_568, 3.3389), (1_000_000, 9.4201)),
-        "ann": ((10_000, 0.8942), (100_000, 1.4786), (237_568, 2.6079), (1_000_000, 2.9805)),
+        "exact": ((10_000, 1.0677), (100_000, 9.5033), (1_000_000, 94.1671), (10_000_000, 1043.0189)),
+        "tree": ((10_000, 0.7555), (100_000, 2.1236), (1_000_000, 9.6741), (10_000_000, 43.0907)),
+        "ann": ((10_000, 0.6128), (100_000, 1.3763), (1_000_000, 2.9002), (10_000_000, 23.2065)),
     }.items()
 }
 BUILD_S = {
     kind: Growth(kind, "build_cpu_s", points)
     for kind, points in {
-        "tree": ((10_000, 3.7233), (100_000, 12.7779), (237_568, 25.8904), (1_000_000, 91.5984)),
-        "ann": ((10_000, 3.6421), (100_000, 6.8371), (237_568, 14.0154), (1_000_000, 44.3194)),
+        "tree": ((10_000, 2.7669), (100_000, 11.1605), (1_000_000, 81.2129), (10_000_000, 1174.8003)),
+        "ann": ((10_000, 2.5232), (100_000, 6.047), (1_000_000, 40.9402), (10_000_000, 756.2524)),
     }.items()
 }
-TREE_ROOTS = Growth("tree", "options.beam.roots", ((10_000, 48), (100_000, 192), (237_568, 228), (1_000_000, 457)))
-TREE_BEAM = Growth("tree", "options.beam.inters", ((10_000, 128), (100_000, 609), (237_568, 861), (1_000_000, 2896)))
-PROBES = Growth("ann", "options.n_probes", ((10_000, 128), (100_000, 181), (237_568, 512), (1_000_000, 362)))
+TREE_ROOTS = Growth("tree", "options.beam.roots", ((10_000, 48), (100_000, 192), (1_000_000, 457), (10_000_000, 1536)))
+TREE_BEAM = Growth("tree", "options.beam.inters", ((10_000, 128), (100_000, 609), (1_000_000, 2896), (10_000_000, 4096)))
+PROBES = Growth("ann", "options.n_probes", ((10_000, 128), (100_000, 181), (1_000_000, 362), (10_000_000, 2048)))
 MOST_SLOTS = 2**31 - 1
 """Positions and ids of names are 32-bit numbers: no knowledge base is larger."""
 
@@ -107,6 +126,10 @@ STORE_MEMORY = Known("held", 29.746 * 1024**2 / 1e6, "B", f"memory_mb (MiB) at 1
 IMPORT_S = Known("imported", 15.611 / 1e6, "s", f"import_cpu_s at 1,000,000 triples in {SEARCH}/store.json, a triple")
 SNAPSHOT_S = Known(
     "shown", 0.687604 / 1e6, "s", f"snapshot_ms at 1,000,000 triples in {SEARCH}/store.json, a triple; of the clock"
+)
+ADDED_BYTES = Known("added", 3_100, "B", "peak while a knowledge base takes a change of short triples, a triple; tests/test_capacity.py")
+ADDED_AT_ONCE = Known(
+    "part", 250_000, "triples", "rule: triples that a worker adds in one change, kblam_engine/cluster/shard_building.py"
 )
 
 _ADAPTER = "kblam_engine/adapters/smollm2-135m/adapter_config.json"

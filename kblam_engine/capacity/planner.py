@@ -96,6 +96,7 @@ class Plan:
             "triples_per_node": self.request.per_node,
             "model": {**asdict(self.shape), "n_parameters": self.shape.n_parameters},
             "largest_measured": measured.LARGEST,
+            "largest_searched": measured.SEARCHED,
             "estimates": [asdict(estimate) for estimate in self.estimates],
             "notes": list(self.notes),
         }
@@ -110,25 +111,24 @@ def plan(request: PlanRequest) -> Plan:
     shape = shape_of_model(request.model)
     source = "asked for" if request.nodes == 1 else f"{request.triples:,} triples / {request.nodes:,} nodes, rounded up"
     n = term(Known("n", request.per_node, "triples", source))
-    beyond = request.per_node > measured.LARGEST
     estimates = [
-        *_disk(request, n, beyond),
-        *_memory(request, n, shape, beyond),
+        *_disk(request, n),
+        *_memory(request, n, shape),
         *_gpu(request, shape),
-        *_building(request, n, beyond),
-        *query_estimates("exact" if request.is_kept else request.index, n, beyond),
+        *_building(request, n),
+        *query_estimates("exact" if request.is_kept else request.index, n),
         *published(request.triples, shape),
     ]
-    notes = [*_notes(request, beyond), claim_note(estimates, request.triples, shape)]
+    notes = [*_notes(request), claim_note(estimates, request.triples, shape)]
     return Plan(request, shape, tuple(estimates), tuple(notes))
 
 
-def _disk(request: PlanRequest, n: Term, beyond: bool) -> list[Estimate]:
+def _disk(request: PlanRequest, n: Term) -> list[Estimate]:
     dim = term(measured.DIM)
     parts = [
         Estimate.of("disk of a node", "sentence embeddings, key and value, 16 bits", 2 * dim * 2 * n, "B"),
         Estimate.of(
-            "disk of a node", "texts, words, ids (SQLite)", n * (term(measured.STORE_BYTES) - 2 * dim * 2), "B", beyond
+            "disk of a node", "texts, words, ids (SQLite)", n * (term(measured.STORE_BYTES) - 2 * dim * 2), "B", _outgrows_store(n)
         ),
     ]
     if not request.is_kept and request.index == "tree":
@@ -138,19 +138,19 @@ def _disk(request: PlanRequest, n: Term, beyond: bool) -> list[Estimate]:
         parts += [
             Estimate.of("disk of a node", "inters: inter centres of the tree", tree.inters, ""),
             Estimate.of("disk of a node", "roots: of the tree", tree.roots, ""),
-            Estimate.of("disk of a node", "tree: coarse keys by cluster, their slots, centres", keys, "B", beyond),
+            Estimate.of("disk of a node", "tree: coarse keys by cluster, their slots, centres", keys, "B", _outgrows_index(n)),
         ]
     elif not request.is_kept and request.index == "ann":
         size = ListSize.of(n)
         keys = n * size.code + size.lists * (4 * dim + 8 + size.code * measured.CODE_BLOCK / 2)
-        parts.append(Estimate.of("disk of a node", "faiss: 4-bit codes of keys, ids, centres", keys, "B", beyond))
+        parts.append(Estimate.of("disk of a node", "faiss: 4-bit codes of keys, ids, centres", keys, "B", _outgrows_index(n)))
     return [*parts, total("disk of a node", "disk", parts)]
 
 
-def _memory(request: PlanRequest, n: Term, shape: ModelShape, beyond: bool) -> list[Estimate]:
+def _memory(request: PlanRequest, n: Term, shape: ModelShape) -> list[Estimate]:
     section = "memory of a node"
     dim = term(measured.DIM)
-    parts = [Estimate.of(section, "ids, names and properties of triples", n * measured.STORE_MEMORY, "B", beyond)]
+    parts = [Estimate.of(section, "ids, names and properties of triples", n * measured.STORE_MEMORY, "B", _outgrows_store(n))]
     if request.is_kept:
         parts.append(Estimate.of(section, "keys in memory, 32 bits", n * dim * 4, "B"))
     elif request.index == "exact":
@@ -164,7 +164,7 @@ def _memory(request: PlanRequest, n: Term, shape: ModelShape, beyond: bool) -> l
         else:
             centres = ListSize.of(n).lists * dim * 4
         parts += [
-            Estimate.of(section, "centres of the index", centres, "B", beyond),
+            Estimate.of(section, "centres of the index", centres, "B", _outgrows_index(n)),
             Estimate.of(section, "whether each slot is alive", n * term(1), "B"),
         ]
     parts_of_model = [
@@ -203,26 +203,39 @@ def _gpu(request: PlanRequest, shape: ModelShape) -> list[Estimate]:
     return [*model_part, model, *kb_part, kb, total(section, "GPU memory", [model, kb])]
 
 
-def _building(request: PlanRequest, n: Term, beyond: bool) -> list[Estimate]:
+def _building(request: PlanRequest, n: Term) -> list[Estimate]:
     section = _BUILDING
     cores = Known("cores", request.cores, "", "asked for; that time is divided by it is assumed")
     hour = 3600.0
     parts = [
         Estimate.of(section, "encoding keys and values", 2 * n / (term(measured.TEXTS_PER_S) * cores) / hour, "h"),
-        Estimate.of(section, "import, one writer", n * measured.IMPORT_S / hour, "h", beyond),
+        Estimate.of(section, "import, one writer", n * measured.IMPORT_S / hour, "h", _outgrows_store(n)),
     ]
+    indexing: list[Estimate] = []
     extra: list[Estimate] = []
     if not request.is_kept and request.index != "exact":
-        seconds, exponent = measured.BUILD_S[request.index].known("s", "s")
-        share = n / measured.LARGEST
-        work = term(seconds) * share ** exponent / (term(cores) * hour)
-        parts.append(Estimate.of(section, "index, by the measured growth", work, "h", beyond))
+        indexing = _indexing(request.index, n, term(cores) * hour)
         extra = _building_memory(request, n)
-        if beyond and request.index == "tree":
-            most = term(seconds) * share ** (term(4.0) / 3) / (term(cores) * hour)
-            extra.append(Estimate.of(section, "index, if a key is compared with all roots (n^(1/3) of them)", most, "h", True))
-    extra.append(Estimate.of(section, "first snapshot of a process", n * measured.SNAPSHOT_S / hour, "h", beyond))
-    return [*parts, total(section, "build", parts), *extra]
+    longest = [max(indexing, key=lambda estimate: estimate.value)] if indexing else []
+    name = "build, with the longest of these times of an index" if len(indexing) > 1 else "build"
+    extra += _worker_memory(request, n, extra)
+    extra.append(Estimate.of(section, "first snapshot of a process", n * measured.SNAPSHOT_S / hour, "h", _outgrows_store(n)))
+    return [*parts, *indexing, total(section, name, [*parts, *longest]), *extra]
+
+
+def _indexing(index: str, n: Term, per_hour: Term) -> list[Estimate]:
+    """Return the hours that building an index takes: by the growth measured, and beyond that by what it compares."""
+    beyond = _outgrows_index(n)
+    growth = measured.BUILD_S[index]
+    found = [Estimate.of(_BUILDING, "index, by the measured growth", growth.at(n, "s", "s") / per_hour, "h", beyond)]
+    if beyond:
+        (seconds, *_) = found[0].knowns
+        share = n / measured.SEARCHED
+        # A tree has roots as n^(1/3), faiss lists as n^(1/2); each key is compared with all of them.
+        power, compared = {"tree": (term(4.0) / 3, "roots (n^(1/3)"), "ann": (term(3.0) / 2, "lists (n^(1/2)")}[index]
+        most = term(seconds) * share ** power / per_hour
+        found.append(Estimate.of(_BUILDING, f"index, if a key is compared with all {compared} of them)", most, "h", True))
+    return found
 
 
 def _building_memory(request: PlanRequest, n: Term) -> list[Estimate]:
@@ -236,25 +249,66 @@ def _building_memory(request: PlanRequest, n: Term) -> list[Estimate]:
         coarse = term(measured.COARSE)
         needed = inters * (term(measured.SAMPLE) + 1) * coarse * 4 + 16 * n
         name = "memory while building: a sample of keys, sums of clusters, labels and order of all keys"
-    return [Estimate.of(_BUILDING, name, needed, "B", n.value > measured.LARGEST)]
+    return [Estimate.of(_BUILDING, name, needed, "B", _outgrows_index(n))]
+
+
+def _worker_memory(request: PlanRequest, n: Term, indexing: list[Estimate]) -> list[Estimate]:
+    """Return what a worker holds that makes a node's triples as one shard; nothing where there are no shards."""
+    if request.nodes == 1:
+        return []
+    at_once = measured.ADDED_AT_ONCE
+    part = n if request.per_node < at_once.value else term(at_once)
+    held = n * measured.STORE_MEMORY
+    parts = [
+        Estimate.of(_BUILDING, "memory while adding: triples and embeddings of one part", part * measured.ADDED_BYTES, "B"),
+        Estimate.of(_BUILDING, "memory of what has been added: ids, names and properties", held, "B", _outgrows_store(n)),
+        Estimate.of(_BUILDING, "memory of the worker itself: libraries, encoder", measured.process_bytes(), "B"),
+    ]
+    # A part is gone before the index is built.
+    most = max([parts[0], *indexing], key=lambda estimate: estimate.value)
+    return [*parts, total(_BUILDING, "memory of a worker that makes one shard", [most, *parts[1:]])]
 
 
 def _parameters(shape: ModelShape) -> Known:
     return Known("weights", shape.n_parameters, "", f"counted from the shape of {shape.name}, {shape.source}")
 
 
-def _notes(request: PlanRequest, beyond: bool) -> list[str]:
-    n, largest = request.per_node, measured.LARGEST
+def _outgrows_store(n: Term) -> bool:
+    return n.value > measured.LARGEST
+
+
+def _outgrows_index(n: Term) -> bool:
+    return n.value > measured.SEARCHED
+
+
+def _beyond_note(request: PlanRequest) -> str:
+    """Say what goes beyond what was measured, and how far recall is known."""
+    n, triples, keys = request.per_node, measured.LARGEST, measured.SEARCHED
+    said = (
+        f"{n:,} triples a node are {n / triples:,.3g} times the largest knowledge base measured, {triples:,}; searches and "
+        f"indexes were measured up to {keys:,} keys, nine tenths of those synthetic. What is marked with * goes beyond "
+        "and is extrapolated."
+    )
+    recall = measured.RECALL.get(request.index)
+    if recall is None:
+        return said
+    return f"{said} Recall of the best 16 was {recall:.3f} at {keys:,} keys; beyond it is not known."
+
+
+def _notes(request: PlanRequest) -> list[str]:
+    n = request.per_node
     notes = []
     if n > measured.MOST_SLOTS:
         notes.append(
             f"{n:,} triples do not fit one knowledge base, whose positions are 32-bit numbers: use "
             f"{math.ceil(request.triples / measured.MOST_SLOTS):,} nodes or more."
         )
-    if beyond:
+    if n > measured.LARGEST:
+        notes.append(_beyond_note(request))
+    if n > measured.SEARCHED:
         notes.append(
-            f"{n:,} triples a node are {n / largest:,.0f} times the largest size measured, {largest:,}: what is marked "
-            "with * is extrapolated by the growth measured up to there, and recall beyond it is not known."
+            "Beyond that the times of a search and of an index are told twice, by their growth between the two largest sizes and "
+            "by what is scored or compared; the totals take the longer."
         )
     if request.is_kept:
         notes.append(

@@ -47,62 +47,90 @@ class Scored:
     keys: Term
 
 
-def query_estimates(kind: str, n: Term, beyond: bool) -> list[Estimate]:
-    """Return the time of a question: encoding it, and one search in the keys of a node."""
+def query_estimates(kind: str, n: Term) -> list[Estimate]:
+    """Return the time of a question: encoding it, and one search in the keys of a node.
+
+    Beyond the largest index that was searched a search is estimated twice, and the question takes the longer one.
+    """
+    beyond = n.value > measured.SEARCHED
     encoding = Estimate.of(_SECTION, "encoding the question", term(measured.QUESTION_MS), "ms")
-    anchor, exponent = measured.QUERY_MS[kind].known("t", "ms")
-    share = n / measured.LARGEST
-    searching = Estimate.of(_SECTION, "a search, by the measured growth", term(anchor) * share ** exponent, "ms", beyond)
-    estimates = [encoding, searching, total(_SECTION, "question, by the measured growth", [encoding, searching])]
-    t = term(anchor)
-    if kind == "exact":
-        read, bytes_of_key = n, 2 * term(measured.DIM)
-        if beyond:
-            estimates.append(Estimate.of(_SECTION, "a search, if time grows as the keys do", t * share, "ms", True))
-    elif kind == "tree":
-        estimates += _tree(n, t, beyond)
-        whole = term(measured.SCORED_AGAIN) * 2 * term(measured.DIM)
-        read, bytes_of_key = named("keys", _scored(n).keys) + whole / measured.COARSE, term(measured.COARSE)
-    else:
-        code = ListSize.of(n).code
-        read, bytes_of_key = _listed(n) + term(measured.CODED_AGAIN) * 2 * term(measured.DIM) / code, code
-        if beyond:
-            then = named("scored", _listed(n))
-            now = Known("scored_m", _listed(_at_largest()).value, "", "the same at 1,000,000 keys")
-            estimates += [
-                Estimate.of(_SECTION, "scored: keys and centres of a search", _listed(n), ""),
-                Estimate.of(_SECTION, "a search, by what it scores, the lists looked into growing as measured", t * then / now, "ms", True),
-            ]
-    estimates.append(
-        Estimate.of(_SECTION, "read from disk by a search that finds nothing in memory", read * bytes_of_key, "B", beyond)
-    )
-    return estimates
+    grown = measured.QUERY_MS[kind].at(n, "t", "ms")
+    searching = Estimate.of(_SECTION, "a search, by the measured growth", grown, "ms", beyond)
+    counts, slower, read = {"exact": _scan, "tree": _tree, "ann": _listed}[kind](n)
+    longest = max([searching, *slower], key=lambda estimate: estimate.value)
+    return [
+        encoding,
+        searching,
+        *counts,
+        *slower,
+        total(_SECTION, "question, with the longest of these searches", [encoding, longest]),
+        *(_narrow(n) if kind == "tree" and outgrows_beams(n.value) else []),
+        Estimate.of(_SECTION, "read from disk by a search that finds nothing in memory", read, "B", beyond),
+    ]
 
 
-def _tree(n: Term, t: Term, beyond: bool) -> list[Estimate]:
+_Searched = tuple[list[Estimate], list[Estimate], Term]
+"""What a search scores, times by that, bytes that it reads."""
+
+
+def _scan(n: Term) -> _Searched:
+    slower = []
+    if n.value > measured.SEARCHED:
+        time = _measured_ms("exact") * (n / measured.SEARCHED)
+        slower.append(Estimate.of(_SECTION, "a search, if time grows as the keys do", time, "ms", True))
+    return [], slower, n * (2 * term(measured.DIM))
+
+
+def _tree(n: Term) -> _Searched:
+    beyond = n.value > measured.SEARCHED
     scored = _scored(n)
-    found = [
+    counts = [
         Estimate.of(_SECTION, "keys: scored by a search of the tree", scored.keys, "", beyond),
         Estimate.of(_SECTION, "centres: scored by a search of the tree", scored.centres, "", beyond),
     ]
+    slower = []
     if beyond:
-        now = _scored(_at_largest())
-        before = Known("scored_m", now.keys.value + now.centres.value, "", "keys + centres at 1,000,000 keys")
-        all_of_it = (named("keys", scored.keys) + named("centres", scored.centres)) / before
-        found.append(
-            Estimate.of(_SECTION, "a search, by what it scores, the beam growing as measured", t * all_of_it, "ms", True)
-        )
-    if outgrows_beams(n.value):
-        narrow = _scored(n, widest=True)
-        widest = t * ((narrow.keys + narrow.centres) / before)
-        name = "a search, by what the widest beam of a build scores, recall not held"
-        found.append(Estimate.of(_SECTION, name, widest, "ms", True))
-    return found
+        share = (named("keys", scored.keys) + named("centres", scored.centres)) / _scored_in_measured_tree()
+        name = "a search, by what it scores, the beam growing as where it grew fastest"
+        slower.append(Estimate.of(_SECTION, name, _measured_ms("tree") * share, "ms", True))
+    whole = term(measured.SCORED_AGAIN) * 2 * term(measured.DIM)
+    coarse = term(measured.COARSE)
+    return counts, slower, (named("keys", scored.keys) + whole / coarse) * coarse
+
+
+def _listed(n: Term) -> _Searched:
+    scored, code = _listed_keys(n), ListSize.of(n).code
+    counts, slower = [], []
+    if n.value > measured.SEARCHED:
+        counts.append(Estimate.of(_SECTION, "scored: keys and centres of a search", scored, "", True))
+        now = Known("scored_m", _listed_keys(_at_largest()).value, "", f"the same at {measured.SEARCHED:,} keys")
+        name = "a search, by what it scores, the lists looked into growing as where they grew fastest"
+        slower.append(Estimate.of(_SECTION, name, _measured_ms("ann") * (named("scored", scored) / now), "ms", True))
+    return counts, slower, (scored + term(measured.CODED_AGAIN) * 2 * term(measured.DIM) / code) * code
+
+
+def _narrow(n: Term) -> list[Estimate]:
+    scored = _scored(n, widest=True)
+    time = _measured_ms("tree") * ((scored.keys + scored.centres) / _scored_in_measured_tree())
+    name = "a search, by what the widest beam of a build scores, recall not held"
+    return [Estimate.of(_SECTION, name, time, "ms", True)]
+
+
+def _measured_ms(kind: str) -> Term:
+    """Return the time of a search in the largest index that was searched."""
+    growth = measured.QUERY_MS[kind]
+    (known,) = growth.at(_at_largest(), "t", "ms").knowns[:1]
+    return term(known)
+
+
+def _scored_in_measured_tree() -> Known:
+    now = _scored(_at_largest())
+    return Known("scored_m", now.keys.value + now.centres.value, "", f"keys + centres at {measured.SEARCHED:,} keys")
 
 
 def outgrows_beams(n: float) -> bool:
     """Say whether holding recall would take a wider beam than any that a build tries, if beams go on growing so."""
-    return _grown(measured.TREE_BEAM, "beam_i", term(n)).value > measured.WIDEST_BEAM[1]
+    return measured.TREE_BEAM.at_most(term(n), "beam_i").value > measured.WIDEST_BEAM[1]
 
 
 def _scored(n: Term, *, widest: bool = False) -> Scored:
@@ -116,7 +144,7 @@ def _scored(n: Term, *, widest: bool = False) -> Scored:
             for symbol, value in zip(("beam_r", "beam_i"), measured.WIDEST_BEAM, strict=True)
         )
     else:
-        followed, opened = _grown(measured.TREE_ROOTS, "beam_r", n), _grown(measured.TREE_BEAM, "beam_i", n)
+        followed, opened = measured.TREE_ROOTS.at_most(n, "beam_r"), measured.TREE_BEAM.at_most(n, "beam_i")
     if followed.value > size.roots.value:
         followed = roots
     if opened.value > size.inters.value:
@@ -126,19 +154,16 @@ def _scored(n: Term, *, widest: bool = False) -> Scored:
 
 def outgrows_probes(n: float) -> bool:
     """Say whether holding recall would take more lists of faiss than any number that a build tries."""
-    return _grown(measured.PROBES, "probes", term(n)).value > measured.MOST_PROBES
+    return measured.PROBES.at_most(term(n), "probes").value > measured.MOST_PROBES
 
 
-def _grown(growth: measured.Growth, symbol: str, n: Term) -> Term:
-    anchor, exponent = growth.known(symbol, "")
-    return term(anchor) * (n / measured.LARGEST) ** exponent
-
-
-def _listed(n: Term) -> Term:
+def _listed_keys(n: Term) -> Term:
     """Count what a search of faiss scores: centres, and keys by their codes."""
-    lists = ListSize.of(n).lists
-    return lists + _grown(measured.PROBES, "probes", n) * n / lists
+    lists, probes = ListSize.of(n).lists, measured.PROBES.at_most(n, "probes")
+    if probes.value > lists.value:
+        return lists + n
+    return lists + probes * n / lists
 
 
 def _at_largest() -> Term:
-    return term(Known("n", measured.LARGEST, "triples", "the largest size measured"))
+    return term(Known("n", measured.SEARCHED, "triples", "the largest size searched"))

@@ -62,13 +62,19 @@ def shape_of_model(name: str) -> ModelShape:
     known = SHAPES.get(name.lower())
     if known is not None:
         return known
-    resolved = resolve_model(name)
+    unknown = ModelNotFoundError(
+        f"model {name!r}: expected one of {', '.join(SHAPES)}, or a folder with its config.json, because nothing "
+        "is loaded or downloaded for a plan"
+    )
+    try:
+        resolved = resolve_model(name)
+    except ModelNotFoundError:
+        if Path(name).expanduser().is_dir():
+            raise
+        raise unknown from None  # the other error offers models to load, whose shape may be no more known than this one's
     config = Path(resolved.path_or_id) / "config.json"
     if resolved.kind == "hub" or not config.is_file():
-        raise ModelNotFoundError(
-            f"model {name!r}: expected one of {', '.join(SHAPES)}, or a folder with its config.json, because nothing "
-            "is loaded or downloaded for a plan"
-        )
+        raise unknown
     try:
         return _of_config(resolved.name, json.loads(config.read_text(encoding="utf-8")), str(config))
     except (KeyError, TypeError, ValueError) as error:

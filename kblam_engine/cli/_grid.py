@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,6 +58,19 @@ def cells_folder(target: Path | None) -> Path | None:
     if target is None or target == STDOUT or (target.exists() and not target.is_file()):
         return None
     return target.with_name(f"{target.name.removesuffix('.json')}.cells")
+
+
+def check_cells(target: Path | None) -> None:
+    """Refuse a place for finished cells that cannot be one, before the work and not after the first cell."""
+    folder = cells_folder(target)
+    if folder is None:
+        return
+    if folder.exists() and not folder.is_dir():
+        raise NotADirectoryError(
+            errno.ENOTDIR, "expected a folder for finished cells, got a file; move it, or give --json another name", str(folder)
+        )
+    if not os.access(folder if folder.exists() else folder.parent, os.W_OK):
+        raise PermissionError(errno.EACCES, "finished cells cannot be kept there; give --json another folder", str(folder))
 
 
 def adapter_digest(adapter: str | None, model: str) -> str:

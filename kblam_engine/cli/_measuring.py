@@ -15,9 +15,12 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rich.console import Console
+
     from kblam_engine.engine import KBLaM
 
 STDOUT = Path("-")
+_WIDE = 200
 
 
 def load_model(
@@ -57,6 +60,7 @@ def check_target(target: Path | None) -> None:
     folder = target.parent
     if not folder.is_dir():
         raise FileNotFoundError(errno.ENOENT, "the folder for the result does not exist", str(folder))
+    # In a folder that takes no new file, one that is there can be written in place.
     if not os.access(folder, os.W_OK) and not (target.exists() and os.access(target, os.W_OK)):
         raise PermissionError(errno.EACCES, "the result cannot be written there", str(target))
 
@@ -73,8 +77,9 @@ def write_json(target: Path | None, data: dict[str, Any]) -> None:
 
 
 def write_text(target: Path, text: str) -> None:
-    """Write a file that is replaced whole, so that nobody reads half of it."""
-    if target.exists() and not target.is_file():  # a pipe or /dev/null takes no rename
+    """Write a file that is replaced whole, so that nobody reads half of it; in place where its folder takes no new file."""
+    # A pipe or /dev/null takes no rename.
+    if target.exists() and (not target.is_file() or not os.access(target.parent, os.W_OK)):
         target.write_text(text, encoding="utf-8")
         return
     draft = target.with_name(f".{target.name}.{os.getpid()}.part")
@@ -83,6 +88,14 @@ def write_text(target: Path, text: str) -> None:
         draft.replace(target)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def table_console(*, to_stderr: bool = False) -> Console:
+    """Return where tables go: in a pipe, a log or CI they are as wide as they need, for nobody can widen those."""
+    from rich.console import Console
+
+    console = Console(stderr=to_stderr)
+    return console if console.is_terminal else Console(stderr=to_stderr, width=_WIDE)
 
 
 @contextmanager

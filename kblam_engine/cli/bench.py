@@ -9,7 +9,15 @@ import typer
 
 from kblam_engine.cli import encoding_bench, kb_bench, published_bench, search_bench
 from kblam_engine.cli._answering import IndexOption
-from kblam_engine.cli._measuring import STDOUT, check_target, labels_of, load_model, progress_bar, write_json
+from kblam_engine.cli._measuring import (
+    STDOUT,
+    check_target,
+    labels_of,
+    load_model,
+    progress_bar,
+    table_console,
+    write_json,
+)
 from kblam_engine.cli._options import (
     DEFAULT_MODEL,
     AdapterOption,
@@ -20,7 +28,9 @@ from kblam_engine.cli._options import (
 )
 
 if TYPE_CHECKING:
-    from kblam_engine.evaluation.latency import LatencyResult
+    from rich.table import Table
+
+    from kblam_engine.evaluation.latency_results import LatencyResult
 
 _PAIRS = typer.Option(20, "--pairs", min=1, help="Questions asked of both, with and without the KB.")
 _TOKENS = typer.Option(32, "--max-new-tokens", min=2, help="Longest answer.")
@@ -63,7 +73,7 @@ def latency(
     as_json: JSONFileOption = None,
 ) -> None:
     """Measure time to first token and per token at one KB size."""
-    options = {
+    options: dict[str, Any] = {
         "n_pairs": pairs,
         "max_new_tokens": max_new_tokens,
         "seed": seed,
@@ -93,6 +103,14 @@ def scale(
     real_embeddings: int = _REAL,
     index: IndexOption = "auto",
     changes: int = _CHANGES,
+    against: list[str] | None = typer.Option(
+        None,
+        "--against",
+        help="in-context or dense: the same questions with triples in the prompt, as many as fit or the nearest; repeatable.",
+        show_default=False,
+    ),
+    top_k: int = typer.Option(5, "--top-k", min=1, help="Triples in the prompt of dense."),
+    context_tokens: int = typer.Option(2_048, "--context-tokens", min=1, help="Tokens of in-context, answer included."),
     as_json: JSONFileOption = None,
 ) -> None:
     """Measure several KBs, one after the other: of invented triples, or --kb.
@@ -104,12 +122,16 @@ def scale(
 
     if not triples and not kb:
         raise ConfigurationError("expected --triples N or --kb FOLDER, got neither")
-    options = {
+    from kblam_engine.evaluation.in_prompt import PromptLimits
+
+    options: dict[str, Any] = {
         "n_pairs": pairs,
         "max_new_tokens": max_new_tokens,
         "seed": seed,
         "real_up_to": real_embeddings,
         "n_changes": changes,
+        "against": tuple(dict.fromkeys(against or ())),
+        "limits": PromptLimits(top_k, context_tokens),
     }
     _run(triples or [], kb or [], (model, adapter, dtype, device, index), options, as_json)
 
@@ -118,12 +140,13 @@ def _run(
     sizes: list[int],
     folders: list[Path],
     source: tuple[str, str | None, str | None, str | None, str],
-    options: dict[str, int],
+    options: dict[str, Any],
     as_json: Path | None,
 ) -> None:
     check_target(as_json)
     from kblam_engine.evaluation.environment import describe
     from kblam_engine.evaluation.latency import FORMAT, METHOD, BenchOptions, bench, bench_folders
+    from kblam_engine.evaluation.latency_results import growth_exponents
     from kblam_engine.evaluation.results import finite
     from kblam_engine.knowledge_base import KnowledgeBase
     from kblam_engine.models import cache_dir
@@ -146,6 +169,7 @@ def _run(
         **labels_of(loaded, model, adapter),
         "index": index,
         **describe(checked.seed),
+        "growth_exponents": growth_exponents(results),
         "results": [result.to_dict() for result in results],
     }
     write_json(as_json, finite(found))
@@ -153,16 +177,13 @@ def _run(
 
 
 def _show(results: list[LatencyResult], *, to_stderr: bool) -> None:
-    """Print one row a size."""
-    from rich.console import Console
-    from rich.table import Table
+    """Print one row a size, and the same questions with triples in the prompt."""
+    from kblam_engine.evaluation.latency_results import growth_exponents
 
-    table = Table()
-    for heading in (
-        "triples", "search", "first token ms", "ratio", "per token ms", "ratio", "retrieval ms", "update ms", "B/triple",
-        "peak MB",
-    ):  # fmt: skip
-        table.add_column(heading, justify="right")
+    table = _table(
+        "triples", "search", "first token ms", "ratio", "per token ms", "ratio", "exact", "retrieval ms", "update ms",
+        "B/triple", "peak MB",
+    )  # fmt: skip
     for r in results:
         table.add_row(
             f"{r.n_triples:,}",
@@ -171,17 +192,55 @@ def _show(results: list[LatencyResult], *, to_stderr: bool) -> None:
             _cell(r.ttft_ratio, 2),
             f"{_cell(r.per_token_ms_base, 1)} → {_cell(r.per_token_ms_kb, 1)}",
             _cell(r.per_token_ratio, 2),
+            _cell(r.exact_kb, 2),
             _cell(r.retrieval_ms, 1),
             _cell(r.update_ms, 1),
             _cell(r.anonymous_bytes_per_triple, 0),
             _cell(r.peak_rss_mb, 0),
         )
-    console = Console(stderr=to_stderr)
+    console = table_console(to_stderr=to_stderr)
     console.print(table)
     told = "base model alone → with the KB; ratios are medians of paired ratios; B/triple: resident anonymous memory"
     console.print(told, highlight=False)
+    if any(r.in_prompt for r in results):
+        console.print(_in_prompt_table(results))
+    exponents = growth_exponents(results)
+    if exponents:
+        grown = ", ".join(f"{part} {exponent:.2f}" for part, exponent in exponents.items())
+        console.print(f"powers of the number of triples that fit: {grown}", highlight=False)
     if any(r.n_synthetic_embeddings for r in results):
         console.print("beyond --real-embeddings the key embeddings are random unit vectors", highlight=False)
+
+
+def _in_prompt_table(results: list[LatencyResult]) -> Table:
+    table = _table(
+        "triples", "in the prompt", "triples there", "tokens", "first token ms", "ratio", "per token ms", "ratio", "exact",
+        "peak MB",
+    )  # fmt: skip
+    for r in results:
+        for way in r.in_prompt:
+            table.add_row(
+                f"{r.n_triples:,}",
+                way.name,
+                _cell(way.n_in_prompt, 0),
+                _cell(way.prompt_tokens, 0),
+                _cell(way.ttft_ms, 0),
+                _cell(way.ttft_ratio, 2),
+                _cell(way.per_token_ms, 1),
+                _cell(way.per_token_ratio, 2),
+                _cell(way.exact, 2),
+                _cell(way.peak_rss_mb, 0),
+            )
+    return table
+
+
+def _table(*headings: str) -> Table:
+    from rich.table import Table
+
+    table = Table()
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    return table
 
 
 def _cell(value: float | None, digits: int) -> str:

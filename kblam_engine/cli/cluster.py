@@ -74,8 +74,14 @@ def build(
         return
     if report.skipped:
         typer.echo(f"left out - {', '.join(f'{why}: {n}' for why, n in report.skipped.items())}", err=True)
+    for path in report.empty:
+        typer.echo(f"no triples in {path}", err=True)
+    if report.replaced:
+        values = "value is overruled by a later one" if report.replaced == 1 else "values are overruled by later ones"
+        typer.echo(f"{report.replaced:,} {values} of the same name and property; --multi keeps all", err=True)
+    again = f", {report.unchanged:,} said again" if report.unchanged else ""
     typer.echo(
-        f"{report.manifest.n_triples:,} triples in {shards:,} shards, {len(report.made):,} of them made now; "
+        f"{report.manifest.n_triples:,} triples{again} in {shards:,} shards, {len(report.made):,} of them made now; "
         f"ask them: kblam ask --kb {output} QUESTION"
     )
 
@@ -134,13 +140,14 @@ def serve(
     from kblam_engine.cluster.serving import serve_shards, stop_serving
 
     options = {"model": model, "adapter": adapter, "dtype": dtype, "device": device, "index": index}
+    place = str(folder.absolute())
     with connected(address or LOCAL) as ray:
-        serve_shards(ray, str(folder.absolute()), options, replicas=replicas, host=host, port=port)
+        serve_shards(ray, place, options, replicas=replicas, host=host, port=port)
         typer.echo(f"answering at http://{host}:{port}/ - Ctrl-C ends it", err=True)
         try:
             threading.Event().wait()
         finally:
-            stop_serving()
+            stop_serving(place, port)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from kblam_engine.cli._answering import HopsOption, IndexOption
-from kblam_engine.cli._grid import adapter_digest, cells_folder, show_grid, sizes_of
+from kblam_engine.cli._grid import adapter_digest, cells_folder, check_cells, show_grid, sizes_of
 from kblam_engine.cli._measuring import STDOUT, check_target, labels_of, load_model, progress_bar, write_json
 from kblam_engine.cli._options import (
     DEFAULT_MODEL,
@@ -43,6 +43,10 @@ _COLUMNS = (
     ("ms/tok", "ms_per_token_p50", 1),
     ("MB", "peak_rss_mb", 0),
 )
+_REFUSAL_COLUMNS = (
+    ("n", "n", 0), ("precision", "refusal_precision", 3), ("recall", "refusal_recall", 3), ("F1", "refusal_f1", 3),
+    ("over-refusal", "over_refusal", 3),
+)  # fmt: skip
 _JUDGE_COLUMNS = (("n", "n", 0), ("judge", "judge_score", 2))
 _LAYER_COLUMNS = (("n", "n", 0), ("top-1", "retrieval_top1", 3), ("top-5", "retrieval_top5", 3))
 _TEXT_COLUMNS = (("F1", "token_f1", 3), ("ROUGE-L", "rouge_l", 3), ("BERTScore", "bertscore", 3))
@@ -136,8 +140,10 @@ def evaluate(
     metrics = _text_metrics(text_metrics or [])
     grid = sizes_of(sizes, seeds, n_triples)
     check_target(as_json)
+    if grid:
+        check_cells(as_json)
     from kblam_engine.evaluation import read_questions, run_evaluation
-    from kblam_engine.evaluation.baselines import PromptOptions, require_bm25
+    from kblam_engine.evaluation.baselines import PromptOptions, check_baselines
     from kblam_engine.evaluation.grid import check_sizes
     from kblam_engine.evaluation.grid_run import run_grid
     from kblam_engine.evaluation.text_metrics import check_text_metrics
@@ -156,8 +162,7 @@ def evaluate(
     fillers = list(read_triples(distractors)) if distractors else []
     prompts = PromptOptions(top_k, refusal_instruction, context_tokens, max_new_tokens, seed)
     judging = None if judge is None else _judge(judge, device, asked)
-    if any(name.startswith("bm25") for name in names):
-        require_bm25()
+    check_baselines(names)
     check_text_metrics(metrics)
     if grid:
         check_sizes(grid, triples, asked, fillers)
@@ -168,6 +173,11 @@ def evaluate(
         "questions": str(questions),
         "distractors": str(distractors) if distractors else None,
     }
+    # Only what differs from the usual: a file that says nothing of an option is of a run without it.
+    if index != "auto":
+        labels["index"] = index
+    if snapshot is not None:
+        labels["kb_revision"] = snapshot.revision
     if copy_seed is not None:
         labels["counterfactual"] = copy_seed
     options: dict[str, Any] = {
@@ -221,7 +231,7 @@ def _counterfactual(
 
     found = counterfactual_set(seed, triples, questions)
     if found.n_left_out:
-        typer.echo(f"{found.n_left_out} questions left out: the copy does not change their answers", err=True)
+        typer.echo(f"{found.n_left_out} questions left out: the copy does not change their answers, or does not tell them", err=True)
     return list(found.triples), list(found.questions)
 
 
@@ -246,6 +256,8 @@ def show(result: EvaluationResult, *, to_stderr: bool = False) -> None:
             console.print(_table(kind, {name: found.kinds[kind] for name, found in systems.items()}))
     overall = {name: found.overall for name, found in systems.items()}
     console.print(_table("all questions", overall))
+    if any(found.refusal_f1 is not None for found in overall.values()):
+        _print_narrow("refusals, all questions", overall, _REFUSAL_COLUMNS, console)
     if any(found.rouge_l is not None or found.bertscore is not None for found in overall.values()):
         console.print(_table("their texts", overall, _TEXT_COLUMNS))
     if any(found.judge_score is not None for found in overall.values()):

@@ -17,6 +17,7 @@ from kblam_engine.cli.kb_common import (
     print_json,
     working,
 )
+from kblam_engine.cli.kb_index import index_notes
 from kblam_engine.errors import (
     KnowledgeBaseError,
     KnowledgeBaseLockedError,
@@ -39,20 +40,22 @@ def verify(
     as_json: JSONOption = False,
 ) -> None:
     """Check that triples, words and embeddings agree; exit code 1 if not."""
-    problems, count, repaired = _checked(kb, repair, timeout)
+    problems, notes, count, repaired = _checked(kb, repair, timeout)
     if as_json:
         told = {} if repaired is None else {"repaired": repaired}
-        print_json({"ok": not problems, "problems": problems, "n_triples": count, **told})
+        print_json({"ok": not problems, "problems": problems, "notes": notes, "n_triples": count, **told})
     else:
         if repaired is not None:
             typer.echo(_as_text(repaired))
         typer.echo(clean("\n".join(problems)) or f"{many(count or 0, 'triple')}, all sound")
+        if notes:
+            typer.echo(clean("\n".join(notes)))
     if problems:
         raise typer.Exit(1)
 
 
-def _checked(kb: Path, repair: bool, timeout: float | None) -> tuple[list[str], int | None, dict[str, int] | None]:
-    """Return what is wrong, how many triples there are, if they can be counted, and what a repair made anew."""
+def _checked(kb: Path, repair: bool, timeout: float | None) -> tuple[list[str], list[str], int | None, dict[str, int] | None]:
+    """Return problems, notes, how many triples there are, if they can be counted, and what a repair made anew."""
     from kblam_engine.knowledge_base import problems_at
     from kblam_engine.knowledge_base.store import DATABASE
     from kblam_engine.search.files import index_problems
@@ -64,13 +67,13 @@ def _checked(kb: Path, repair: bool, timeout: float | None) -> tuple[list[str], 
     except KnowledgeBaseError:
         if not (kb / DATABASE).exists():  # no damaged one either
             raise
-        return problems_at(kb), None, None
+        return problems_at(kb), [], None, None
     with opened as base, working("repairing" if repair else "checking"):
         done = base.repair() if repair else None
         problems = base.verify() if done is None else done.left
         problems += [] if base.path is None else index_problems(base.path)
         counts = None if done is None else {part: n for part, n in done.to_dict().items() if part != "left"}
-        return problems, len(base), counts
+        return problems, index_notes(base), len(base), counts
 
 
 def _as_text(repaired: dict[str, int]) -> str:

@@ -211,7 +211,7 @@ def _print_changes(signs: list[str], triples: Sequence[Triple]) -> None:
 def info(kb: KBOption, as_json: JSONOption = False) -> None:
     """Show size, revision, sentence encoder and index."""
     with open_kb(kb) as base, working("measuring"):
-        facts = {**base.info().to_dict(), **index_facts(base.path)}
+        facts = {**base.info().to_dict(), **index_facts(base)}
     if as_json:
         print_json(facts)
     else:

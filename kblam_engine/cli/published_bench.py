@@ -6,8 +6,23 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from kblam_engine.cli._measuring import STDOUT, check_target, load_model, progress_bar, write_json
-from kblam_engine.cli._options import DEFAULT_MODEL, AdapterOption, JSONFileOption, ModelOption
+from kblam_engine.cli._measuring import (
+    STDOUT,
+    check_target,
+    labels_of,
+    load_model,
+    progress_bar,
+    table_console,
+    write_json,
+)
+from kblam_engine.cli._options import (
+    DEFAULT_MODEL,
+    AdapterOption,
+    DeviceOption,
+    DtypeOption,
+    JSONFileOption,
+    ModelOption,
+)
 
 if TYPE_CHECKING:
     from kblam_engine.evaluation.published_bench import SystemResult
@@ -31,9 +46,11 @@ def published(
     real_embeddings: int = typer.Option(
         2_000, "--real-embeddings", min=1, help="Triples the sentence encoder embeds; the rest get random unit vectors."
     ),
+    dtype: DtypeOption = "float32",
+    device: DeviceOption = "cpu",
     as_json: JSONFileOption = None,
 ) -> None:
-    """Measure time and memory against KBLaM and HiKVP as published, in float32, with random maps."""
+    """Measure time and memory against KBLaM and HiKVP as published, with random maps."""
     check_target(as_json)
     from kblam_engine.errors import ConfigurationError
     from kblam_engine.evaluation.environment import describe
@@ -44,9 +61,9 @@ def published(
     if not set(system) <= set(PUBLISHED):
         raise ConfigurationError(f"--system: expected {' or '.join(PUBLISHED)}, got {', '.join(system)}")
     options = BenchOptions(n_pairs=questions, max_new_tokens=max_new_tokens, seed=seed, real_up_to=real_embeddings)
-    engine = load_model(model, adapter, None, "float32", "cpu")
+    engine = load_model(model, adapter, None, dtype, device)
     results: list[SystemResult] = []
-    found = {"format": FORMAT, "method": METHOD, "model": model, "dtype": "float32", **describe(seed)}
+    found = {"format": FORMAT, "method": METHOD, **labels_of(engine, model, adapter), **describe(seed)}
     with progress_bar() as progress:
         for size in triples:
             results += bench_published(
@@ -61,7 +78,6 @@ def published(
 
 
 def _show(results: list[SystemResult], *, to_stderr: bool) -> None:
-    from rich.console import Console
     from rich.table import Table
 
     table = Table()
@@ -80,9 +96,9 @@ def _show(results: list[SystemResult], *, to_stderr: bool) -> None:
             _cell(r.bytes_over_ours, 1),
             _cell(r.peak_mb, 0),
         )
-    console = Console(stderr=to_stderr)
+    console = table_console(to_stderr=to_stderr)
     console.print(table)
-    console.print("times are of the processor; ratios are medians of paired ratios", highlight=False)
+    console.print("times are of the processor; ratios are medians of paired ratios, on a GPU of the clock", highlight=False)
 
 
 def _cell(value: float | None, digits: int) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from kblam_engine.cli._measuring import STDOUT, check_target, progress_bar, write_json
+from kblam_engine.cli._measuring import STDOUT, check_target, progress_bar, table_console, write_json
 from kblam_engine.cli._options import JSONFileOption
 from kblam_engine.errors import ConfigurationError
 
@@ -45,11 +45,14 @@ def search(
     check_target(as_json)
     if not set(index) <= {"tree", "ann"}:
         raise ConfigurationError(f"--index: expected tree or ann, got {', '.join(index)}")
-    from rich.console import Console
-    from rich.table import Table
-
     from kblam_engine.evaluation.environment import describe
-    from kblam_engine.evaluation.search_bench import FORMAT, METHOD, bench_search, growth_exponents
+    from kblam_engine.evaluation.search_bench import (
+        FORMAT,
+        METHOD,
+        bench_search,
+        growth_exponents,
+        local_exponents,
+    )
     from kblam_engine.sentence_encoder import load_sentence_encoder
 
     encoder = load_sentence_encoder()
@@ -68,7 +71,13 @@ def search(
         for result in measured:
             results.append(result)
             # After each: a run of hours that breaks off leaves what it had.
-            found = {"format": FORMAT, "method": METHOD, **describe(seed), "growth_exponents": growth_exponents(results)}
+            found = {
+                "format": FORMAT,
+                "method": METHOD,
+                **describe(seed),
+                "growth_exponents": growth_exponents(results),
+                "growth_exponents_between_sizes": local_exponents(results),
+            }
             if as_json != STDOUT:
                 write_json(as_json, {**found, "results": [one.to_dict() for one in results]})
     if as_json == STDOUT:
@@ -77,6 +86,15 @@ def search(
         from kblam_engine.evaluation.search_plot import draw_search
 
         draw_search(results, plot)
+    _show(results, to_stderr=as_json == STDOUT)
+
+
+def _show(results: list[SearchResult], *, to_stderr: bool) -> None:
+    """Print one row a kind and size, then how time grows: over all sizes, and from each to the next."""
+    from rich.table import Table
+
+    from kblam_engine.evaluation.search_bench import growth_exponents, local_exponents
+
     table = Table(*_COLUMNS)
     for r in results:
         table.add_row(
@@ -92,10 +110,12 @@ def search(
             f"{r.disk_bytes_per_key:,.0f}",
             f"{r.resident_bytes_per_key:.0f}",
         )
-    console = Console(stderr=as_json == STDOUT)
+    console = table_console(to_stderr=to_stderr)
     console.print(table)
+    between = local_exponents(results)
     for kind, exponent in growth_exponents(results).items():
-        console.print(f"{kind}: processor time grows as keys ^ {exponent:.2f}", highlight=False)
+        steps = ", ".join(f"{step['from']:,} to {step['to']:,}: {step['exponent']:.2f}" for step in between[kind])
+        console.print(f"{kind}: processor time grows as keys ^ {exponent:.2f} ({steps})", highlight=False)
 
 
 def _keys_of_datasets(sizes: list[int], real: int, encoder: SentenceEncoder) -> Callable[[Path, Progress], RealKeys]:

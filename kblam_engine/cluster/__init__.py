@@ -5,6 +5,7 @@ one process; `ray_cluster` alone knows Ray, which spreads it over processes and 
 """
 
 from kblam_engine.cluster.build import BuildReport, BuildRequest, build_shards
+from kblam_engine.cluster.live import LiveShards
 from kblam_engine.cluster.manifest import Manifest, ShardRecord, is_sharded, read_manifest
 from kblam_engine.cluster.opening import open_shards, verify_shards
 from kblam_engine.cluster.sharded_kb import ShardedKB
@@ -12,6 +13,7 @@ from kblam_engine.cluster.sharded_kb import ShardedKB
 __all__ = [
     "BuildReport",
     "BuildRequest",
+    "LiveShards",
     "Manifest",
     "ShardRecord",
     "ShardedKB",

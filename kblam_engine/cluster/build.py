@@ -5,7 +5,6 @@ Two rounds of tasks, one after the other: no task waits for another one, so that
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -14,22 +13,22 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from kblam_engine.cluster.folder import LOCK, check_folder, check_inputs, clear_parts, clear_shards, place_of
 from kblam_engine.cluster.manifest import (
-    FILE,
     Manifest,
     ShardRecord,
     digest_of_texts,
     is_sharded,
     problems,
     read_manifest,
+    read_record,
     write_manifest,
 )
-from kblam_engine.cluster.shard_building import ShardTask, make_shard
-from kblam_engine.cluster.splitting import PARTS, SplitTask, digest_of_input, split
+from kblam_engine.cluster.shard_building import MAX_TRIPLES, ShardTask, make_shard
+from kblam_engine.cluster.splitting import Split, SplitTask, digest_of_input, parts_name, split
 from kblam_engine.cluster.workers import Here, Workers
 from kblam_engine.errors import ConfigurationError, KnowledgeBaseError, KnowledgeBaseLockedError
 
-_LOCK = "build.lock"
 MAX_SHARDS = 100_000
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how many of it are done, and how many there are."""
@@ -77,12 +76,24 @@ class BuildReport:
         made: numbers of the shards that were made now; all others were complete.
         n_read: triples in the files, the same name and property again each time counted.
         skipped: triples that were left out, by reason.
+        empty: the files in which there was no triple.
     """
 
     manifest: Manifest
     made: tuple[int, ...]
     n_read: int
     skipped: dict[str, int] = field(default_factory=dict)
+    empty: tuple[str, ...] = ()
+
+    @property
+    def replaced(self) -> int:
+        """Triples that a later one of the same name and property overruled, in all shards."""
+        return sum(shard.replaced for shard in self.manifest.shards)
+
+    @property
+    def unchanged(self) -> int:
+        """Triples that said what another one had said, in all shards."""
+        return sum(shard.unchanged for shard in self.manifest.shards)
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as a JSON object."""
@@ -94,7 +105,10 @@ class BuildReport:
             "n_shards": len(self.manifest.shards),
             "made": list(self.made),
             "n_read": self.n_read,
+            "replaced": self.replaced,
+            "unchanged": self.unchanged,
             "skipped": self.skipped,
+            "empty": list(self.empty),
             "encoder": self.manifest.encoder,
             "index": self.manifest.index,
             "size_bytes": sum(shard.size_bytes for shard in self.manifest.shards),
@@ -118,7 +132,8 @@ def build_shards(
     """Build a folder of shards, or what of it is missing.
 
     A shard that is complete, by its checksums, is not made again; one that was cut off is. Where the triples are others
-    than before, the shards whose triples have changed are made anew; the old ones serve until all are complete.
+    than before, the shards whose triples have changed are made anew; the old ones serve until all are complete, and stay
+    until the next build of other triples, so that whoever has them open can read on.
 
     Args:
         request: what to build.
@@ -127,20 +142,20 @@ def build_shards(
 
     Raises:
         KnowledgeBaseLockedError: another process is building there.
-        KnowledgeBaseError: the folder holds something else, or other shards than these; a file of triples is damaged.
+        KnowledgeBaseError: the folder holds something else, or other shards than these; a file of triples is damaged, or
+            there is no triple in any.
+        ConfigurationError: a file of triples is not there or lies in the folder; a shard would have too many triples.
         ModelNotFoundError: there is no such sentence encoder.
     """
     workers = workers or Here()
-    folder = request.output.absolute()
-    _check_folder(folder)
-    settings = _settings_of(request)
+    folder = place_of(request.output)
+    check_folder(folder)
     paths = [str(Path(path).absolute()) for path in request.triples]
-    missing = next((path for path in paths if not Path(path).exists()), None)
-    if missing is not None:
-        raise ConfigurationError(f"{missing}: expected a file of triples, found nothing there")
+    check_inputs(folder, paths)
+    settings = _settings_of(request)
     folder.mkdir(parents=True, exist_ok=True)
     try:
-        with FileLock(folder / _LOCK, timeout=0):
+        with FileLock(folder / LOCK, timeout=0):
             return _build(request, folder, paths, settings, workers, progress)
     except Timeout:
         raise KnowledgeBaseLockedError(f"{folder}: another process is building shards there; wait for it") from None
@@ -154,11 +169,14 @@ def _build(
         _check_before(folder, before, request, settings)
     inputs = dict(_told(workers.map(_input_digest, paths), "reading files", len(paths), progress))
     source = digest_of_texts(settings.digest, str(request.n_shards), *(inputs[path] for path in paths))
-    if before is not None and before.source == source:
+    if before is not None and before.source == source and _is_as_recorded(folder, before):
         checks = [(str(folder), shard) for shard in before.shards]
         if not any(_told(workers.map(_is_damaged, checks), "checking shards", len(checks), progress)):
             return BuildReport(before, (), 0)
+    # Of builds that failed: their drafts, and what they dealt out of other files.
+    clear_parts(folder, {parts_name(digest, request.n_shards) for digest in inputs.values()})
     splits = _dealt_out(paths, request.n_shards, folder, workers, progress)
+    _check_sizes(folder, paths, splits, request.n_shards)
     tasks = [
         ShardTask(
             number=number,
@@ -184,22 +202,25 @@ def _build(
         shards=tuple(one.record for one in done),
     )
     write_manifest(folder, manifest)
-    _clear(folder, manifest)
+    if before is None or before.source != source:  # a repair is no new generation: readers of the one before may be left
+        clear_shards(folder, [manifest] if before is None else [before, manifest])
+    clear_parts(folder)
     skipped: Counter[str] = Counter()
     for one in splits:
         skipped.update(one.skipped)
     made = tuple(one.record.number for one in done if not one.was_complete)
-    return BuildReport(manifest, made, sum(one.n_triples for one in splits), dict(skipped))
+    empty = tuple(path for path, one in zip(paths, splits, strict=True) if not one.n_triples)
+    return BuildReport(manifest, made, sum(one.n_triples for one in splits), dict(skipped), empty)
 
 
-def _dealt_out(paths: list[str], n_shards: int, folder: Path, workers: Workers, progress: Progress) -> list[Any]:
+def _dealt_out(paths: list[str], n_shards: int, folder: Path, workers: Workers, progress: Progress) -> list[Split]:
     """Return the split of each file, in the order of the files: later triples replace earlier ones."""
     tasks = [SplitTask(path, n_shards, str(folder)) for path in dict.fromkeys(paths)]
     by_path = dict(_told(workers.map(_split, tasks), "dealing out triples", len(tasks), progress))
     return [by_path[path] for path in paths]
 
 
-def _split(task: SplitTask) -> tuple[str, Any]:
+def _split(task: SplitTask) -> tuple[str, Split]:
     return task.path, split(task)
 
 
@@ -220,26 +241,11 @@ def _settings_of(request: BuildRequest) -> _Settings:
     return _Settings(encoder.name, encoder.fingerprint, encoder.embed_dim, digest)
 
 
-def _check_folder(folder: Path) -> None:
-    if not folder.is_dir() or is_sharded(folder):
-        if folder.exists() and not folder.is_dir():
-            raise KnowledgeBaseError(f"{folder}: expected a folder, or nothing, got a file")
-        return
-    strange = [path.name for path in folder.iterdir() if not _is_ours(path.name)]
-    if strange:
-        raise KnowledgeBaseError(
-            f"{folder}: expected shards or an empty folder, got a folder with {strange[0]}; choose another one"
-        )
-
-
-def _is_ours(name: str) -> bool:
-    return name in (PARTS, _LOCK, FILE, f".{FILE}.part") or name.lstrip(".").startswith("shard-")
-
-
 def _check_before(folder: Path, before: Manifest, request: BuildRequest, settings: _Settings) -> None:
     for what, there, wanted in (
         ("shards", len(before.shards), request.n_shards),
         ("sentence encoder", before.encoder_fingerprint, settings.fingerprint),
+        ("length of embeddings", before.embed_dim, settings.embed_dim),
     ):
         if there != wanted:
             raise KnowledgeBaseError(
@@ -247,13 +253,31 @@ def _check_before(folder: Path, before: Manifest, request: BuildRequest, setting
             )
 
 
-def _clear(folder: Path, manifest: Manifest) -> None:
-    """Remove what no manifest names any more; a reader keeps what it has mapped."""
-    named = {shard.folder for shard in manifest.shards}
-    for path in folder.glob("shard-*"):
-        if path.name.removesuffix(".json") not in named:
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-    shutil.rmtree(folder / PARTS, ignore_errors=True)
+def _is_as_recorded(folder: Path, manifest: Manifest) -> bool:
+    """Say whether a manifest says of its shards what they say themselves."""
+    return all(read_record(folder, shard.folder) == shard for shard in manifest.shards)
+
+
+def _check_sizes(folder: Path, paths: Sequence[str], splits: Sequence[Split], n_shards: int) -> None:
+    """Refuse to make shards of nothing, or too large ones, before anything is encoded.
+
+    Raises:
+        KnowledgeBaseError: there is no triple in any file.
+        ConfigurationError: a shard would have more triples than a knowledge base may.
+    """
+    sizes: Counter[int] = Counter()
+    for one in splits:
+        sizes.update(one.sizes)
+    if not sizes:
+        more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+        stays = "; the shards stay as they were" if is_sharded(folder) else ""
+        raise KnowledgeBaseError(f"{paths[0]}{more}: expected files of triples, got none in them{stays}")
+    shard, n = sizes.most_common(1)[0]
+    if n > MAX_TRIPLES:
+        enough = -(-n * n_shards * 11 // (10 * MAX_TRIPLES))  # a tenth more, because names are not spread evenly
+        raise ConfigurationError(
+            f"shard {shard}: expected at most {MAX_TRIPLES:,} triples, got {n:,}; take more shards: --shards {enough}"
+        )
 
 
 def _told(results: Any, what: str, n: int, progress: Progress) -> Sequence[Any]:

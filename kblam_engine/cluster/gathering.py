@@ -25,6 +25,8 @@ KEPT_ROWS = 8_192
 """Triples kept here: 1.5 KB each and their texts."""
 WHOLE_ROWS = 512
 """Up to so many triples at once are brought whole; of more, the column that is asked for alone."""
+KEPT_SIBLINGS = 1_000_000
+"""Places of names' triples kept here, 8 bytes each; a name may have any number of them."""
 _CHUNK = 16_384
 
 
@@ -59,6 +61,7 @@ class Gathering:
         self._n_shards = n_shards
         self._rows: OrderedDict[int, Row] = OrderedDict()
         self._siblings: OrderedDict[int, Numbers] = OrderedDict()
+        self._n_siblings = 0
         self._lock = threading.Lock()
 
     def rows(self, positions: Numbers) -> list[Row]:
@@ -81,12 +84,14 @@ class Gathering:
         """
         with self._lock:
             found = self._siblings.get(name)
+            if found is not None:
+                self._siblings.move_to_end(name)
         if found is None:
             ((shard, _, own),) = self._names.by_shard(np.array([name], np.int64))
             said = self._shards.ask({shard: Ask("positions_of_name", (int(own[0]),))})[shard]
             found = self._positions.of_shard(shard, said)
             with self._lock:
-                _keep(self._siblings, {name: found})
+                self._keep_siblings({name: found})
         return found
 
     def column(self, part: Part, positions: Numbers) -> NDArray[Any]:
@@ -132,8 +137,16 @@ class Gathering:
                 siblings[int(self._names.starts[shard]) + name] = self._positions.of_shard(shard, own)
         with self._lock:
             _keep(self._rows, brought)
-            _keep(self._siblings, siblings)
+            self._keep_siblings(siblings)
         return brought
+
+    def _keep_siblings(self, new: dict[int, Numbers]) -> None:
+        """Keep the places of names' triples, those of the names that were asked for last; `_lock` is held."""
+        for name, places in new.items():
+            self._n_siblings += len(places) - len(self._siblings.pop(name, ()))
+            self._siblings[name] = places
+        while self._n_siblings > KEPT_SIBLINGS or len(self._siblings) > KEPT_ROWS:
+            self._n_siblings -= len(self._siblings.popitem(last=False)[1])
 
     def _numbered(self, part: Part, shard: int, own: NDArray[Any]) -> NDArray[Any]:
         """Return a shard's own numbers as those of all; embeddings as they are."""

@@ -2,7 +2,7 @@
 
 A shard's folder is named after what it was made from, so that two builds of the same triples mean the same folder, and
 one of other triples never touches what readers of the manifest use. A record is written when its shard is closed and
-synced: a shard without one was cut off.
+synced: a shard without one was cut off. What a build replaces stays until another one is replaced.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from kblam_engine.models.registry import sha256_of
 FILE = "shards.json"
 FORMAT = "kblam-shards/1"
 _RECORD_FORMAT = "kblam-shard/1"
-_FOLDER = re.compile(r"shard-\d{5}-[0-9a-f]{12}")
+FOLDER = re.compile(r"shard-\d{5}-[0-9a-f]{12}")
+"""What the folder of a shard is called."""
 _FILE = re.compile(r"(index-[0-9a-f]{12}/)?[\w-][\w.-]*")
 _DIGEST = re.compile(r"[0-9a-f]+")
 # What a knowledge base keeps beside its contents while it is open.
@@ -42,6 +43,8 @@ class ShardRecord:
         digest: of its contents, as the fingerprint of any knowledge base (sums up to that of all shards).
         files: name -> SHA-256.
         size_bytes: of these files.
+        replaced: how many of the triples that it was given a later one of the same name and property overruled.
+        unchanged: how many said what another one had said.
     """
 
     number: int
@@ -52,11 +55,15 @@ class ShardRecord:
     digest: str
     files: Mapping[str, str]
     size_bytes: int
+    replaced: int = 0
+    unchanged: int = 0
 
     def __post_init__(self) -> None:
         """Check what a record from elsewhere could do harm with."""
-        _expect(bool(_FOLDER.fullmatch(self.folder)), "folder", self.folder)
-        _expect(all(isinstance(n, int) for n in (self.number, self.n_triples, self.revision)), "numbers", self)
+        _expect(bool(FOLDER.fullmatch(self.folder)), "folder", self.folder)
+        numbers = self.number, self.n_triples, self.revision, self.size_bytes, self.replaced, self.unchanged
+        _expect(all(isinstance(n, int) and n >= 0 for n in numbers), "numbers", numbers)
+        _expect(self.folder == folder_of(self.number, self.folder[-12:]), "folder of another shard", self.folder)
         _expect(bool(_DIGEST.fullmatch(self.digest)), "digest", self.digest)
         for name in self.files:
             _expect(bool(_FILE.fullmatch(name)), "files", name)
@@ -88,6 +95,11 @@ class Manifest:
         return sum(shard.n_triples for shard in self.shards)
 
 
+def folder_of(number: int, source: str) -> str:
+    """Return the name of a shard's folder from its number and the digest of what it is made from."""
+    return f"shard-{number:05d}-{source[:12]}"
+
+
 def is_sharded(folder: str | os.PathLike[str]) -> bool:
     """Say whether a folder holds shards."""
     return (Path(folder) / FILE).is_file()
@@ -105,6 +117,7 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
         loaded = _read(path, FORMAT)
         shards = tuple(ShardRecord(**shard) for shard in loaded.pop("shards"))
         manifest = Manifest(shards=shards, **loaded)
+        _expect(len(shards) > 0, "shards", "none")
         _expect([shard.number for shard in shards] == list(range(len(shards))), "shards", "other numbers")
     except FileNotFoundError:
         raise KnowledgeBaseNotFoundError(
@@ -112,7 +125,9 @@ def read_manifest(folder: str | os.PathLike[str]) -> Manifest:
             f"kblam cluster build TRIPLES --output {folder} --shards N"
         ) from None
     except (ValueError, TypeError, AttributeError, KeyError) as error:
-        raise KnowledgeBaseError(f"{path}: expected a manifest of shards, got {error}; build the shards again") from error
+        raise KnowledgeBaseError(
+            f"{path}: expected a manifest of shards, got {error}; delete it and build the shards again"
+        ) from error
     return manifest
 
 

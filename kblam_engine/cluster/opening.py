@@ -10,6 +10,7 @@ from kblam_engine.cluster.shard import Shard
 from kblam_engine.cluster.sharded_kb import ShardedKB
 from kblam_engine.cluster.shards import Shards, ShardsHere
 from kblam_engine.cluster.workers import Here, Workers
+from kblam_engine.errors import KnowledgeBaseError
 
 
 def open_shards(
@@ -26,12 +27,14 @@ def open_shards(
 
     Raises:
         KnowledgeBaseNotFoundError: there are no shards.
-        KnowledgeBaseError: a shard is damaged or has been changed.
+        KnowledgeBaseError: a shard is damaged or has been changed, or there is no triple in any.
         MissingDependencyError: `address` is given, and Ray is not installed.
     """
     place = Path(folder).absolute()
     manifest = read_manifest(place)
     records = [record for record in manifest.shards if record.n_triples]
+    if not records:
+        raise KnowledgeBaseError(f"{place}: expected shards with triples, got none in them; build them again from files with triples")
     shards: Shards
     if address is None:
         shards = ShardsHere([Shard(str(place), record, index) for record in records])

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
+from platform import node
 from typing import Any
 
 from kblam_engine.cluster.manifest import ShardRecord
@@ -115,9 +116,15 @@ class RayShards:
             num_cpus=0, max_restarts=-1, max_task_retries=RETRIES, max_concurrency=4, scheduling_strategy="SPREAD"
         )(_ShardProcess)
         self._actors = [actor.remote(folder, record, index) for record in records]
+        self._places = [f"{folder}/{record.folder}" for record in records]
+        self._machines: dict[int, str] = {}
 
     def ask(self, questions: Mapping[int, Ask]) -> dict[int, Any]:
-        """Ask some shards at the same time."""
+        """Ask some shards at the same time; all of them together have `TIMEOUT` seconds.
+
+        Raises:
+            KnowledgeBaseError: a shard cannot be read or does not answer in time, or they have been closed.
+        """
         deadline = time.monotonic() + TIMEOUT
         sent = {at: self._send(at, ask) for at, ask in questions.items()}
         return {at: self._answer(at, questions[at], answer, deadline) for at, answer in sent.items()}
@@ -127,6 +134,8 @@ class RayShards:
         return [int(pid) for pid in self._ray.get([actor.process.remote() for actor in self._actors], timeout=TIMEOUT)]
 
     def _send(self, at: int, ask: Ask) -> Any:
+        if not self._actors:
+            raise KnowledgeBaseError("these shards have been closed; open them again")
         return self._actors[at].ask.remote(ask.question, ask.arguments)
 
     def _answer(self, at: int, ask: Ask, sent: Any, deadline: float) -> Any:
@@ -135,13 +144,23 @@ class RayShards:
         Ray's own retries are over in seconds; that a machine is gone it takes half a minute to find out.
         """
         while True:
+            left = max(deadline - time.monotonic(), 0.0)
             try:
-                return _got(self._ray, sent, max(deadline - time.monotonic(), 1.0))
-            except _UnreachableError:
-                if time.monotonic() > deadline:
-                    raise
-            time.sleep(_PAUSE)
-            sent = self._send(at, ask)
+                self._machines[at], said = _got(self._ray, sent, left)
+            except _UnreachableError as error:
+                if not left:
+                    raise self._told(at, error) from error
+                time.sleep(min(_PAUSE, left))
+                sent = self._send(at, ask)
+            except _NoAnswerError as error:
+                raise self._told(at, error) from error
+            else:
+                return said
+
+    def _told(self, at: int, error: KnowledgeBaseError) -> KnowledgeBaseError:
+        """Return an error that says which shard it is of, and the machine that this was on when it last answered."""
+        machine = f" on {self._machines[at]}" if at in self._machines else ""
+        return KnowledgeBaseError(f"{self._places[at]}{machine}: {error}")
 
     def close(self) -> None:
         """End the processes."""
@@ -150,7 +169,11 @@ class RayShards:
         self._actors = []
 
 
-class _UnreachableError(KnowledgeBaseError):
+class _NoAnswerError(KnowledgeBaseError):
+    """A process does not answer."""
+
+
+class _UnreachableError(_NoAnswerError):
     """A process does not answer now, but may come back."""
 
 
@@ -163,11 +186,12 @@ class _ShardProcess:
         except (KBLaMError, OSError) as error:
             self._shard = _portable(error)  # told to whoever asks; a process that fails to start has only a traceback
 
-    def ask(self, question: str, arguments: tuple[Any, ...]) -> Any:
+    def ask(self, question: str, arguments: tuple[Any, ...]) -> tuple[str, Any]:
+        """Return the name of the machine, and what the shard says."""
         if isinstance(self._shard, KBLaMError):
             raise self._shard
         try:
-            return asked(self._shard, question, arguments)
+            return node(), asked(self._shard, question, arguments)
         except (KBLaMError, OSError) as error:
             raise _portable(error) from None
 
@@ -201,11 +225,15 @@ def _got(ray: Any, reference: Any, timeout: float | None) -> Any:
     except ray.exceptions.RayTaskError as error:
         raise error.cause if isinstance(error.cause, KBLaMError) else error from None
     except ray.exceptions.GetTimeoutError:
-        raise KnowledgeBaseError(f"expected an answer within {timeout:g} s, got none: is a machine gone, or busy?") from None
+        raise _NoAnswerError(
+            f"expected an answer within {TIMEOUT:g} s, got none; see that its machine is up and not too busy (ray status), then ask again"
+        ) from None
     except ray.exceptions.ActorUnavailableError as error:
-        raise _UnreachableError(f"a process of the cluster cannot be reached: {_first_line(error)}") from error
+        raise _UnreachableError(
+            f"its process cannot be reached ({_first_line(error)}); see that its machine is up (ray status), then ask again"
+        ) from error
     except ray.exceptions.RayError as error:
-        raise KnowledgeBaseError(f"a process of the cluster died and could not be replaced: {_first_line(error)}") from error
+        raise _NoAnswerError(f"a process of the cluster died and could not be replaced: {_first_line(error)}") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -21,7 +21,7 @@ from kblam_engine.knowledge_base import KBSnapshot
 from kblam_engine.knowledge_base.contents import digest_text
 from kblam_engine.knowledge_base.words import split
 from kblam_engine.products import Floats
-from kblam_engine.search.interface import Found, merged, nothing
+from kblam_engine.search.interface import Found, merged
 from kblam_engine.triples import Triple
 
 _KEPT_WORDS = 4_096
@@ -44,10 +44,10 @@ class ShardedKB(KBSnapshot):
         Args:
             folder: of the shards.
             manifest: of the folder.
-            shards: those of them that have triples, in order.
+            shards: those of them that have triples, in order; there is at least one.
 
         Raises:
-            KnowledgeBaseError: a shard cannot be read.
+            KnowledgeBaseError: a shard cannot be read, or is not what the manifest says.
         """
         # The parts of a snapshot that has its triples at hand are not there, so its own `__init__` is not called.
         self.path, self.manifest = folder, manifest
@@ -58,6 +58,8 @@ class ShardedKB(KBSnapshot):
         self._shards = shards
         own = [record for record in manifest.shards if record.n_triples]
         facts: dict[int, ShardFacts] = shards.ask({at: Ask("facts") for at in range(len(own))})
+        for at, record in enumerate(own):
+            _check_facts(folder / record.folder, facts[at], manifest)
         self._positions = Counted.of([record.n_triples for record in own])
         self._name_numbers = Counted.of([facts[at].n_names for at in range(len(own))])
         self._searches = [facts[at].search for at in range(len(own))]
@@ -71,7 +73,7 @@ class ShardedKB(KBSnapshot):
                     rows.append(row)
             places.append(np.array([numbers[prop] for prop in facts[at].properties], np.int64))
         self._property_names = list(numbers)
-        self._property_rows = np.stack(rows) if rows else np.zeros((0, self.embed_dim), np.float32)
+        self._property_rows = np.stack(rows)
         self._gathering = Gathering(shards, self._positions, self._name_numbers, places, len(manifest.shards))
         self._words: dict[tuple[str, int], NDArray[np.int64]] = {}
         self._words_lock = threading.Lock()
@@ -112,8 +114,6 @@ class ShardedKB(KBSnapshot):
             queries: float32 [n_queries, embed_dim].
             k: how many for each.
         """
-        if not len(self):
-            return nothing(len(queries), k)
         asked = np.ascontiguousarray(queries, np.float32)
         said = self._ask_all(Ask("search", (asked, k)))
         parts = []
@@ -254,3 +254,15 @@ class ShardedKB(KBSnapshot):
         )
 
 
+def _check_facts(place: Path, facts: ShardFacts, manifest: Manifest) -> None:
+    """Refuse a shard that was embedded by another encoder than the manifest says.
+
+    Raises:
+        KnowledgeBaseError: it was.
+    """
+    expected = manifest.encoder_fingerprint, manifest.embed_dim
+    if (facts.encoder_fingerprint, facts.embed_dim) != expected:
+        raise KnowledgeBaseError(
+            f"{place}: expected embeddings of {expected[1]} numbers by the sentence encoder {expected[0]} as shards.json says, got "
+            f"{facts.embed_dim} by {facts.encoder_fingerprint}; restore shards.json, or delete it and build the shards again"
+        )

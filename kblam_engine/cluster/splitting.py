@@ -5,16 +5,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-from collections import defaultdict
+import uuid
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from kblam_engine.cluster.folder import PARTS, discard
 from kblam_engine.cluster.manifest import digest_of_texts
 from kblam_engine.errors import ImportFileError
 from kblam_engine.models.registry import sha256_of
 
-PARTS = "parts"
+if TYPE_CHECKING:
+    from kblam_engine.sources import Source
+
 _AT_ONCE = 100_000
 """Triples held before they are written to the files of their shards."""
 
@@ -37,12 +41,14 @@ class Split:
         digest: of the file's name and contents.
         n_triples: in it.
         skipped: how many were left out, by reason.
+        sizes: how many triples each shard has of them; a shard without any is left out.
     """
 
     folder: str
     digest: str
     n_triples: int
     skipped: dict[str, int]
+    sizes: dict[int, int]
 
     def part(self, shard: int) -> Path:
         """Return where the triples of a shard are; there is no such file where it has none."""
@@ -58,6 +64,11 @@ def shard_of(name: str, n_shards: int) -> int:
 def part_name(shard: int) -> str:
     """Return the name of the file with a shard's part of the triples of one file."""
     return f"{shard:05d}.jsonl"
+
+
+def parts_name(digest: str, n_shards: int) -> str:
+    """Return the name of the folder with all parts of a file that has this digest."""
+    return digest_of_texts(digest, str(n_shards))[:16]
 
 
 def digest_of_input(path: str) -> str:
@@ -83,31 +94,41 @@ def split(task: SplitTask) -> Split:
     from kblam_engine.sources import open_source
 
     digest = digest_of_input(task.path)
-    place = Path(task.folder) / PARTS / digest_of_texts(digest, str(task.n_shards))[:16]
+    place = Path(task.folder) / PARTS / parts_name(digest, task.n_shards)
     known = _known(place)
     if known is not None:
         return Split(str(place), digest, *known)
-    draft = place.with_name(f".{place.name}.{os.getpid()}")
-    shutil.rmtree(draft, ignore_errors=True)
+    # Not the process id: two machines may have the same.
+    draft = place.with_name(f".{place.name}.{uuid.uuid4().hex}")
     draft.mkdir(parents=True)
-    source = open_source(task.path)
+    try:
+        done = _dealt_out(open_source(task.path), task.n_shards, draft)
+        (draft / "done.json").write_text(json.dumps(done), "utf-8")
+        os.rename(draft, place)
+    except OSError:
+        discard(draft)
+        if _known(place) is None:  # else the same file is named twice, and another worker was first
+            raise
+    except BaseException:
+        discard(draft)
+        raise
+    return Split(str(place), digest, *_checked(done))
+
+
+def _dealt_out(source: Source, n_shards: int, draft: Path) -> list[Any]:
+    """Write the triples of a source to the files of their shards; return how many, what was skipped, and how many each got."""
     waiting: dict[int, list[str]] = defaultdict(list)
+    sizes: Counter[int] = Counter()
     n = 0
     for triple in source:
-        waiting[shard_of(triple.name, task.n_shards)].append(json.dumps(triple.to_dict(), ensure_ascii=False))
+        shard = shard_of(triple.name, n_shards)
+        waiting[shard].append(json.dumps(triple.to_dict(), ensure_ascii=False))
+        sizes[shard] += 1
         n += 1
         if n % _AT_ONCE == 0:
             _append(draft, waiting)
     _append(draft, waiting)
-    done = Split(str(place), digest, n, dict(source.skipped))
-    (draft / "done.json").write_text(json.dumps([done.n_triples, done.skipped]), "utf-8")
-    try:
-        os.rename(draft, place)
-    except OSError:  # the same file is named twice, and another worker was first
-        if _known(place) is None:
-            raise
-        shutil.rmtree(draft, ignore_errors=True)
-    return done
+    return [n, dict(source.skipped), sorted(sizes.items())]
 
 
 def _append(folder: Path, waiting: dict[int, list[str]]) -> None:
@@ -118,9 +139,14 @@ def _append(folder: Path, waiting: dict[int, list[str]]) -> None:
     waiting.clear()
 
 
-def _known(place: Path) -> tuple[int, dict[str, int]] | None:
+def _known(place: Path) -> tuple[int, dict[str, int], dict[int, int]] | None:
+    """Return what is written of a file that has been dealt out; None if it has not."""
     try:
-        n, skipped = json.loads((place / "done.json").read_text("utf-8"))
+        return _checked(json.loads((place / "done.json").read_text("utf-8")))
     except (OSError, ValueError):
         return None
-    return n, skipped
+
+
+def _checked(done: list[Any]) -> tuple[int, dict[str, int], dict[int, int]]:
+    n, skipped, sizes = done
+    return n, skipped, dict(sizes)

@@ -26,15 +26,16 @@ MOST_NATIVE = 2_000
 
 
 class EncoderGates(Retriever):
-    """Opens the triple whose key the sentence encoder finds nearest."""
+    """Opens the triple whose key the sentence encoder finds nearest; the LLM's hidden state has no say in it."""
 
     def retrieve(
         self, messages: Sequence[Message], table: KeyTable, hidden_query: Floats | None = None
     ) -> Retrieved:
         """Return the candidates in the order of their scores, the first one open."""
+        del hidden_query
         if not len(table):
-            return super().retrieve(messages, table, hidden_query)
-        positions, _ = nearest(table, self._score(table, self.encode(messages)[1], hidden_query))
+            return super().retrieve(messages, table)
+        positions, _ = nearest(table, self._score(table, self.encode(messages)[1], None))
         log_odds = np.full(len(positions), -_SURE, np.float32)
         log_odds[0] = _SURE
         return Retrieved(positions, tuple(table.triples(positions)), log_odds)

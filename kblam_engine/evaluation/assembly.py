@@ -67,7 +67,7 @@ def assemble(
     """
     rng = random.Random(seed)
     warnings: list[str] = []
-    own = _distinct(kb_triples)
+    own = distinct(kb_triples)
     supports = {key_of(*pair) for question in questions for pair in question.supports}
     keys = {key_of(t.name, t.property) for t in own}
     _check_supports(questions, keys, warnings)
@@ -104,7 +104,7 @@ def statements_by_key(triples: Iterable[Triple]) -> dict[tuple[str, str], list[s
     return found
 
 
-def _distinct(triples: Iterable[Triple]) -> list[Triple]:
+def distinct(triples: Iterable[Triple]) -> list[Triple]:
     """Drop repeated triples; several values of one (name, property) stay."""
     return list({(t.name, t.property, t.value): t for t in triples}.values())
 

@@ -6,8 +6,9 @@ never sees the answers, and all but "oracle" never see the supports.
 
 from __future__ import annotations
 
+import importlib.util
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,7 @@ WITHOUT_RETRIEVAL = ("native-tokens-all", "sentence-tokens-all")
 INSTRUCTION = "Answer the question using these facts."
 REFUSAL_INSTRUCTION = "If the facts do not contain the answer, say that you cannot find it."
 _MARGIN = 16  # tokens kept free: joining texts can cost a few more than their parts
+_PAGE = 4096  # statements whose tokens are counted at once
 
 Select = Callable[[Question], list[int]]
 
@@ -90,6 +92,20 @@ class Baseline:
     info: dict[str, Any] = field(default_factory=dict)
 
 
+def check_baselines(names: Iterable[str]) -> None:
+    """Check that there are such baselines and what they need; nothing is built or imported.
+
+    Raises:
+        ConfigurationError: no baseline has that name.
+        MissingDependencyError: one of "bm25" without the package bm25s.
+    """
+    for name in names:
+        if name not in (*BASELINES, *SIZED, *ABLATIONS):
+            raise _unknown(name)
+        if name.startswith("bm25") and importlib.util.find_spec("bm25s") is None:
+            raise _no_bm25()
+
+
 def build_baseline(
     name: str, model: EvaluatedModel, corpus: Corpus, questions: Sequence[Question], options: PromptOptions
 ) -> Baseline:
@@ -112,7 +128,11 @@ def build_baseline(
         return Baseline(name, _dense(corpus, options.top_k), ranked=True, info={"top_k": options.top_k})
     if name == "oracle":
         return Baseline(name, _oracle(corpus, options.top_k), ranked=True, info={"top_k": options.top_k})
-    raise ConfigurationError(f"baseline: expected one of {', '.join((*BASELINES, *SIZED, *ABLATIONS))}, got {name!r}")
+    raise _unknown(name)
+
+
+def _unknown(name: str) -> ConfigurationError:
+    return ConfigurationError(f"baseline: expected one of {', '.join((*BASELINES, *SIZED, *ABLATIONS))}, got {name!r}")
 
 
 def prompt_with_statements(
@@ -137,10 +157,12 @@ def require_bm25() -> Any:
     try:
         import bm25s
     except ImportError as error:
-        raise MissingDependencyError(
-            'the bm25 baseline needs the package bm25s: pip install "kblam-engine[eval]"'
-        ) from error
+        raise _no_bm25() from error
     return bm25s
+
+
+def _no_bm25() -> MissingDependencyError:
+    return MissingDependencyError('the bm25 baseline needs the package bm25s: pip install "kblam-engine[eval]"')
 
 
 def _bm25(corpus: Corpus, top_k: int) -> Select:
@@ -201,7 +223,11 @@ def _oracle(corpus: Corpus, top_k: int) -> Select:
 def _in_context(
     model: EvaluatedModel, corpus: Corpus, questions: Sequence[Question], options: PromptOptions
 ) -> Baseline:
-    """Choose as many triples as fit beside the longest question: the same for all questions."""
+    """Choose as many triples as fit beside the longest question: the same for all questions.
+
+    Triples come in a seeded order, and one that is too long for the room left is passed over. After a page of which
+    none fitted the rest is not looked at: of a million triples that would be a minute's work for one more.
+    """
     order = list(range(len(corpus.triples)))
     random.Random(options.seed).shuffle(order)
     context = context_size(model)
@@ -209,13 +235,16 @@ def _in_context(
     left = (
         room - options.max_new_tokens - _MARGIN - max((_empty_prompt(model, q) for q in questions), default=0)
     )
-    sizes = _n_tokens(model, [corpus.triples[i].statement + "\n" for i in order])
     chosen: list[int] = []
-    for i, size in zip(order, sizes, strict=True):
-        if size > left:
+    for start in range(0, len(order), _PAGE):
+        tried, before = order[start : start + _PAGE], len(chosen)
+        sizes = _n_tokens(model, [corpus.triples[i].statement + "\n" for i in tried])
+        for i, size in zip(tried, sizes, strict=True):
+            if size <= left:
+                left -= size
+                chosen.append(i)
+        if len(chosen) == before:
             break
-        left -= size
-        chosen.append(i)
     info = {"n_fit": len(chosen), "n_triples": len(order), "context_tokens": room}
     return Baseline("in-context", lambda question: chosen, ranked=False, info=info)
 

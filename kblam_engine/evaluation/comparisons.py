@@ -1,10 +1,8 @@
-"""What a report sets side by side: systems, a KB and its counterfactual copy, refusals by kind of question."""
+"""What a report sets side by side: a system and its baselines, refusals by kind of question."""
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +10,11 @@ from kblam_engine.evaluation.grid import Summary
 from kblam_engine.evaluation.markdown import header, number, row, with_interval
 from kblam_engine.evaluation.metrics import f1_of, mean_interval
 from kblam_engine.evaluation.questions import UNANSWERABLE
-from kblam_engine.evaluation.results import Metrics
+from kblam_engine.evaluation.results import LARGEST, Metrics
 from kblam_engine.evaluation.runner import SYSTEM
-from kblam_engine.evaluation.runs import SAME, Estimate, EvaluationRun, GridRun
+from kblam_engine.evaluation.runs import Estimate, EvaluationRun, GridRun
 
 _MEASURES = {"exact": "exact", "token_f1": "token F1", "rouge_l": "ROUGE-L", "bertscore": "BERTScore", "judge_score": "judge"}
-COUNTERFACTUAL = "counterfactual"
-"""In the settings of a run: the seed of the copy that it was asked over."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +87,7 @@ def differences(runs: Sequence[EvaluationRun]) -> list[str]:
             lines.append(row(run.name, f"{run.n_triples:,}", name, *cells))
     if not lines:
         return []
-    note = "The system minus the baseline, question by question; in brackets the 95 % interval of the mean difference."
+    note = "The system minus the baseline, question by question; in brackets the 95 % interval of the mean difference (Student's t)."
     return [*header("run", "triples", "baseline", *(_MEASURES[m] for m in shown)), *lines, "", note]
 
 
@@ -105,64 +101,11 @@ def grid_differences(run: GridRun) -> list[str]:
                 lines.append(row(f"{label} − {name}", *map(with_interval, found)))
     if not lines:
         return []
-    return ["", *header(f"{SYSTEM} minus the baseline", *(f"{at.size:,}" for at in run.sizes)), *lines]
-
-
-def counterfactuals(evaluations: Sequence[EvaluationRun], grids: Sequence[GridRun]) -> list[str]:
-    """Return a table of exact answers over KBs and over their counterfactual copies; empty without a pair."""
-    lines: list[str] = []
-    for run, size, systems in _all(evaluations, grids):
-        if run.data.get(COUNTERFACTUAL) is None:
-            continue
-        same = [
-            theirs
-            for other, other_size, theirs in _all(evaluations, grids)
-            if other.data.get(COUNTERFACTUAL) is None and other_size == size and _settings(other) == _settings(run)
-        ]
-        for name in systems if same else ():
-            real = [found for found in (theirs.get(name, {}) for theirs in same) if found]
-            for kind, copied in systems[name].items():
-                known = [found[kind] for found in real if kind in found]
-                if known:
-                    mean = sum(known) / len(known)
-                    cells = (number(mean), number(copied), f"{copied - mean:+.2f}")
-                    lines.append(row(run.title, f"{size:,}", name, kind, *cells))
-    if not lines:
-        return []
-    note = "Exact answers. Over the copy, answers from memory are wrong; only questions whose answer it changes are asked."
-    return [*header("questions", "triples", "system", "kind", "KB", "copy", "difference"), *lines, "", note]
-
-
-Systems = dict[str, dict[str, float]]
-
-
-def _all(
-    evaluations: Sequence[EvaluationRun], grids: Sequence[GridRun]
-) -> Iterable[tuple[EvaluationRun | GridRun, int, Systems]]:
-    """Yield every run at every size, with the exact answers of each system by kind."""
-    for run in evaluations:
-        yield run, run.n_triples, {
-            name: _exact({"all": found.overall, **found.kinds}, lambda metrics: metrics.exact)
-            for name, found in run.systems.items()
-        }
-    for grid in grids:
-        for at in grid.sizes:
-            yield grid, at.size, {
-                name: _exact({"all": found.overall, **found.kinds}, _mean_exact) for name, found in at.systems.items()
-            }
-
-
-def _exact(found: Mapping[str, Any], exact_of: Callable[[Any], float | None]) -> dict[str, float]:
-    return {kind: value for kind, metrics in found.items() if (value := exact_of(metrics)) is not None}
-
-
-def _mean_exact(found: Summary) -> float | None:
-    return found.measures["exact"].mean if "exact" in found.measures else None
-
-
-def _settings(run: EvaluationRun | GridRun) -> str:
-    told = [run.data.get(name) for name in (*SAME, "options", "limit") if name != COUNTERFACTUAL]
-    return json.dumps([type(run).__name__, *told], sort_keys=True)
+    note = (
+        "In brackets the 95 % interval over the seeds (Student's t): it holds what a seed changes, and not how far other questions "
+        "of the same sort would differ."
+    )
+    return ["", *header(f"{SYSTEM} minus the baseline", *(f"{at.size:,}" for at in run.sizes)), *lines, "", note]
 
 
 def _measured(found: Iterable[Metrics]) -> list[str]:
@@ -182,9 +125,7 @@ def _paired(run: EvaluationRun, name: str, measure: str) -> Estimate | None:
         if isinstance(own, int | float) and isinstance(theirs, int | float):
             apart.append(float(own) - float(theirs))
     if len(apart) > 1:
-        mean = sum(apart) / len(apart)
-        half = 1.96 * math.sqrt(sum((x - mean) ** 2 for x in apart) / (len(apart) - 1) / len(apart))
-        return Estimate(mean, mean - half, mean + half)
+        return _difference(sum(apart) / len(apart), apart, measure)
     ends = [getattr(run.systems[of].overall, measure) for of in (SYSTEM, name)]
     return None if None in ends else Estimate(ends[0] - ends[1])
 
@@ -196,7 +137,12 @@ def _over_seeds(systems: Mapping[str, Any], name: str, measure: str) -> Estimate
     if own is None or theirs is None:
         return None
     if len(own.values) == len(theirs.values) > 1:
-        interval = mean_interval([a - b for a, b in zip(own.values, theirs.values, strict=True)])
-        if interval is not None:
-            return Estimate(own.mean - theirs.mean, *interval)
+        apart = [a - b for a, b in zip(own.values, theirs.values, strict=True)]
+        return _difference(own.mean - theirs.mean, apart, measure)
     return Estimate(own.mean - theirs.mean)
+
+
+def _difference(mean: float, apart: Sequence[float], measure: str) -> Estimate:
+    """Return a mean difference with its interval (Student's t), which ends where differences of the measure do."""
+    largest, interval = LARGEST.get(measure, 1.0), mean_interval(apart)
+    return Estimate(mean, max(-largest, interval[0]), min(largest, interval[1])) if interval else Estimate(mean)

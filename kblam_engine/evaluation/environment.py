@@ -106,6 +106,21 @@ def peak_rss_mb() -> float | None:
     return round(peak / (_MB if sys.platform == "darwin" else 1024), 1)
 
 
+def reset_gpu_peak() -> None:
+    """Forget the peak of torch's memory on the GPU so far, where there is one."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.reset_peak_memory_stats()
+
+
+def gpu_peak_mb() -> float | None:
+    """Return the peak of torch's memory on the current GPU in MiB, since the last reset; None where it is not used."""
+    torch = sys.modules.get("torch")
+    if torch is None or not torch.cuda.is_initialized():
+        return None
+    return round(float(torch.cuda.max_memory_allocated()) / _MB, 1)
+
+
 def anonymous_bytes() -> int | None:
     """Return the resident memory of this process that no file backs (RssAnon, Linux); None elsewhere.
 

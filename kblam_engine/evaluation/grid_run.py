@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import logging
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,7 +15,7 @@ from typing import Any
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.evaluation.asking import Progress
 from kblam_engine.evaluation.assembly import Assembly
-from kblam_engine.evaluation.baselines import PromptOptions
+from kblam_engine.evaluation.baselines import PromptOptions, check_baselines
 from kblam_engine.evaluation.embedding_cache import CachedEncoder
 from kblam_engine.evaluation.grid import (
     GridResult,
@@ -29,80 +25,32 @@ from kblam_engine.evaluation.grid import (
     parts_of,
     summarise_seeds,
 )
+from kblam_engine.evaluation.grid_cells import Cell, Plan, keep, kept
 from kblam_engine.evaluation.interface import EvaluatedModel
 from kblam_engine.evaluation.judging import FILE, Judge, Judgements, check_judged, judge_answers
-from kblam_engine.evaluation.questions import OPEN_ENDED, Question
-from kblam_engine.evaluation.results import EvaluationResult, ScoredAnswer, summarise
+from kblam_engine.evaluation.questions import OPEN_ENDED, Question, field_warnings, questions_digest
+from kblam_engine.evaluation.results import ScoredAnswer, summarise
 from kblam_engine.evaluation.runner import (
     SYSTEM,
     Answered,
     add_text_metrics,
     ask_systems,
     check_batch_size,
+    fit_warnings,
+    nothing_to_judge,
     require_ablations,
-    result_of,
     sample_questions,
     settings_of,
 )
 from kblam_engine.evaluation.text_metrics import check_text_metrics
 from kblam_engine.triples import Triple
 
-logger = logging.getLogger(__name__)
 # What of a cell goes into the grid's file; the rest is the same for all, or too large.
 _OF_A_CELL = ("seed", "n_kbs", "n_from_kb", "n_distractors", "created", "commit", "hardware")
 _OF_ONE_CELL = frozenset(
-    ("seed", "n_triples", "n_kbs", "n_from_kb", "n_distractors", "n_skipped_distractors")
+    ("seed", "n_triples", "n_kbs", "n_from_kb", "n_distractors", "n_skipped_distractors", "questions_digest")
 )
 _OF_AN_ANSWER = ("text", "refused", "confidence", "exact", "attended")
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What a grid asks of whom; every cell sees the same plan."""
-
-    kb_triples: list[Triple]
-    questions: list[Question]
-    distractors: list[Triple]
-    baselines: tuple[str, ...]
-    limit: int | None
-    prompts: PromptOptions
-    answer_options: dict[str, Any]
-    labels: dict[str, Any]
-    by_layer: bool = False
-    batch_size: int = 1
-
-    @property
-    def fingerprint(self) -> str:
-        """Digest of all that decides a cell's answers besides its size and seed, and of the version."""
-        told = {
-            "kb": [[t.name, t.property, t.value] for t in self.kb_triples],
-            "distractors": [[t.name, t.property, t.value] for t in self.distractors],
-            "questions": [[q.messages, q.kind, q.answers, q.supports] for q in self.questions],
-            "asked": [self.baselines, self.limit, self.answer_options],
-            "prompts": {**asdict(self.prompts), "seed": None},
-            "labels": self.labels,
-            "version": version("kblam-engine"),
-            **({"by_layer": True} if self.by_layer else {}),
-            **({"batch_size": self.batch_size} if self.batch_size > 1 else {}),
-        }
-        text = json.dumps(told, sort_keys=True, default=str)
-        return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
-
-
-@dataclass(frozen=True, slots=True)
-class Cell:
-    """The answers at one size with one seed."""
-
-    size: int
-    seed: int
-    asked: list[Question]
-    answered: Answered
-    settings: dict[str, Any]
-    warnings: list[str]
-
-    def result(self) -> EvaluationResult:
-        """Return the cell as a single run."""
-        return result_of(self.asked, self.answered, self.settings, self.warnings)
 
 
 def run_grid(
@@ -156,6 +104,7 @@ def run_grid(
 
     Raises:
         ConfigurationError: no questions, seeds or batch, a size or ablation that cannot be, an unknown baseline or text metric.
+        FileExistsError: the folder is a file.
         MissingDependencyError: a baseline or text metric needs a package that is not installed.
     """
     plan = Plan(
@@ -170,18 +119,21 @@ def run_grid(
         check_judged(plan.questions)
     ascending = check_sizes(sizes, plan.kb_triples, plan.questions, plan.distractors)
     require_ablations(model, plan.baselines, ascending[-1])
-    fingerprint = plan.fingerprint
+    check_baselines(plan.baselines)
+    mark = plan.mark()
+    if folder is not None:  # before the first cell, which may take an hour
+        folder.mkdir(parents=True, exist_ok=True)
     cells: list[Cell] = []
     with ExitStack() as until_the_end:
         cache = embedding_cache or Path(until_the_end.enter_context(TemporaryDirectory()))
         encoder = CachedEncoder(model.encoder, cache)
         for size in ascending:
             for place, seed in enumerate(dict.fromkeys(seeds)):
-                cell = _kept(folder, plan, fingerprint, size, seed)
+                cell = kept(folder, plan, mark, size, seed)
                 told = _counter(progress, plan, size, place, len(dict.fromkeys(seeds)))
                 if cell is None:
                     cell = _run(model, encoder, plan, size, seed, told)
-                    _keep(folder, fingerprint, cell)
+                    keep(folder, mark, cell)
                 told(0, done=True)
                 cells.append(cell)
     # Loaded after the last answer: what a scorer takes is no memory of the systems.
@@ -206,7 +158,8 @@ def _judge(
                 progress("judge", before + done, sum(of_each))
 
         judge_answers(judgements, cell.asked, plan.kb_triples, cell.answered.answers.values(), told)
-    return judgements.warnings()
+    none = [f"{cell.size:,} triples, seed {cell.seed}: {nothing_to_judge(len(cell.asked))}" for cell, n in zip(cells, of_each, strict=True) if not n]
+    return [*judgements.warnings(), *(f"judge {judge.name}: {text}" for text in none)]
 
 
 Told = Callable[..., None]
@@ -253,8 +206,10 @@ def _run(model: EvaluatedModel, encoder: CachedEncoder, plan: Plan, size: int, s
     merged = Answered(in_order, {name: merged_info(found) for name, found in infos.items()})
     first: Assembly = parts[0].assembly
     settings = settings_of(seed, first, prompts, plan.answer_options, plan.labels, plan.batch_size)
-    settings.update({"limit": plan.limit, "n_kbs": len(parts)})
-    warnings = dict.fromkeys(text for part in parts for text in part.assembly.warnings)
+    settings.update({"limit": plan.limit, "n_kbs": len(parts), "questions_digest": questions_digest(asked)})
+    warnings = dict.fromkeys(
+        [*(text for part in parts for text in part.assembly.warnings), *field_warnings(asked), *fit_warnings(merged.info)]
+    )
     return Cell(size, seed, asked, merged, settings, list(warnings))
 
 
@@ -274,52 +229,6 @@ def _add_text_metrics(names: Sequence[str], cells: Sequence[Cell], triples: Iter
             end = start + len(cell.asked)
             cell.answered.answers[name][:] = answers[start:end]
             start = end
-
-
-# --- what is finished stays finished ------------------------------------------------------------------------------
-
-
-def _file(folder: Path, size: int, seed: int) -> Path:
-    return folder / f"{size}-triples-seed-{seed}.json"
-
-
-def _keep(folder: Path | None, fingerprint: str, cell: Cell) -> None:
-    """Write a cell in the form of a single run, whole or not at all."""
-    if folder is None:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    told = {**cell.result().to_dict(), "fingerprint": fingerprint}
-    target = _file(folder, cell.size, cell.seed)
-    unfinished = target.with_suffix(".part")
-    unfinished.write_text(json.dumps(told, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(unfinished, target)
-
-
-def _kept(folder: Path | None, plan: Plan, fingerprint: str, size: int, seed: int) -> Cell | None:
-    """Return a finished cell of an equal plan; None where there is none, or it cannot be read."""
-    if folder is None or not _file(folder, size, seed).is_file():
-        return None
-    path = _file(folder, size, seed)
-    try:
-        told = json.loads(path.read_text(encoding="utf-8"))
-        if told["fingerprint"] != fingerprint:
-            logger.info("%s is of another command: run again", path)
-            return None
-        asked = sample_questions(plan.questions, plan.limit, seed)
-        parts: list[Mapping[str, Any]] = told["answers"]
-        found = {SYSTEM: [ScoredAnswer(**part["system"]) for part in parts]}
-        info = {SYSTEM: told["system"]["info"]}
-        for name in plan.baselines:
-            found[name] = [ScoredAnswer(**part["baselines"][name]) for part in parts]
-            info[name] = told["baselines"][name]["info"]
-        if len(parts) != len(asked):
-            raise ValueError(f"expected {len(asked)} answers, got {len(parts)}")
-        dropped = {"format", "warnings", "definitions", "system", "baselines", "answers", "fingerprint"}
-        settings = {key: value for key, value in told.items() if key not in dropped}
-        return Cell(size, seed, asked, Answered(found, info), settings, list(told["warnings"]))
-    except (OSError, KeyError, TypeError, ValueError, RecursionError) as error:
-        logger.warning("%s cannot be used and is run again: %s", path, error)
-        return None
 
 
 # --- from cells to the result -------------------------------------------------------------------------------------

@@ -149,7 +149,7 @@ def judge(question: str, evidence: str, answer: str, chat: ChatModel, *, tries: 
         tries: how often to ask before giving up; from the second time on it is told that it was not understood.
 
     Raises:
-        JudgeError: no reply holds one integer from 0 to 5.
+        JudgeError: no reply is a text that holds one integer from 0 to 5.
         ConfigurationError: `tries` is below 1.
     """
     messages = grading_messages(question, evidence, answer)
@@ -240,7 +240,11 @@ def _ask(
         raise ConfigurationError(f"tries: expected at least 1, got {tries}")
     reply, asked = "", messages
     for _ in range(tries):
-        reply = chat(asked)
+        given: object = chat(asked)  # any function of a user's: it may return anything
+        if not isinstance(given, str):
+            reply = f"{type(given).__name__} in place of text"
+            continue
+        reply = given
         found = read(reply)
         if found is not None:
             return found

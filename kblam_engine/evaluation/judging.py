@@ -29,10 +29,12 @@ class Judge:
     Attributes:
         name: what the result calls it.
         chat: messages in, text out.
+        version: tells a function from what it was before it was edited: what that one said is not taken for its own.
     """
 
     name: str
     chat: ChatModel
+    version: str = ""
 
 
 class Judgements:
@@ -42,17 +44,33 @@ class Judgements:
         """Take a judge, and the file to keep judgements in; None keeps them until the end."""
         self._judge, self._kept = judge, kept
         self._known = {} if kept is None else _read(kept)
+        self._from_file = frozenset(self._known)
+        self._reused: set[str] = set()
         self.unreadable: list[str] = []
+        self.broken: str | None = None
+        """What the judge raised: it is not asked again, so that a service that is down does not cost the answers."""
+        self.n_unasked = 0
 
     def of(self, question: str, evidence: str, answer: str) -> Judgement | None:
-        """Return the judgement; None where the judge gives no readable score, which is noted in ``unreadable``."""
-        asked = json.dumps([self._judge.name, grading_messages(question, evidence, answer)])
+        """Return the judgement; None where the judge gives no readable score, which is noted, or has failed."""
+        who = [self._judge.name, self._judge.version] if self._judge.version else [self._judge.name]
+        asked = json.dumps([*who, grading_messages(question, evidence, answer)])
         key = hashlib.sha256(asked.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        if key in self._from_file:
+            self._reused.add(key)
         if key not in self._known:
+            if self.broken is not None:
+                self.n_unasked += 1
+                return None
             try:
                 self._known[key] = judge(question, evidence, answer, self._judge.chat)
             except JudgeError as error:
                 self.unreadable.append(str(error))
+                return None
+            except Exception as error:  # any function of a user's: the answers are worth more than the scores
+                logger.warning("the judge %s failed", self._judge.name, exc_info=True)
+                self.broken = _writable(f"{type(error).__name__}: {error}")
+                self.n_unasked += 1
                 return None
             self._keep(key)
         return self._known[key]
@@ -66,13 +84,18 @@ class Judgements:
             lines.write(line + "\n")
 
     def warnings(self) -> list[str]:
-        """Return what the result has to say of scores that could not be read."""
-        if not self.unreadable:
-            return []
-        return [
-            f"the judge {self._judge.name} gave no readable score for {len(self.unreadable)} answers, which have none; "
-            f"the first: {self.unreadable[0]}"
-        ]
+        """Return what the result has to say of scores that are missing, and of those of an earlier run."""
+        name, told = self._judge.name, []
+        if self.unreadable:
+            told.append(
+                f"the judge {name} gave no readable score for {len(self.unreadable)} answers, which have none; "
+                f"the first: {self.unreadable[0]}"
+            )
+        if self.broken is not None:
+            told.append(f"the judge {name} failed and was not asked again: {self.n_unasked:,} answers have no score; {self.broken}")
+        if self._reused:
+            told.append(f"{len(self._reused):,} judgements of {name} are of an earlier run, from {self._kept}")
+        return told
 
 
 def check_judged(questions: Iterable[Question]) -> None:
@@ -114,9 +137,14 @@ def judge_answers(
         for answers in each:
             found = judgements.of(question.text, evidence, answers[place].text) if evidence else None
             if found is not None:
-                answers[place] = replace(answers[place], judge_score=found.score, judge_reason=found.reason)
+                answers[place] = replace(answers[place], judge_score=found.score, judge_reason=_writable(found.reason))
             done += 1
             told(done)
+
+
+def _writable(text: str) -> str:
+    """Return a text of somebody else's program without half characters, with which no result could be written."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _read(path: Path) -> dict[str, Judgement]:

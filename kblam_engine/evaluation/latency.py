@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,14 +13,23 @@ from typing import TYPE_CHECKING, Any
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.evaluation import environment
 from kblam_engine.evaluation.embedding_cache import CachedEncoder
+from kblam_engine.evaluation.in_prompt import (
+    WAYS,
+    InPromptResult,
+    PromptLimits,
+    exact_share,
+    summarise,
+    ways_of,
+)
 from kblam_engine.evaluation.interface import AnswerLike, EvaluatedModel
+from kblam_engine.evaluation.latency_results import LatencyResult
 from kblam_engine.evaluation.metrics import key_of, percentile
 from kblam_engine.evaluation.synthetic_kb import REAL_UP_TO, InventingEncoder, fill, fresh_questions
 from kblam_engine.evaluation.updates import NO_UPDATES, Updates, measure_updates, ready_search, sampled
 from kblam_engine.triples import Triple
 
 if TYPE_CHECKING:
-    from kblam_engine.knowledge_base import KnowledgeBase
+    from kblam_engine.knowledge_base import KBSnapshot, KnowledgeBase
 
 FORMAT = "kblam-bench/1"
 METHOD = (
@@ -28,8 +37,9 @@ METHOD = (
     "with the knowledge base, in alternating order, after a warm-up. Ratios are medians of paired ratios. "
     "Time to first token holds everything: encoding the question, retrieval, prefill. An index that is wanted is there "
     "before the first question. Memory is resident anonymous memory of this process (Linux) after the answers, beyond "
-    "what it was after three answers of the model alone; mapped files are not in it. Changes come last; a knowledge base "
-    "that was given is changed in a copy."
+    "what it was after three answers of the model alone; mapped files are not in it, and only the first knowledge base of a "
+    "run has it. With triples in the prompt the same questions are asked again, each beside the base model. Changes come "
+    "last; a knowledge base that was given is changed in a copy."
 )
 _WARM_UP = 3
 _SPREAD = (25, 75)
@@ -50,69 +60,19 @@ class BenchOptions:
     """Triples embedded by the sentence encoder; the rest get random unit vectors."""
     n_changes: int = 5
     """Triples that are added and changed to measure what an update costs; 0: none, and no copy is made."""
+    against: tuple[str, ...] = ()
+    """Ways to put triples into the prompt that are measured beside (`in_prompt.WAYS`)."""
+    limits: PromptLimits = PromptLimits()
+    """How much goes into such a prompt."""
 
     def __post_init__(self) -> None:
         """Check the numbers."""
         for name, least in (("n_pairs", 1), ("max_new_tokens", 2), ("real_up_to", 1), ("n_changes", 0)):
             if getattr(self, name) < least:
                 raise ConfigurationError(f"{name}: expected at least {least}, got {getattr(self, name)}")
-
-
-@dataclass(frozen=True, slots=True)
-class LatencyResult:
-    """Medians over pairs, times in milliseconds; None where nothing could be measured."""
-
-    n_triples: int
-    embeddings: str
-    """ "real", or "synthetic" when some are random unit vectors."""
-    n_synthetic_embeddings: int
-    n_pairs: int
-    max_new_tokens: int
-    ttft_ratio: float | None
-    """Time to first token with the KB over without."""
-    ttft_ratio_p25_p75: tuple[float | None, float | None]
-    per_token_ratio: float | None
-    per_token_ratio_p25_p75: tuple[float | None, float | None]
-    ttft_ms_base: float | None
-    ttft_ms_kb: float | None
-    ttft_ms_kb_p95: float | None
-    per_token_ms_base: float | None
-    per_token_ms_kb: float | None
-    retrieval_ms: float | None
-    """One `retrieve` of ten triples on its own: encoding the question, and the prompt where its hidden state is asked."""
-    prompt_tokens: float | None
-    completion_tokens_base: float | None
-    completion_tokens_kb: float | None
-    attended_top1: float | None
-    """Share of questions whose first attended triple is the one asked about: shows that the KB was in use."""
-    peak_rss_mb: float | None
-    """Of the whole process while answering."""
-    anonymous_mb_base: float | None
-    """Resident anonymous memory with the model alone, in MiB; None where the system does not tell it."""
-    anonymous_mb_kb: float | None
-    """The same after the answers from the KB."""
-    anonymous_bytes_per_triple: float | None
-    """Their difference over the number of triples. Of a small KB it is mostly what answering takes once."""
-    update_ms: float | None
-    """From `set` of one triple until the search of keys found it in the new revision, encoding included."""
-    update_encoding_ms: float | None
-    """Of that, the sentence encoder: key and value of one triple."""
-    update_retrieval_ms: float | None
-    """The first `retrieve` after a change; more than `retrieval_ms` where something is kept for each revision."""
-    update_found: float | None
-    """Share of the triples just added that this `retrieve` returned."""
-    build_s: float | None
-    """Seconds to fill the knowledge base; sentence encoding included where it is not found on disk. None: it was given."""
-    index_s: float | None
-    """Seconds until the search was there: an index opened, and built where it was wanted and missing."""
-    search: str
-    """How keys were searched: "exact", "tree", "ann" or "remote"."""
-    kb: str | None
-    """The folder, of a knowledge base that was given."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain JSON values, rounded."""
-        return {key: _rounded(value) for key, value in asdict(self).items()}
+        unknown = set(self.against) - set(WAYS)
+        if unknown:
+            raise ConfigurationError(f"against: expected {' or '.join(WAYS)}, got {', '.join(sorted(unknown))}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,13 +104,17 @@ class _Asked:
     pairs: list[_Pair]
     retrieval: list[float]
     peak: float | None
+    gpu_peak: float | None
 
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
+    """One question, what it asks about, and both answers."""
+
+    text: str
+    asked: Triple
     base: AnswerLike
     kb: AnswerLike
-    asked: Triple
 
 
 def bench(
@@ -173,7 +137,7 @@ def bench(
         raise ConfigurationError(f"triples: expected sizes of at least 1, got {list(sizes)}")
     told = progress or (lambda what, done, total: None)
     real = CachedEncoder(model.encoder, embedding_cache) if embedding_cache else model.encoder
-    results = []
+    results: list[LatencyResult] = []
     for size in sizes:
         encoder = InventingEncoder(real)
         with TemporaryDirectory(prefix="kblam-bench-") as folder:
@@ -185,7 +149,7 @@ def bench(
                 build_s = time.perf_counter() - start
             # Opened again, so that what filling it has left in memory is not measured.
             subject = _Subject(path, model.encoder, askable, n_synthetic, build_s)
-            results.append(_measured(model, subject, options, told))
+            results.append(_measured(model, subject, options, told, first=not results))
     return results
 
 
@@ -209,15 +173,23 @@ def bench_folders(
         raise ConfigurationError("expected the folder of a knowledge base, got none")
     told = progress or (lambda what, done, total: None)
     options = options or BenchOptions()
-    return [_measured(model, _Subject(f, model.encoder, given=True), options, told) for f in folders]
+    return [
+        _measured(model, _Subject(folder, model.encoder, given=True), options, told, first=not number)
+        for number, folder in enumerate(folders)
+    ]
 
 
-def _measured(model: EvaluatedModel, subject: _Subject, options: BenchOptions, told: Progress) -> LatencyResult:
-    """Time pairs of answers, without and with the knowledge base, then updates of it."""
+def _measured(
+    model: EvaluatedModel, subject: _Subject, options: BenchOptions, told: Progress, *, first: bool
+) -> LatencyResult:
+    """Time pairs of answers, without and with the knowledge base, then triples in the prompt, then updates.
+
+    Memory is told of the first knowledge base of a process alone, see `LatencyResult.anonymous_mb_base`.
+    """
     from kblam_engine.knowledge_base import KnowledgeBase
 
     _warm_base(model, options)
-    base = environment.anonymous_bytes()
+    base = environment.anonymous_bytes() if first else None
     with KnowledgeBase.open(subject.folder, encoder=subject.encoder, create=False) as kb:
         begun = time.perf_counter()
         told(f"preparing {len(kb):,} triples", 0, 1)
@@ -227,9 +199,10 @@ def _measured(model: EvaluatedModel, subject: _Subject, options: BenchOptions, t
         # As many for each answer, each retrieval and the warm-up, and some to spare: a key may occur twice.
         askable = subject.askable or sampled(kb.snapshot(), 4 * (options.n_pairs + _WARM_UP), options.seed)
         asked = _ask(model, kb, askable, options, told)
-        memory = _Memory(base, environment.anonymous_bytes())
+        memory = _Memory(base, environment.anonymous_bytes() if first else None)
+        in_prompt = _ask_in_prompt(model, kb.snapshot(), asked.pairs, options, told)
         updates = measure_updates(model, kb, options.n_changes, copy=subject.given) if options.n_changes else NO_UPDATES
-        return _summarise(len(kb), subject, asked, memory, updates, search, index_s, options)
+        return _summarise(len(kb), subject, asked, memory, in_prompt, updates, search, index_s, options)
 
 
 def _warm_base(model: EvaluatedModel, options: BenchOptions) -> None:
@@ -250,19 +223,44 @@ def _ask(
         model.retrieve(text, kb, 10)
     environment.give_back_freed()  # what the warm-up has left
     environment.reset_peak_rss()
+    environment.reset_gpu_peak()
     what = f"asking {len(kb):,} triples"
     pairs: list[_Pair] = []
     retrieval: list[float] = []
     for text, triple in _take(questions, options.n_pairs, len(askable)):
         told(what, len(pairs), options.n_pairs)
         pairs.append(_ask_pair(model, kb, text, triple, options.max_new_tokens, kb_first=len(pairs) % 2 == 0))
-    peak = environment.peak_rss_mb()
+    peak, gpu_peak = environment.peak_rss_mb(), environment.gpu_peak_mb()
     for text, _ in _take(questions, options.n_pairs, len(askable)):
         start = time.perf_counter()
         model.retrieve(text, kb, 10)
         retrieval.append((time.perf_counter() - start) * 1000)
     told(what, options.n_pairs, options.n_pairs)
-    return _Asked(pairs, retrieval, peak)
+    return _Asked(pairs, retrieval, peak, gpu_peak)
+
+
+def _ask_in_prompt(
+    model: EvaluatedModel, snapshot: KBSnapshot, pairs: list[_Pair], options: BenchOptions, told: Progress
+) -> tuple[InPromptResult, ...]:
+    """Ask the questions of all pairs again with triples in the prompt, each beside the base model in alternating order."""
+    found = []
+    texts, values = [pair.text for pair in pairs], [pair.asked.value for pair in pairs]
+    for name in options.against:
+        (way,) = ways_of(
+            [name], model, snapshot, texts, options.limits, max_new_tokens=options.max_new_tokens, seed=options.seed
+        )
+        what, asked, base = f"{name}, {len(snapshot):,} triples", [], []
+        way.ask(model, texts[0])  # what the first prompt of this length allocates
+        for number, text in enumerate(texts):
+            told(what, number, len(texts))
+            if number % 2:
+                base.append(_ask_base(model, text, options.max_new_tokens))
+            asked.append(way.ask(model, text))
+            if not number % 2:
+                base.append(_ask_base(model, text, options.max_new_tokens))
+        told(what, len(texts), len(texts))
+        found.append(summarise(name, asked, base, values, way.peak_rss_mb(model, texts)))
+    return tuple(found)
 
 
 def _built(told: Progress, size: int, n_done: int) -> None:
@@ -287,9 +285,14 @@ def _ask_pair(
     messages = [{"role": "user", "content": text}]
     if kb_first:
         with_kb = model.answer(messages, kb, max_new_tokens=n_tokens)
-        return _Pair(model.generate_text(messages, n_tokens), with_kb, triple)
-    base = model.generate_text(messages, n_tokens)
-    return _Pair(base, model.answer(messages, kb, max_new_tokens=n_tokens), triple)
+        return _Pair(text, triple, _ask_base(model, text, n_tokens), with_kb)
+    base = _ask_base(model, text, n_tokens)
+    return _Pair(text, triple, base, model.answer(messages, kb, max_new_tokens=n_tokens))
+
+
+def _ask_base(model: EvaluatedModel, text: str, n_tokens: int) -> AnswerLike:
+    answer: AnswerLike = model.generate_text([{"role": "user", "content": text}], n_tokens)
+    return answer
 
 
 def _summarise(
@@ -297,6 +300,7 @@ def _summarise(
     subject: _Subject,
     asked: _Asked,
     memory: _Memory,
+    in_prompt: tuple[InPromptResult, ...],
     updates: Updates,
     search: str,
     index_s: float,
@@ -326,6 +330,8 @@ def _summarise(
         prompt_tokens=percentile((p.base.usage.prompt_tokens for p in pairs), 50),
         completion_tokens_base=percentile((p.base.usage.completion_tokens for p in pairs), 50),
         completion_tokens_kb=percentile((p.kb.usage.completion_tokens for p in pairs), 50),
+        exact_base=exact_share([p.base for p in pairs], [p.asked.value for p in pairs]),
+        exact_kb=exact_share([p.kb for p in pairs], [p.asked.value for p in pairs]),
         attended_top1=sum(_first_is_asked(p) for p in pairs) / len(pairs),
         peak_rss_mb=asked.peak,
         anonymous_mb_base=_mib(memory.base),
@@ -341,6 +347,8 @@ def _summarise(
         index_s=index_s,
         search=search,
         kb=str(subject.folder) if subject.given else None,
+        gpu_peak_mb=asked.gpu_peak,
+        in_prompt=in_prompt,
     )
 
 
@@ -357,9 +365,3 @@ def _first_is_asked(pair: _Pair) -> bool:
 
 def _spread(values: list[float]) -> tuple[float | None, float | None]:
     return percentile(values, _SPREAD[0]), percentile(values, _SPREAD[1])
-
-
-def _rounded(value: Any) -> Any:
-    if isinstance(value, float):
-        return round(value, 3)
-    return [_rounded(item) for item in value] if isinstance(value, tuple) else value

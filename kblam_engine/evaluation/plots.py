@@ -50,6 +50,7 @@ _MEASURES = (
     (f"{SYSTEM}: retrieval top-1", "retrieval_top1", SKY, "^", "-."),
     (f"{SYSTEM}: retrieval top-5", "retrieval_top5", BLACK, "v", ":"),
 )
+_MANY_TIMES = 5
 
 
 def draw(
@@ -206,6 +207,7 @@ def _cost(benches: Sequence[BenchRun]) -> Figure | None:
     for place, run in enumerate(shown):
         colour, marker = RUN_LOOKS[place % len(RUN_LOOKS)]
         style = ("-", "--", ":")[place // len(RUN_LOOKS) % 3]
+        _draw_in_prompt(panels, run, f" ({run.name})" if len(shown) > 1 else "", style)
         shift = shift_of(sizes, place, len(shown))
         measured = sorted(run.results, key=lambda at: at.n_triples)
         first = [(at.n_triples, with_quartiles(at.ttft_ratio, at.ttft_ratio_p25_p75)) for at in measured]
@@ -224,10 +226,24 @@ def _cost(benches: Sequence[BenchRun]) -> Figure | None:
         axes.grid(axis="y", color="#dddddd", linewidth=0.6)
     for axes in panels[:2]:
         axes.axhline(1, color=GREY, linewidth=1, linestyle="--", label="base model alone")
-        axes.set_ylim(0, 1.04 * axes.get_ylim()[1])
+        highest = axes.get_ylim()[1]
+        if highest > _MANY_TIMES:  # a long prompt takes many times as long: on a straight scale the others are one line
+            axes.set_yscale("log")
+        else:
+            axes.set_ylim(0, 1.04 * highest)
     numbers_on_y(panels[2])
     legend_below(figure, panels)
     return figure
+
+
+def _draw_in_prompt(panels: Sequence[Axes], run: BenchRun, suffix: str, style: str) -> None:
+    """Draw what the same questions took with triples in the prompt."""
+    for name in dict.fromkeys(way.name for at in run.results for way in at.in_prompt):
+        colour, marker = look_of(name)
+        ways = [(at.n_triples, way) for at in run.results for way in at.in_prompt if way.name == name]
+        for axes, part in zip(panels, ("ttft_ratio", "per_token_ratio", "peak_rss_mb"), strict=True):
+            known = [(size, Estimate(value, None, None)) for size, way in ways if (value := getattr(way, part)) is not None]
+            draw_line(axes, known, f"{name}, in the prompt{suffix}", colour, marker, style, 1.0)
 
 
 def _bar(axes: Axes, place: float, at: Estimate, name: str) -> None:

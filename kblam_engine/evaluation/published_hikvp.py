@@ -97,7 +97,7 @@ class HierarchicalKB:
 def build_hierarchy(
     adapter: PublishedAdapter, key_embeddings: Tensor, value_embeddings: Tensor, seed: int = 0
 ) -> HierarchicalKB:
-    """Cluster a KB and project it, `[n_triples, embed_dim]` keys and values."""
+    """Cluster a KB and project it, `[n_triples, embed_dim]` keys and values on the adapter's device."""
     keys = key_embeddings.float()
     n = len(keys)
     inter_of, inter_means = _clusters(keys, math.ceil(n ** (2 / 3)), seed)
@@ -105,10 +105,10 @@ def build_hierarchy(
     # Both levels are put in the order of what is above them, so that what is below a centre is one run of numbers.
     inter_order = torch.argsort(root_of, stable=True)
     place_of_inter = torch.empty_like(inter_order)
-    place_of_inter[inter_order] = torch.arange(len(inter_order))
+    place_of_inter[inter_order] = torch.arange(len(inter_order), device=keys.device)
     of_leaf = place_of_inter[inter_of]
     order = torch.argsort(of_leaf, stable=True)
-    nothing = torch.zeros(n, dtype=torch.int64)
+    nothing = torch.zeros(n, dtype=torch.int64, device=keys.device)
     return HierarchicalKB(
         Level(_projected(adapter, root_means), *_runs(root_of, len(root_means))),
         Level(_projected(adapter, inter_means[inter_order]), *_runs(of_leaf, len(inter_means))),

@@ -9,8 +9,9 @@ for a judge: its supports are the evidence, and answers are not needed.
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,10 @@ UNANSWERABLE = "unanswerable"
 OPEN_ENDED = "open_ended"
 _ROLES = ("system", "user", "assistant")
 _FIELDS = ("question", "messages", "kind", "answers", "supports")
+# Where the field that is meant is not there, these are taken for it, and would switch a score off without a word.
+_MISSPELT = {"support": "supports", "answer": "answers", "message": "messages"}
+_SHOWN = 3  # lines in a warning
+_DEEPEST = 100  # levels of lists and objects in a further field
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +89,8 @@ def _parse(path: str | Path, number: int, line: str) -> Question:
         raise ImportFileError(path, number, f"not JSON: {error.msg}, column {error.colno}") from error
     except RecursionError as error:
         raise ImportFileError(path, number, "not usable: nested too deeply") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise ImportFileError(path, number, f"not JSON: {error}") from error
     try:
         return question_from_dict(data, line=number)
     except ValueError as error:
@@ -94,6 +101,9 @@ def question_from_dict(data: Any, *, line: int = 0) -> Question:
     """Build a question from a decoded line; raises ValueError that says what is wrong."""
     if not isinstance(data, dict):
         raise _Refused(f"expected a JSON object, got {_type(data)}")
+    for given, meant in _MISSPELT.items():
+        if data.get(given) and meant not in data:
+            raise _Refused(f'{given}: expected no such field without "{meant}"; call it "{meant}", or give it another name')
     messages = _messages(data)
     answers = _answers(data.get("answers"))
     kind = data.get("kind", "question" if answers else None)
@@ -109,7 +119,40 @@ def question_from_dict(data: Any, *, line: int = 0) -> Question:
         raise _Refused(f'answers: kind "{kind}" needs at least one group of accepted strings, got none; '
                        'a question without an answer has kind "unanswerable"')  # fmt: skip
     extra = {key: value for key, value in data.items() if key not in _FIELDS}
+    _check_characters(extra)
     return Question(messages, kind, answers, supports, line, extra)
+
+
+def field_warnings(questions: Sequence[Question]) -> list[str]:
+    """Return what has to be said of questions that a score is silent about, which may be meant or a mistake."""
+    warnings = []
+    answerable = [question for question in questions if question.answerable]
+    without = [question for question in answerable if not question.supports]
+    if without:
+        warnings.append(
+            f"{len(without):,} of {len(answerable):,} answerable questions have no supports, so retrieval is not scored for "
+            f"them: {_lines(without)}"
+        )
+    typed = [question for question in questions if "type" in question.metadata and question.kind == "question"]
+    if typed:
+        warnings.append(f'{len(typed):,} questions have a "type" and no "kind", and count as kind "question": {_lines(typed)}')
+    return warnings
+
+
+def questions_digest(questions: Iterable[Question]) -> str:
+    """Return a digest of some questions: conversation, kind and supports of each, in any order."""
+    return digest_of(([dict(m) for m in q.messages], q.kind, [list(pair) for pair in q.supports]) for q in questions)
+
+
+def digest_of(parts: Iterable[tuple[Any, Any, Any]]) -> str:
+    """Return the digest of questions of which (messages, kind, supports) are known as JSON values."""
+    told = sorted(json.dumps(part, sort_keys=True) for part in parts)
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()[:16]
+
+
+def _lines(questions: Sequence[Question]) -> str:
+    shown = ", ".join(f"line {question.line}" for question in questions[:_SHOWN])
+    return shown + (", ..." if len(questions) > _SHOWN else "")
 
 
 def _messages(data: dict[str, Any]) -> tuple[dict[str, str], ...]:
@@ -161,12 +204,31 @@ def _supports(pairs: Any) -> tuple[tuple[str, str], ...]:
     return tuple(read)
 
 
+def _check_characters(value: Any, where: str = "", depth: int = 0) -> None:
+    """Refuse half a character anywhere in a further field, or a very deep one: the result could not be written."""
+    if depth > _DEEPEST:
+        raise _Refused(f"{where}: expected at most {_DEEPEST} levels, got more; nested too deeply")
+    if isinstance(value, str) and _is_half(value):
+        raise _Refused(f"{where}: expected text, got half a character (an unpaired surrogate)")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            _check_characters(key, where or "a field's name", depth + 1)
+            _check_characters(item, where or key, depth + 1)
+    if isinstance(value, list):
+        for item in value:
+            _check_characters(item, where, depth + 1)
+
+
+def _is_half(text: str) -> bool:
+    return any("\ud800" <= character <= "\udfff" for character in text)
+
+
 def _text(where: str, value: Any) -> str:
     if not isinstance(value, str):
         raise _Refused(f"{where}: expected text, got {_type(value)}")
     if not value.strip():
         raise _Refused(f"{where}: expected text, got an empty string")
-    if any("\ud800" <= character <= "\udfff" for character in value):
+    if _is_half(value):
         raise _Refused(f"{where}: expected text, got half a character (an unpaired surrogate)")
     return value.strip()
 

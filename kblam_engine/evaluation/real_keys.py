@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from kblam_engine import datasets
 from kblam_engine.errors import MissingDependencyError
 from kblam_engine.evaluation.latency import Progress
+from kblam_engine.models.registry import sha256_of
 from kblam_engine.triple_files import read_triples, write_triples
 from kblam_engine.triples import Triple
 
@@ -44,9 +45,24 @@ def keys_of_datasets(
     n: int, n_triples: int, encoder: Any, cache: Path, progress: Progress = lambda *_: None
 ) -> RealKeys:
     """Return `n` keys of the installed data sets (or all there are), embedded in `cache`, and the first triples."""
-    triples = first_triples(n, cache / "triples.jsonl")
-    keys = embedded(triples, encoder, cache / f"keys-{encoder.fingerprint.replace(':', '-')}.f16", progress)
+    listed = cache / "triples.jsonl"
+    triples = first_triples(n, listed)
+    keys = embedded(triples, encoder, _keys_file(cache, encoder, listed), progress)
     return RealKeys(triples[:n_triples], keys)
+
+
+def _keys_file(cache: Path, encoder: Any, listed: Path) -> Path:
+    """Return where the keys of a list of triples are kept, and remove this encoder's keys of any other list.
+
+    The list's digest is in the name: one that was written anew, longer or over other data sets, may have other triples
+    in the same places. Fewer of the same list are its beginning.
+    """
+    prefix = f"keys-{encoder.fingerprint.replace(':', '-')}"
+    path = cache / f"{prefix}-{sha256_of(listed)[:12]}.f16"
+    for other in (cache / f"{prefix}.f16", *cache.glob(f"{prefix}-*.f16")):
+        if other != path:
+            other.unlink(missing_ok=True)
+    return path
 
 
 def keys_of_kb(

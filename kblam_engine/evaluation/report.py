@@ -9,13 +9,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kblam_engine.evaluation.comparisons import (
-    counterfactuals,
-    differences,
-    grid_differences,
-    grid_refusals,
-    refusals_by_kind,
-)
+from kblam_engine.evaluation.bench_tables import bench_tables
+from kblam_engine.evaluation.comparisons import differences, grid_differences, grid_refusals, refusals_by_kind
+from kblam_engine.evaluation.copied_runs import counterfactuals
 from kblam_engine.evaluation.grid import Summary
 from kblam_engine.evaluation.layers import layer_tables
 from kblam_engine.evaluation.markdown import NOTHING, escaped, header, number, row, with_interval
@@ -28,7 +24,6 @@ from kblam_engine.evaluation.runs import (
     GridRun,
     estimate,
     series_of,
-    with_quartiles,
 )
 
 REPORT = "report.md"
@@ -51,6 +46,7 @@ _BY_KIND = ("retrieval_top1", "retrieval_top5", "refusal_recall", "over_refusal"
 # Top-level parts of a file that have their own place in the report, or none.
 _PLACED = frozenset(
     "format created command seed versions hardware commit n_triples n_from_kb n_distractors method results fingerprint "
+    "growth_exponents questions_digest "
     "n_skipped_distractors options warnings definitions system baselines answers".split()
 )
 _PLOTS = {
@@ -102,7 +98,7 @@ def build_report(
         lines += _section("The system minus its baselines", differences(evaluations))
         lines += ["", "## Time and memory of the answers", "", *_costs(evaluations)]
     if benches:
-        lines += ["", "## Time and memory against the size of the KB", "", *_scale(benches)]
+        lines += ["", "## Time and memory against the size of the KB", "", *bench_tables(benches)]
         lines += pictures.get("cost", [])
     lines += _section("Retrieval by KB layer", layer_tables(evaluations, grids))
     lines += _section("Counterfactual copies", counterfactuals(evaluations, grids))
@@ -146,8 +142,10 @@ def repeated(runs: Sequence[EvaluationRun]) -> list[str]:
     """Return a table of means over runs that differ in the seed or the commit only; empty without any."""
     found_any = {key for key in _SHARES for run in runs if getattr(run.system.overall, key) is not None}
     measures = [key for key in _SHARES if key in found_any - {"refusal_precision", "refusal_f1"}]
-    lines = []
+    lines: list[str] = []
+    copies: list[str] = []
     for series in series_of(runs):
+        copies += series.copies
         for size, same in series.by_size.items():
             if len(same) < 2:
                 continue
@@ -156,14 +154,15 @@ def repeated(runs: Sequence[EvaluationRun]) -> list[str]:
             commits = ", ".join(dict.fromkeys(_known(run.data.get("commit")) for run in same))
             means = [with_interval(estimate(found, key)) for key in measures]
             lines.append(row(series.title, f"{size:,}", len(same), seeds, commits, *means))
+    left_out = [f"Left out, each a file of a run that is there already: {escaped(', '.join(copies))}."] if copies else []
     if not lines:
-        return []
+        return left_out
     heading = header("questions", "triples", "runs", "seeds", "commits", *(_SHARES[key] for key in measures))
     caption = (
         "Means over the runs, with the 95 % interval of the mean (Student's t). The questions are the same, so it "
         "holds what the seed changes and not the choice of questions."
     )
-    return [caption, "", *heading, *lines]
+    return [caption, "", *heading, *lines, *(["", *left_out] if left_out else [])]
 
 
 def _shares(runs: Sequence[EvaluationRun], measures: Sequence[str]) -> list[str]:
@@ -189,41 +188,6 @@ def _costs(runs: Sequence[EvaluationRun]) -> list[str]:
             given = "; ".join(f"{key} {_known(value)}" for key, value in found.info.items() if name != SYSTEM)
             cells = (*times, number(all_of.peak_rss_mb, 0), given)
             lines.append(row(run.name, f"{run.n_triples:,}", name, *cells))
-    return lines
-
-
-def _scale(benches: Sequence[BenchRun]) -> list[str]:
-    lines = header(
-        "run", "triples", "pairs", "first token, ms", "times the base model", "per token, ms", "times the base model",
-        "retrieval, ms", "peak memory, MiB", "top-1", "build, s",
-    )  # fmt: skip
-    synthetic = False
-    for run in benches:
-        for at in run.results:
-            synthetic |= bool(at.n_synthetic_embeddings)
-            lines.append(
-                row(
-                    run.name,
-                    f"{at.n_triples:,}{' †' if at.n_synthetic_embeddings else ''}",
-                    number(at.n_pairs, 0),
-                    f"{number(at.ttft_ms_base, 0)} → {number(at.ttft_ms_kb, 0)}",
-                    with_interval(with_quartiles(at.ttft_ratio, at.ttft_ratio_p25_p75)),
-                    f"{number(at.per_token_ms_base, 1)} → {number(at.per_token_ms_kb, 1)}",
-                    with_interval(with_quartiles(at.per_token_ratio, at.per_token_ratio_p25_p75)),
-                    number(at.retrieval_ms, 1),
-                    number(at.peak_rss_mb, 0),
-                    number(at.attended_top1),
-                    number(at.build_s, 1),
-                )
-            )
-    lines += [
-        "",
-        "Base model alone → with the KB; ratios are medians of paired ratios, in brackets their quartiles.",
-    ]
-    if synthetic:
-        lines.append(
-            "† Some key embeddings are random unit vectors: what real triples would have found may take another time."
-        )
     return lines
 
 

@@ -20,7 +20,8 @@ BY_LAYER = ("retrieval_top1", "retrieval_top5")
 """What is measured in each KB layer."""
 DEFINITIONS = {
     "exact": "share of answerable questions whose answer holds one accepted string of every group; "
-    "case, spacing and punctuation folded, numbers compared whole",
+    "case, spacing and punctuation folded, numbers compared whole; combining marks that are no part of a letter do not count "
+    "(vowel signs of Hindi, for example), nor does a point before a number's first digit (.5 is 5)",
     "token_f1": "token F1 against the best accepted string of each group, averaged; answerable questions",
     "rouge_l": "ROUGE-L F1 against the accepted strings and the statements of the supports, the best of them; "
     "answerable questions, where asked for",
@@ -31,7 +32,9 @@ DEFINITIONS = {
     "retrieval_top5": "share of answerable questions whose supports are all among the first five attended",
     "layers": "with --by-layer: the same two where each KB layer ranks the triples by its attention, mean over heads; sentence "
     "tokens: summed over the prompt; native tokens: over the answer, among the triples that were opened, so a refusal finds none",
-    "refusal_precision": "share of refusals that were of unanswerable questions",
+    "refusal_precision": "share of refusals that were of unanswerable questions; the system says itself whether it refuses, "
+    "while a baseline's answer, and that of an ablation without retrieval, is a refusal where it holds an English phrase of "
+    "refusing, such as \"cannot find\" or \"not mentioned\"",
     "refusal_recall": "share of unanswerable questions that were refused",
     "refusal_f1": "harmonic mean of refusal precision and recall; 0 where no refusal was right",
     "over_refusal": "share of answerable questions that were refused",

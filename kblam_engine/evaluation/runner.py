@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -23,11 +23,17 @@ from kblam_engine.evaluation.asking import (
     ask_system,
 )
 from kblam_engine.evaluation.assembly import Assembly, StoredTriples, as_it_is, assemble, statements_by_key
-from kblam_engine.evaluation.baselines import ABLATIONS, Corpus, PromptOptions, build_baseline
+from kblam_engine.evaluation.baselines import (
+    ABLATIONS,
+    Corpus,
+    PromptOptions,
+    build_baseline,
+    check_baselines,
+)
 from kblam_engine.evaluation.embedding_cache import CachedEncoder
 from kblam_engine.evaluation.interface import EvaluatedModel, Message
 from kblam_engine.evaluation.judging import Judge, Judgements, check_judged, judge_answers
-from kblam_engine.evaluation.questions import OPEN_ENDED, Question
+from kblam_engine.evaluation.questions import OPEN_ENDED, Question, field_warnings, questions_digest
 from kblam_engine.evaluation.results import EvaluationResult, ScoredAnswer, summarise
 from kblam_engine.evaluation.text_metrics import check_text_metrics, reference_texts, text_scorer
 from kblam_engine.triples import Triple
@@ -70,7 +76,7 @@ def run_evaluation(
     """Evaluate a model on questions about a knowledge base, beside baselines on its base model.
 
     Every system answers greedily and at most `prompts.max_new_tokens`; one after the other over all
-    questions, so that each one's peak memory is its own. Times are of single answers, retrieval included;
+    questions, each made just before and dropped after, so that each one's peak memory is its own. Times are of single answers, retrieval included;
     with a `batch_size` above 1 neither is told.
 
     Args:
@@ -131,14 +137,15 @@ def run_evaluation(
     # Loaded after the last answer: what a scorer takes is no memory of the systems.
     add_text_metrics(text_metrics, asked, assembly.triples, answered.answers.values())
     settings = settings_of(seed, assembly, prompts, answer_options or {}, labels or {}, batch_size)
-    warnings = list(assembly.warnings)
+    settings |= {"limit": limit, "questions_digest": questions_digest(asked)}
+    warnings = [*assembly.warnings, *field_warnings(asked), *fit_warnings(answered.info)]
     if judge is not None:
         settings["judge"] = judge.name
         judgements = Judgements(judge)
         systems, told = list(answered.answers.values()), progress or (lambda name, done, total: None)
         n = len(systems) * sum(question.kind == OPEN_ENDED for question in asked)
         judge_answers(judgements, asked, assembly.triples, systems, lambda done: told("judge", done, n))
-        warnings += judgements.warnings()
+        warnings += judgements.warnings() if n else [f"judge {judge.name}: {nothing_to_judge(len(asked))}"]
     return result_of(asked, answered, settings, warnings)
 
 
@@ -177,24 +184,31 @@ def ask_systems(
         ConfigurationError: there is no such baseline, or the model does not have what an ablation takes out.
     """
     names = list(dict.fromkeys(baselines))
+    check_baselines(names)
     require_ablations(model, names, len(triples))
     with _snapshot_of(triples, encoder or model.encoder, show_encoding) as snapshot:
         corpus = Corpus(StoredTriples(snapshot), snapshot.key_embeddings, model.encoder)
-        in_prompt = {n: build_baseline(n, model, corpus, questions, prompts) for n in names if n not in ABLATIONS}
         # What loads on first use must not count as the first answer's time.
         model.generate_text([_WARM_UP], 2)
         options = {"max_new_tokens": prompts.max_new_tokens, **(answer_options or {})}
         model.answer([_WARM_UP], snapshot, **{**options, "max_new_tokens": 2})
         asked = SystemOptions(options, by_layer)
-        asks: dict[str, Ask] = {SYSTEM: partial(ask_system, model, snapshot, asked)}
-        info: dict[str, dict[str, Any]] = {SYSTEM: {"n_triples": len(triples)}}
-        for name in names:
-            if name in ABLATIONS:
-                asks[name], info[name] = partial(ask_ablated, model, name, snapshot, asked), {"what": ABLATIONS[name]}
-            else:
-                asks[name], info[name] = partial(ask_baseline, model, corpus, in_prompt[name], prompts), in_prompt[name].info
         told = progress or (lambda name, done, total: None)
-        answers = {name: ask_all(name, questions, told, ask, batch_size) for name, ask in asks.items()}
+        answers: dict[str, list[ScoredAnswer]] = {}
+        info: dict[str, dict[str, Any]] = {}
+        for name in (SYSTEM, *names):
+            ask: Ask
+            # Made here and not before: an index of a baseline would count as memory of all that are asked before it.
+            if name == SYSTEM:
+                ask, info[name] = partial(ask_system, model, snapshot, asked), {"n_triples": len(triples)}
+            elif name in ABLATIONS:
+                ask, info[name] = partial(ask_ablated, model, name, snapshot, asked), {"what": ABLATIONS[name]}
+            else:
+                baseline = build_baseline(name, model, corpus, questions, prompts)
+                ask, info[name] = partial(ask_baseline, model, corpus, baseline, prompts), baseline.info
+                del baseline
+            answers[name] = ask_all(name, questions, told, ask, batch_size)
+            del ask
     return Answered(answers, info)
 
 
@@ -216,6 +230,21 @@ def require_ablations(model: EvaluatedModel, names: Sequence[str], n_triples: in
         from kblam_engine.evaluation.ablations import check_ablations  # which loads torch
 
         check_ablations(model, names, n_triples)
+
+
+def fit_warnings(info: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Return what has to be said of baselines that had no room for a single triple; `info` as in `Answered`."""
+    return [
+        f"{name}: not one of {found['n_triples']:,} triples fits beside the questions in {found['context_tokens']:,} tokens, "
+        "so it answers without any; give it more room (context_tokens) or fewer max_new_tokens"
+        for name, found in info.items()
+        if found.get("n_fit") == 0 and found["n_triples"]
+    ]
+
+
+def nothing_to_judge(n_asked: int) -> str:
+    """Return what has to be said of a sample that a judge has nothing to do with."""
+    return f'none of the {n_asked:,} questions asked has kind "{OPEN_ENDED}", so nothing was judged; ask more (limit)'
 
 
 def check_batch_size(batch_size: int) -> None:

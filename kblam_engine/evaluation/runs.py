@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 from kblam_engine.errors import ImportFileError
 from kblam_engine.evaluation import grid, latency, results
 from kblam_engine.evaluation.grid import SizeResult, Spread, Summary, SystemSummary
-from kblam_engine.evaluation.latency import LatencyResult
+from kblam_engine.evaluation.in_prompt import InPromptResult
+from kblam_engine.evaluation.json_fields import (
+    count_of,
+    load_object,
+    number_of,
+    numbers_of,
+    object_of,
+    objects_of,
+    optional_object,
+    pair_of,
+    unexpected,
+)
+from kblam_engine.evaluation.latency_results import LatencyResult
 from kblam_engine.evaluation.metrics import mean_interval
+from kblam_engine.evaluation.questions import digest_of
 from kblam_engine.evaluation.results import Metrics, SystemResult
 from kblam_engine.evaluation.runner import SYSTEM
 
-SAME = ("kb", "questions", "model", "adapter", "encoder", "dtype", "device", "counterfactual", "judge")
+SAME = ("kb", "questions", "model", "adapter", "encoder", "dtype", "device", "index", "kb_revision", "counterfactual", "judge")
 """What must agree for two runs to differ in nothing but the size of the KB, the seed and the commit."""
-_LARGEST = 1e15  # a number beyond this is no measurement, and may be too large for a float
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +105,9 @@ class Series:
 
     title: str
     by_size: dict[int, list[EvaluationRun]]
-    """Size of the KB to its runs, sizes ascending."""
+    """Size of the KB to its runs, sizes ascending; a run that is there twice is one."""
+    copies: tuple[str, ...] = ()
+    """Names of the files that hold a run of another one, and are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +129,7 @@ def read_runs(paths: Iterable[Path]) -> Runs:
     once = list({path.resolve(): path for path in paths}.values())
     runs = Runs([], [], [])
     for path, name in zip(once, _names(once), strict=True):
-        data = _load(path)
+        data = load_object(path)
         try:
             if data.get("format") == results.FORMAT:
                 runs.evaluations.append(_evaluation(name, data))
@@ -125,18 +139,19 @@ def read_runs(paths: Iterable[Path]) -> Runs:
                 runs.grids.append(_grid(name, data))
             else:
                 wanted = f"{results.FORMAT}, {grid.FORMAT} or {latency.FORMAT} (kblam eval --json, kblam bench --json)"
-                raise _unexpected("format", wanted, data.get("format"))
+                raise unexpected("format", wanted, data.get("format"))
         except ValueError as error:
             raise ImportFileError(path, 0, str(error)) from error
     return runs
 
 
 def series_of(runs: Sequence[EvaluationRun]) -> list[Series]:
-    """Put the runs together that have the same questions and settings, in the order of their first runs."""
+    """Put the runs together that asked the same questions with the same settings, in the order of their first runs."""
     groups: dict[str, dict[Any, list[EvaluationRun]]] = {}
     for run in runs:
         same = [run.data.get(name) for name in (*SAME, "options")]
         key = json.dumps([*same, run.system.overall.n, run.title], sort_keys=True)
+        key += str(_questions_digest(run.data))
         filled_from = str(run.data.get("distractors")) if run.data.get("n_distractors") else None
         groups.setdefault(key, {}).setdefault(filled_from, []).append(run)
     found = []
@@ -146,7 +161,7 @@ def series_of(runs: Sequence[EvaluationRun]) -> list[Series]:
         found.extend([unfilled + filled for filled in by_filling.values()] or [unfilled])
     first = [group[-1] for group in found]
     titles = _distinct([_titles(run, first) for run in first])
-    return [Series(title, _by_size(group)) for title, group in zip(titles, found, strict=True)]
+    return [_series(title, group) for title, group in zip(titles, found, strict=True)]
 
 
 def estimate(found: Sequence[Metrics], measure: str) -> Estimate | None:
@@ -167,9 +182,34 @@ def with_quartiles(value: float | None, ends: tuple[float | None, float | None])
     return None if value is None else Estimate(value, *ends)
 
 
-def _by_size(runs: Sequence[EvaluationRun]) -> dict[int, list[EvaluationRun]]:
-    sizes = sorted({run.n_triples for run in runs})
-    return {size: [run for run in runs if run.n_triples == size] for size in sizes}
+def _series(title: str, runs: Sequence[EvaluationRun]) -> Series:
+    kept = {_what_ran(run): run for run in reversed(runs)}.values()  # of copies the first
+    own = [run for run in runs if any(run is one for one in kept)]
+    by_size = {size: [run for run in own if run.n_triples == size] for size in sorted({run.n_triples for run in own})}
+    return Series(title, by_size, tuple(run.name for run in runs if not any(run is one for one in own)))
+
+
+def _what_ran(run: EvaluationRun) -> str:
+    """Return what two files have in common only where they hold the same run: its seed, its time, what was said."""
+    answers = run.data.get("answers")
+    said = [
+        (answer.get("kind"), answer["system"].get("text"), answer["system"].get("exact"))
+        for answer in (answers if isinstance(answers, list) else [])
+        if isinstance(answer, dict) and isinstance(answer.get("system"), dict)
+    ]
+    shares = run.system.overall.to_dict()
+    told = [run.n_triples, run.data.get("seed"), run.data.get("created"), said, shares]
+    return json.dumps(told, sort_keys=True, default=str)
+
+
+def _questions_digest(data: dict[str, Any]) -> str | None:
+    """Return the digest of the questions that a file says it asked, or that of those it holds; None without any."""
+    if isinstance(data.get("questions_digest"), str):
+        return str(data["questions_digest"])
+    try:
+        return digest_of((a["messages"], a["kind"], a["supports"]) for a in data["answers"]) if data["answers"] else None
+    except (KeyError, TypeError):
+        return None
 
 
 def _titles(run: EvaluationRun, others: Sequence[EvaluationRun]) -> list[str]:
@@ -217,165 +257,98 @@ def _distinct(candidates: Sequence[Sequence[str]]) -> list[str]:
     return chosen
 
 
-def _load(path: Path) -> dict[str, Any]:
-    def refuse(text: str) -> NoReturn:
-        raise ValueError(f"{text} is no number of JSON")
-
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"), parse_constant=refuse)
-    except json.JSONDecodeError as error:
-        raise ImportFileError(path, error.lineno, f"not JSON: {error.msg}, column {error.colno}") from error
-    except RecursionError as error:
-        raise ImportFileError(path, 0, "not usable: nested too deeply") from error
-    except ValueError as error:  # bytes that are no text, or a number of thousands of digits
-        raise ImportFileError(path, 0, f"not JSON: {error}") from error
-    if not isinstance(data, dict):
-        raise ImportFileError(path, 0, f"expected one JSON object, got a {type(data).__name__}")
-    return data
-
-
 def _evaluation(name: str, data: dict[str, Any]) -> EvaluationRun:
-    baselines = _object(data, "baselines")
-    systems = {SYSTEM: _system(_object(data, "system"))}
-    systems.update({baseline: _system(_object(baselines, baseline)) for baseline in baselines})
-    return EvaluationRun(name, data, systems, _count(data, "n_triples"))
+    baselines = object_of(data, "baselines")
+    systems = {SYSTEM: _system(object_of(data, "system"))}
+    systems.update({baseline: _system(object_of(baselines, baseline)) for baseline in baselines})
+    return EvaluationRun(name, data, systems, count_of(data, "n_triples"))
 
 
 def _system(data: dict[str, Any]) -> SystemResult:
-    kinds = _object(data, "kinds")
+    kinds = object_of(data, "kinds")
     return SystemResult(
-        _metrics(_object(data, "overall")),
-        {kind: _metrics(_object(kinds, kind)) for kind in kinds},
-        _object(data, "info"),
-        {layer: _metrics(_object(data["layers"], layer)) for layer in _optional(data, "layers")},
+        _metrics(object_of(data, "overall")),
+        {kind: _metrics(object_of(kinds, kind)) for kind in kinds},
+        object_of(data, "info"),
+        {layer: _metrics(object_of(data["layers"], layer)) for layer in optional_object(data, "layers")},
     )
 
 
 def _metrics(data: dict[str, Any]) -> Metrics:
-    intervals = _object(data, "ci95")
-    pairs = {name: _pair(intervals, name) for name in intervals}
+    intervals = object_of(data, "ci95")
+    pairs = {name: pair_of(intervals, name) for name in intervals}
     return Metrics(
-        n=_count(data, "n"),
+        n=count_of(data, "n"),
         ci95={
             name: (low, high) for name, (low, high) in pairs.items() if low is not None and high is not None
         },
-        **_numbers(data, Metrics, except_for=("n", "ci95")),
+        **numbers_of(data, Metrics, except_for=("n", "ci95")),
     )
 
 
 def _bench(name: str, data: dict[str, Any]) -> BenchRun:
-    return BenchRun(name, data, [_latency(item) for item in _objects(data, "results")])
+    return BenchRun(name, data, [_latency(item) for item in objects_of(data, "results")])
 
 
 def _latency(data: dict[str, Any]) -> LatencyResult:
-    own = ("n_triples", "embeddings", "ttft_ratio_p25_p75", "per_token_ratio_p25_p75", "search", "kb")
+    own = ("n_triples", "embeddings", "ttft_ratio_p25_p75", "per_token_ratio_p25_p75", "search", "kb", "in_prompt")
     return LatencyResult(
-        n_triples=_count(data, "n_triples"),
+        n_triples=count_of(data, "n_triples"),
         embeddings=str(data.get("embeddings")),
         search=str(data.get("search", "exact")),
         kb=None if data.get("kb") is None else str(data["kb"]),
-        ttft_ratio_p25_p75=_pair(data, "ttft_ratio_p25_p75"),
-        per_token_ratio_p25_p75=_pair(data, "per_token_ratio_p25_p75"),
-        **_numbers(data, LatencyResult, except_for=own),
+        ttft_ratio_p25_p75=pair_of(data, "ttft_ratio_p25_p75"),
+        per_token_ratio_p25_p75=pair_of(data, "per_token_ratio_p25_p75"),
+        in_prompt=tuple(
+            InPromptResult(name=str(way.get("name")), **numbers_of(way, InPromptResult, except_for=("name",)))
+            for way in (objects_of(data, "in_prompt") if "in_prompt" in data else ())
+        ),
+        **numbers_of(data, LatencyResult, except_for=own),
     )
 
 
 def _grid(name: str, data: dict[str, Any]) -> GridRun:
-    sizes = sorted((_size(item) for item in _objects(data, "results")), key=lambda one: one.size)
+    sizes = sorted((_size(item) for item in objects_of(data, "results")), key=lambda one: one.size)
     if not sizes:
-        raise _unexpected("results", "at least one size", data["results"])
+        raise unexpected("results", "at least one size", data["results"])
     return GridRun(name, data, sizes)
 
 
 def _size(data: dict[str, Any]) -> SizeResult:
-    seeds, systems = data.get("seeds"), _object(data, "systems")
-    _object(systems, SYSTEM)
+    seeds, systems = data.get("seeds"), object_of(data, "systems")
+    object_of(systems, SYSTEM)
     if not isinstance(seeds, list) or not seeds or not all(isinstance(seed, int) for seed in seeds):
-        raise _unexpected("seeds", "a list of whole numbers", seeds)
+        raise unexpected("seeds", "a list of whole numbers", seeds)
     return SizeResult(
-        _count(data, "n_triples"),
+        count_of(data, "n_triples"),
         tuple(seeds),
-        {name: _system_summary(_object(systems, name)) for name in systems},
-        _objects(data, "cells"),
-        _objects(data, "answers"),
+        {name: _system_summary(object_of(systems, name)) for name in systems},
+        objects_of(data, "cells"),
+        objects_of(data, "answers"),
     )
 
 
 def _system_summary(data: dict[str, Any]) -> SystemSummary:
-    kinds = _object(data, "kinds")
-    overall = _summary(_object(data, "overall"))
+    kinds = object_of(data, "kinds")
+    overall = _summary(object_of(data, "overall"))
     return SystemSummary(
         overall,
-        {kind: _summary(_object(kinds, kind)) for kind in kinds},
-        _object(data, "info"),
-        {layer: _summary(_object(data["layers"], layer)) for layer in _optional(data, "layers")},
+        {kind: _summary(object_of(kinds, kind)) for kind in kinds},
+        object_of(data, "info"),
+        {layer: _summary(object_of(data["layers"], layer)) for layer in optional_object(data, "layers")},
     )
 
 
 def _summary(data: dict[str, Any]) -> Summary:
-    found = {name: _spread(_object(data, name)) for name in grid.MEASURES if data.get(name) is not None}
-    return Summary(_count(data, "n"), found)
+    found = {name: _spread(object_of(data, name)) for name in grid.MEASURES if data.get(name) is not None}
+    return Summary(count_of(data, "n"), found)
 
 
 def _spread(data: dict[str, Any]) -> Spread:
-    mean, values = _number(data, "mean"), data.get("values")
+    mean, values = number_of(data, "mean"), data.get("values")
     if mean is None:
-        raise _unexpected("mean", "a number", None)
+        raise unexpected("mean", "a number", None)
     if not isinstance(values, list):
-        raise _unexpected("values", "a list of numbers", values)
-    known = [number for value in values if (number := _number({"values": value}, "values")) is not None]
-    return Spread(mean, _number(data, "low"), _number(data, "high"), tuple(known))
-
-
-def _numbers(data: dict[str, Any], record: type, *, except_for: Sequence[str]) -> dict[str, Any]:
-    """Return the fields of a dataclass of numbers; what the file does not have is None."""
-    return {f.name: _number(data, f.name) for f in fields(record) if f.name not in except_for}
-
-
-def _object(data: dict[str, Any], key: str) -> dict[str, Any]:
-    found = data.get(key)
-    if not isinstance(found, dict):
-        raise _unexpected(key, "an object", found)
-    return found
-
-
-def _optional(data: dict[str, Any], key: str) -> dict[str, Any]:
-    return _object(data, key) if data.get(key) is not None else {}
-
-
-def _objects(data: dict[str, Any], key: str) -> list[dict[str, Any]]:
-    found = data.get(key)
-    if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
-        raise _unexpected(key, "a list of objects", found)
-    return found
-
-
-def _count(data: dict[str, Any], key: str) -> int:
-    found = _number(data, key)
-    if not isinstance(found, int) or found < 1:
-        raise _unexpected(key, "a whole number of at least 1", found)
-    return found
-
-
-def _number(data: dict[str, Any], key: str) -> float | None:
-    found = data.get(key)
-    if found is None:
-        return None
-    if isinstance(found, bool) or not isinstance(found, int | float) or not abs(found) < _LARGEST:
-        raise _unexpected(key, "a number or null", found)
-    return found
-
-
-def _pair(data: dict[str, Any], key: str) -> tuple[float | None, float | None]:
-    found = data.get(key)
-    if found is None:
-        return None, None
-    if not isinstance(found, list) or len(found) != 2:
-        raise _unexpected(key, "two numbers", found)
-    ends = {"low": found[0], "high": found[1]}
-    return _number(ends, "low"), _number(ends, "high")
-
-
-def _unexpected(key: str, wanted: str, found: object) -> ValueError:
-    text = "nothing" if found is None else json.dumps(found, ensure_ascii=False)
-    return ValueError(f"{key}: expected {wanted}, got {text if len(text) < 60 else text[:60] + '…'}")
+        raise unexpected("values", "a list of numbers", values)
+    known = [number for value in values if (number := number_of({"values": value}, "values")) is not None]
+    return Spread(mean, number_of(data, "low"), number_of(data, "high"), tuple(known))

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -100,9 +101,26 @@ def growth_exponents(results: Sequence[SearchResult]) -> dict[str, float]:
     found = {}
     for kind in dict.fromkeys(result.kind for result in results):
         own = [result for result in results if result.kind == kind]
-        if len(own) > 1:
+        if len({result.n_keys for result in own}) > 1:
             sizes, times = np.log([r.n_keys for r in own]), np.log([r.query_cpu_ms for r in own])
             found[kind] = round(float(np.polyfit(sizes, times, 1)[0]), 3)
+    return found
+
+
+def local_exponents(results: Sequence[SearchResult]) -> dict[str, list[dict[str, float]]]:
+    """Return b of processor time = a * n_keys ** b between each two neighbouring sizes, for kinds of two sizes or more.
+
+    One exponent for all sizes hides that the smallest grow slowest. Each is {"from": keys, "to": keys, "exponent": b}.
+    """
+    found = {}
+    for kind in dict.fromkeys(result.kind for result in results):
+        own = {result.n_keys: result.query_cpu_ms for result in results if result.kind == kind}
+        between = [
+            {"from": small, "to": large, "exponent": round(float(np.log(own[large] / own[small]) / np.log(large / small)), 3)}
+            for small, large in pairwise(sorted(own))
+        ]
+        if between:
+            found[kind] = between
     return found
 
 

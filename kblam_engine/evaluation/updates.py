@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from kblam_engine.knowledge_base import KBSnapshot, KnowledgeBase
     from kblam_engine.products import Floats
     from kblam_engine.search.interface import Found
+    from kblam_engine.search.snapshot_search import SnapshotSearch
 
 _RETRIEVED = 10
 
@@ -43,6 +44,16 @@ NO_UPDATES = Updates(None, None, None, None)
 def ready_search(model: EvaluatedModel, snapshot: KBSnapshot) -> str:
     """Wait until the model's index of a knowledge base is there, and return how its keys are searched."""
     return "exact" if _every_key_is_scored(len(snapshot)) else model.indexes.ready(snapshot).kind
+
+
+def search_of(model: EvaluatedModel, snapshot: KBSnapshot) -> SnapshotSearch:
+    """Return the search that the model's own answers use: every key up to 100,000 triples, then what `--index` says."""
+    from kblam_engine.search.snapshot_search import SnapshotSearch
+
+    if _every_key_is_scored(len(snapshot)):
+        return SnapshotSearch(snapshot)
+    found: SnapshotSearch = model.indexes.of(snapshot)
+    return found
 
 
 def sampled(snapshot: KBSnapshot, n_triples: int, seed: int) -> list[Triple]:
@@ -74,11 +85,8 @@ def measure_updates(model: EvaluatedModel, kb: KnowledgeBase, n_changes: int, *,
 
 
 def _updates(model: EvaluatedModel, kb: KnowledgeBase, n_changes: int) -> Updates:
-    from kblam_engine.search.snapshot_search import SnapshotSearch
-
     def search(snapshot: KBSnapshot, query: Floats) -> Found:
-        small = _every_key_is_scored(len(snapshot))
-        return (SnapshotSearch(snapshot) if small else model.indexes.of(snapshot)).search(query, K)
+        return search_of(model, snapshot).search(query, K)
 
     ready_search(model, kb.snapshot())
     times = visible_changes(kb, search, n_changes)

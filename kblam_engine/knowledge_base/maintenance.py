@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -17,6 +19,7 @@ from numpy.typing import NDArray
 from kblam_engine.errors import KnowledgeBaseError
 from kblam_engine.knowledge_base.connections import connect, lacks_room
 from kblam_engine.knowledge_base.drafts import Drafts
+from kblam_engine.knowledge_base.own_files import opened
 from kblam_engine.knowledge_base.records import CompactResult
 from kblam_engine.knowledge_base.rows import Embeddings
 from kblam_engine.knowledge_base.schema import Meta, damaged, read_meta, write_meta
@@ -29,6 +32,9 @@ from kblam_engine.knowledge_base.words import index_all, index_is_sound
 _BLOCK = 65_536
 _ATTEMPTS = 5
 _COLUMNS = {"keys": "slot", "values": "value_slot"}
+# As `kblam_engine.search.files` names them, which is above this and not imported.
+_INDEX, _INDEX_FOLDER = "index.json", re.compile(r"index-[0-9a-f]{12}")
+_LARGEST_RECORD = 1 << 20
 
 
 def compact(store: Store, keep_from: int | None) -> CompactResult:
@@ -196,7 +202,7 @@ def _move(connection: sqlite3.Connection, column: str, old_slots: NDArray[np.int
 
 
 def sweep(store: Store, meta: Meta) -> None:
-    """Delete the segments of other generations, and what a killed compaction or encoding left."""
+    """Delete the segments of other generations and their index, and what a killed compaction or encoding left."""
     store.forget_segments(meta.generation - 1)
     if store.path is None:
         return
@@ -206,3 +212,22 @@ def sweep(store: Store, meta: Meta) -> None:
         for file in store.path.glob(f"{kind}-*.f16"):
             if file.name not in current:
                 file.unlink(missing_ok=True)
+    _forget_index(store.path, meta.generation)
+
+
+def _forget_index(folder: Path, generation: int) -> None:
+    """Delete the index of keys, if its slots are those of an earlier generation: nothing can use it again.
+
+    Only ever a help: what cannot be read or deleted stays, and is not used either. Who has it mapped goes on with it.
+    """
+    try:
+        with open(opened(folder / _INDEX, os.O_RDONLY), "rb") as file:
+            record = json.loads(file.read(_LARGEST_RECORD))
+        if not record["generation"] < generation:
+            return
+        (folder / _INDEX).unlink()
+        place = folder / record["folder"]
+        if _INDEX_FOLDER.fullmatch(record["folder"]) and not place.is_symlink():
+            shutil.rmtree(place, ignore_errors=True)
+    except (OSError, KnowledgeBaseError, ValueError, TypeError, LookupError, RecursionError):
+        return

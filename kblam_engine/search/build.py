@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import time
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from kblam_engine.errors import ConfigurationError, KnowledgeBaseError
 from kblam_engine.knowledge_base import KBSnapshot
 from kblam_engine.knowledge_base.rows import Embeddings
 from kblam_engine.search.exact import scan
-from kblam_engine.search.files import IndexRecord, building, publish, read_record
+from kblam_engine.search.files import IndexRecord, building, publish, read_record, reading
 from kblam_engine.search.interface import KeyIndex
 from kblam_engine.search.recall import N_QUERIES, K, fitting_beam, measure, sample_queries
 from kblam_engine.search.tree_files import open_tree, write_tree
@@ -19,6 +22,8 @@ from kblam_engine.search.tree_growth import Progress, find_clusters
 
 BuiltKind = Literal["tree", "ann"]
 _Made = tuple[KeyIndex, dict[str, Any]]
+_CHECKED = 64
+"""Keys that are compared from the end, where copies of a knowledge base part, and as many from everywhere."""
 
 
 def build_index(
@@ -42,8 +47,10 @@ def build_index(
 
     Raises:
         ConfigurationError: the knowledge base is in memory, empty or a kind is unknown.
+        KnowledgeBaseError: faiss cannot write its file.
         KnowledgeBaseLockedError: another process is building one.
         MissingDependencyError: "ann", and faiss is not installed.
+        OSError: it cannot be written; nothing is left of it, and the index before stays in use.
     """
     folder = snapshot.folder
     if folder is None or not snapshot.n_slots:
@@ -66,6 +73,7 @@ def build_index(
                 kb_id=snapshot.kb_id,
                 generation=snapshot.generation,
                 n_slots=len(segment),
+                keys=keys_check(segment, len(segment)),
                 recall=round(measured.recall, 4),
                 recall_k=K,
                 recall_queries=N_QUERIES,
@@ -79,12 +87,31 @@ def build_index(
 
 
 def fits(record: IndexRecord, snapshot: KBSnapshot) -> bool:
-    """Say whether an index is one of this knowledge base, as it is since the last compaction."""
-    return record.kb_id == snapshot.kb_id and record.generation == snapshot.generation
+    """Say whether an index may serve a snapshot: it is of this knowledge base and generation, and of no later keys.
+
+    Later ones are those added after the snapshot, which does not know them, or those of a copy that this knowledge base
+    was restored over. The keys read for it are few: it can be asked anywhere, also by what only shows the index.
+    """
+    same = record.kb_id == snapshot.kb_id and record.generation == snapshot.generation
+    if not same or record.n_slots > snapshot.n_slots:
+        return False
+    try:
+        return record.keys == keys_check(snapshot.key_segment(), record.n_slots)
+    except FileNotFoundError:  # a compaction has replaced the keys of this snapshot
+        return False
+
+
+def keys_check(segment: Embeddings, n_slots: int) -> int:
+    """Return the CRC-32 of some of the first `n_slots` keys of a segment: the last, and as many spread evenly."""
+    spread = np.linspace(0, n_slots - 1, _CHECKED).astype(np.int64)
+    chosen = np.union1d(spread, np.arange(max(0, n_slots - _CHECKED), n_slots))
+    return zlib.crc32(np.ascontiguousarray(segment[chosen]).tobytes())
 
 
 def open_index(snapshot: KBSnapshot) -> tuple[IndexRecord, KeyIndex] | None:
     """Open the index of a snapshot's knowledge base; None where there is none that fits it.
+
+    Of the large files only the size is compared here, and what a search could fall over; `contents_problem` reads them.
 
     Raises:
         KnowledgeBaseError: its files are damaged.
@@ -92,22 +119,27 @@ def open_index(snapshot: KBSnapshot) -> tuple[IndexRecord, KeyIndex] | None:
     """
     folder = snapshot.folder
     record = None if folder is None else read_record(folder)
-    if folder is None or record is None or not fits(record, snapshot):
-        return None
-    try:
+    while folder is not None and record is not None and fits(record, snapshot):
+        try:
+            return record, _opened(folder, record, snapshot.key_segment())
+        except KnowledgeBaseError:
+            before, record = record, read_record(folder)
+            if record == before:  # else it was replaced while it was read
+                raise
+        except FileNotFoundError:  # a compaction has replaced the keys of this snapshot
+            return None
+    return None
+
+
+def _opened(folder: Path, record: IndexRecord, segment: Embeddings) -> KeyIndex:
+    with reading(folder, record):
         if record.kind == "tree":
-            return record, open_tree(folder, record, snapshot.key_segment())
+            return open_tree(folder, record, segment)
         if record.kind == "ann":
             from kblam_engine.search.faiss_index import open_faiss
 
-            return record, open_faiss(folder, record, snapshot.key_segment())
-    except FileNotFoundError:  # replaced since the record was read
-        return None
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, KnowledgeBaseError):
-            raise
-        raise KnowledgeBaseError(f"{folder / record.folder}: expected an index, got {error}") from error
-    raise KnowledgeBaseError(f"{folder}: expected an index of a known kind, got {record.kind!r}")
+            return open_faiss(folder, record, segment)
+        raise ValueError(f"one of the kind {record.kind[:40]!r}")
 
 
 def _make_tree(draft: Path, segment: Embeddings, seed: int, device: str, progress: Progress) -> _Made:

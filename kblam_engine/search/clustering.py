@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
 ITERATIONS = 8
-_BATCH = 16_384  # rows whose scores against all centres are in memory at once
+WIDEST = 512
+"""Centres that rows are compared with at once, where there are ways to go in steps: rows times centres is what it costs."""
+_BATCH = 16_384  # rows whose scores against all centres are in memory at once ...
+_SCORES = 1 << 24  # ... and these scores, 64 MB
+_STUCK = 0.75
+"""Of the rows in one cluster: centres hardly tell them apart."""
 _DECAY = 0.5
 """How much of its weight a centre keeps from one mini-batch to the next: it settles, and still follows the keys."""
 
@@ -49,9 +55,10 @@ def nearest_centres(rows: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
     """Return for each row the number of the centre with the highest inner product, and that product."""
     labels = torch.empty(len(rows), dtype=torch.int64, device=rows.device)
     scores = torch.empty(len(rows), device=rows.device)
-    for start in range(0, len(rows), _BATCH):
-        best = (rows[start : start + _BATCH].float() @ centres.T).max(1)
-        labels[start : start + _BATCH], scores[start : start + _BATCH] = best.indices, best.values
+    block = max(1, min(_BATCH, _SCORES // len(centres)))
+    for start in range(0, len(rows), block):
+        best = (rows[start : start + block].float() @ centres.T).max(1)
+        labels[start : start + block], scores[start : start + block] = best.indices, best.values
     return labels, scores
 
 
@@ -61,23 +68,48 @@ def sums_by_label(rows: Tensor, labels: Tensor, n_labels: int) -> tuple[Tensor, 
     return sums, torch.bincount(labels, minlength=n_labels).float()
 
 
-def parts_of(rows: Tensor, n_parts: int, seed: int = 0) -> Tensor:
-    """Return labels 0..n_parts - 1 that cut rows into clusters, no label with more than twice its share.
+def by_label(labels: Tensor, n_labels: int) -> Sequence[Tensor]:
+    """Return the places of each label, ascending."""
+    places = torch.argsort(labels, stable=True)
+    counts: list[int] = torch.bincount(labels, minlength=n_labels).tolist()
+    return torch.split(places, counts)
 
-    What k-means leaves too large (many equal rows, say, which no centres tell apart) is cut by position.
+
+def many_centres(rows: Tensor, n_clusters: int, seed: int = 0) -> Tensor:
+    """Return about so many unit centres, as `spherical_kmeans`; where there are more than `WIDEST`, cluster by cluster.
+
+    Rows that are nearly all the same give some of themselves as centres.
     """
-    labels, _ = nearest_centres(rows, spherical_kmeans(rows, n_parts, seed))
-    share = -(-len(rows) // n_parts)
-    sizes = torch.bincount(labels, minlength=n_parts)
-    spare = iter(torch.argsort(sizes).tolist())
-    for label in torch.nonzero(sizes > 2 * share)[:, 0].tolist():
-        members = torch.nonzero(labels == label)[:, 0]
-        for overhang in torch.split(members[2 * share :], share):
-            labels[overhang] = _next_below(spare, sizes, share, label)
-    return labels
+    if n_clusters <= WIDEST:
+        return spherical_kmeans(rows, n_clusters, seed)
+    coarser = spherical_kmeans(rows, math.isqrt(n_clusters) + 1, seed)
+    found = []
+    for places in by_label(nearest_centres(rows, coarser)[0], len(coarser)):
+        n = max(1, round(n_clusters * len(places) / len(rows)))
+        if len(places) > max(WIDEST, _STUCK * len(rows)):
+            some = rows[places[:: -(-len(places) // n)]].float()
+            found.append(functional.normalize(some, dim=1))
+        elif len(places):
+            found.append(many_centres(rows[places], n, seed))
+    return torch.cat(found)
 
 
-def _next_below(spare: Iterator[int], sizes: Tensor, share: int, otherwise: int) -> int:
-    """Return the emptiest part that is not taken yet and has room for a share, or the one the rows come from."""
-    found = next(spare, otherwise)
-    return found if sizes[found] <= share else otherwise
+def parts_of(rows: Tensor, share: int, seed: int = 0) -> list[Tensor]:
+    """Cut rows into clusters of about `share`, none of more than twice that; return the places of the rows of each.
+
+    What k-means leaves together (rows that are nearly equal, say) is cut by position.
+    """
+    found, waiting = [], [torch.arange(len(rows), device=rows.device)]
+    while waiting:
+        places = waiting.pop()
+        if len(places) <= 2 * share:
+            found.append(places)
+            continue
+        some = rows[places]
+        centres = spherical_kmeans(some, min(WIDEST, -(-len(places) // share)), seed)
+        for label in by_label(nearest_centres(some, centres)[0], len(centres)):
+            if len(label) > max(2 * share, _STUCK * len(places)):
+                found += torch.tensor_split(places[label], -(-len(label) // (2 * share)))
+            elif len(label):
+                waiting.append(places[label])
+    return found

@@ -37,7 +37,7 @@ class Coarse:
     @classmethod
     def of(cls, sample: NDArray[np.floating]) -> Coarse:
         """Find the directions of a sample of keys, [n, embed_dim]."""
-        rows = torch.from_numpy(np.array(sample, np.float32))
+        rows = torch.from_numpy(finite(np.array(sample, np.float32)))
         squares, vectors = torch.linalg.eigh(rows.T @ rows)
         held = torch.cumsum(squares.flip(0).clamp(min=0), 0)
         needed = int((held < KEPT * held[-1]).sum()) + 1
@@ -47,8 +47,8 @@ class Coarse:
         return cls(directions.numpy(), (largest / _HIGHEST).numpy())
 
     def project(self, rows: NDArray[np.floating]) -> Floats:
-        """Return the coordinates of rows [n, embed_dim], [n, n_directions]."""
-        return product(rows, self.directions)
+        """Return the coordinates of rows [n, embed_dim], [n, n_directions]; zeros for a row that holds a NaN or inf."""
+        return finite(product(rows, self.directions))
 
     def codes(self, projected: Floats) -> NDArray[np.int8]:
         """Return projected keys [n, n_directions], rounded."""
@@ -69,3 +69,12 @@ class Coarse:
     def n_directions(self) -> int:
         """Bytes of a code."""
         return len(self.steps)
+
+
+def finite(rows: Floats) -> Floats:
+    """Return rows [n, d], zeros for each that holds a NaN or inf: one damaged key must not spoil every mean."""
+    damaged = np.flatnonzero(~np.isfinite(rows).all(1))
+    if len(damaged):
+        rows = rows.copy()
+        rows[damaged] = 0
+    return rows

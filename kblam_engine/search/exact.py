@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kblam_engine.knowledge_base.reading_ahead import read_ahead
-from kblam_engine.knowledge_base.rows import Embeddings
+from kblam_engine.knowledge_base.rows import Embeddings, SelectedRows
 from kblam_engine.products import Floats, product_of_rows
 from kblam_engine.search.interface import Found, Mask, merged, nothing, top_of
 
@@ -24,12 +24,12 @@ def scan(keys: Embeddings, queries: Floats, k: int, alive: Mask | None = None) -
         keys: [n_keys, embed_dim], mapped from disk or in memory.
         queries: [n_queries, embed_dim].
         k: how many for each query.
-        alive: [n_keys or more], which of them count; None: all.
+        alive: [n_keys or more], which of them count; None: all. One with a NaN or inf in it never does.
     """
     columns = np.ascontiguousarray(queries.T, np.float32)
     best = nothing(len(queries), k)
     for start in range(0, len(keys), CHUNK):
-        scores = product_of_rows(keys[start : start + CHUNK], columns)
+        scores = _scores(keys, columns, slice(start, start + CHUNK))
         if alive is not None:
             scores[~alive[start : start + len(scores)]] = -np.inf
         best = merged([best, top_of(scores, k, np.arange(start, start + len(scores)))], k)
@@ -37,7 +37,9 @@ def scan(keys: Embeddings, queries: Floats, k: int, alive: Mask | None = None) -
 
 
 def score_some(keys: Embeddings, query: Floats, chosen: NDArray[np.signedinteger[Any]]) -> Floats:
-    """Return the scores of some keys, [n_chosen]; the system is told which, and reads them beside each other.
+    """Return the scores of some keys, [n_chosen], -inf where they are no numbers.
+
+    The system is told which keys, and reads them beside each other.
 
     Args:
         keys: [n_keys, embed_dim], mapped from disk or in memory.
@@ -45,7 +47,20 @@ def score_some(keys: Embeddings, query: Floats, chosen: NDArray[np.signedinteger
         chosen: [n_chosen], where they are.
     """
     read_ahead(keys, chosen)
-    return product_of_rows(keys, query[:, None], chosen)[:, 0]
+    return _finite(product_of_rows(keys, query[:, None], chosen)[:, 0])
+
+
+def _scores(keys: Embeddings, columns: Floats, which: slice) -> Floats:
+    """Return the scores of some keys in a row, [n, n_queries]."""
+    if isinstance(keys, SelectedRows):  # gathered a few at a time, where a slice would be a copy of them all
+        return _finite(product_of_rows(keys.array, columns, keys.positions[which]))
+    return _finite(product_of_rows(keys[which], columns))
+
+
+def _finite(scores: Floats) -> Floats:
+    """Let scores of damaged keys, NaN or inf, count for nothing, in place."""
+    scores[~np.isfinite(scores)] = -np.inf
+    return scores
 
 
 class ExactIndex:

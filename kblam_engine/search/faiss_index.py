@@ -12,11 +12,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from kblam_engine.errors import MissingDependencyError
+from kblam_engine.errors import KnowledgeBaseError, MissingDependencyError
 from kblam_engine.knowledge_base.rows import Embeddings
 from kblam_engine.products import Floats
 from kblam_engine.search.exact import scan, score_some
-from kblam_engine.search.files import IndexRecord, checked_file
+from kblam_engine.search.files import IndexRecord, checked_file, checksum
 from kblam_engine.search.interface import Found, Mask, stacked, top_of
 from kblam_engine.search.recall import GOAL, K, recall_of, sample_queries
 from kblam_engine.search.tree_growth import Progress
@@ -31,6 +31,7 @@ _RESCORED = 16
 """Keys that are scored again for each that is asked for ..."""
 _LEAST_RESCORED = 512
 """... but so many for few of them. They lie on as many pages of the disk: more of them find more, and wait longer."""
+_ID_BYTES = 8
 _CODES = 16
 """Different codes of 4 bits; as many keys are the least to train them."""
 
@@ -58,11 +59,11 @@ class FaissIndex:
         if n_candidates >= self.n_slots:
             return scan(self._segment[: self.n_slots], queries, k, alive)
         faiss = _faiss()
-        parameters = faiss.SearchParametersIVF(nprobe=self.n_probes)
-        if alive is not None and not alive[: self.n_slots].all():
-            bits = np.packbits(alive[: self.n_slots], bitorder="little")
-            selector = faiss.IDSelectorBitmap(bits)
-            parameters = faiss.SearchParametersIVF(nprobe=self.n_probes, sel=selector)
+        if alive is None or alive[: self.n_slots].all():
+            selector = faiss.IDSelectorRange(0, self.n_slots)  # not what fills up the lists (`_mappable`)
+        else:
+            selector = faiss.IDSelectorBitmap(np.packbits(alive[: self.n_slots], bitorder="little"))
+        parameters = faiss.SearchParametersIVF(nprobe=self.n_probes, sel=selector)
         _, at = self._index.search(np.ascontiguousarray(queries, np.float32), n_candidates, params=parameters)
         return stacked([self._best(query, np.sort(near[near >= 0]), k) for query, near in zip(queries, at, strict=True)])
 
@@ -73,7 +74,12 @@ class FaissIndex:
 def write_faiss(
     draft: Path, segment: Embeddings, seed: int, progress: Progress
 ) -> tuple[FaissIndex, dict[str, Any]]:
-    """Build an index of all keys, [n_slots, embed_dim], in an empty folder; return it and what opening it needs."""
+    """Build an index of all keys, [n_slots, embed_dim], in an empty folder; return it and what opening it needs.
+
+    Raises:
+        KnowledgeBaseError: its file cannot be written.
+        MissingDependencyError: faiss is not installed.
+    """
     faiss = _faiss()
     n_keys, embed_dim = segment.shape
     n_lists = max(1, min(round(2 * n_keys**0.5), n_keys // 40))
@@ -91,27 +97,43 @@ def write_faiss(
         progress("adding keys", min(start + _CHUNK, n_keys), n_keys)
     lists = _mappable(index)
     index.replace_invlists(lists, False)
-    faiss.write_index(index, str(draft / _FILE))
+    mapped = _written(index, draft / _FILE)
     del index, lists
-    found = FaissIndex(_mapped(draft / _FILE), segment, 1)
+    found = FaissIndex(mapped, segment, 1)
     queries = sample_queries(segment, seed=seed)
     truth = scan(segment, queries, K)
     for n_probes in _PROBES:
         found.n_probes = min(n_probes, n_lists)
         if found.n_probes == n_lists or recall_of(found.search(queries, K), truth) >= GOAL:
             break
-    return found, {"n_probes": found.n_probes, "n_lists": n_lists}
+    head = _head_bytes(mapped, draft / _FILE)
+    options = {"n_probes": found.n_probes, "n_lists": n_lists}
+    return found, {**options, "head_bytes": head, "head_check": checksum(draft / _FILE, head)}
 
 
 def open_faiss(folder: Path, record: IndexRecord, segment: Embeddings) -> FaissIndex:
-    """Open the index in a knowledge base's folder; its lists are mapped and not read.
+    """Open the index in a knowledge base's folder, if it is one of this segment's first keys.
+
+    Its lists are mapped and not read. Everything before them is compared with what was written, before faiss reads it:
+    faiss believes its files.
 
     Raises:
         KnowledgeBaseError: its file is missing or has been cut.
         MissingDependencyError: faiss is not installed.
+        ValueError: it is no such index; or whatever faiss raises (`files.reading`).
     """
     path = checked_file(folder, record, _FILE, contents=False)
-    return FaissIndex(_mapped(path), segment, int(record.options["n_probes"]))
+    head, expected, n_probes = (record.options[name] for name in ("head_bytes", "head_check", "n_probes"))
+    if type(head) is not int or head < 1 or checksum(path, head) != expected:
+        raise ValueError(f"{_FILE}: expected the beginning as it was written, got another")
+    index = _mapped(path)
+    got = (index.ntotal, index.d, index.quantizer.ntotal, index.quantizer.d)
+    if got != (record.n_slots, segment.shape[1], index.nlist, segment.shape[1]):
+        raise ValueError(f"{_FILE}: expected {record.n_slots} keys of {segment.shape[1]} numbers, got another index")
+    _check_lists(index, path)
+    if type(n_probes) is not int or not 1 <= n_probes <= index.nlist:
+        raise ValueError(f"n_probes: expected 1 to {index.nlist} lists, got {str(n_probes)[:40]}")
+    return FaissIndex(index, segment, n_probes)
 
 
 def _mappable(index: Any) -> Any:
@@ -134,12 +156,55 @@ def _mappable(index: Any) -> Any:
     return lists
 
 
+def _written(index: Any, path: Path) -> Any:
+    """Write an index and return it mapped."""
+    try:
+        _faiss().write_index(index, str(path))
+        mapped = _mapped(path)
+        _check_lists(mapped, path)  # faiss does not always see that the last bytes could not be written
+        return mapped
+    except (RuntimeError, ValueError) as error:  # faiss has no error of its own for a full disk
+        raise KnowledgeBaseError(
+            f"{path.parent.parent}: expected room for an index of {index.ntotal:,} keys, got {error}; "
+            "free some of the disk and build it again"
+        ) from error
+
+
 def _mapped(path: Path) -> Any:
+    """Return the index of fast scan in a file, its lists mapped."""
     faiss = _faiss()
     index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP)
+    lists = faiss.downcast_InvertedLists(index.invlists) if isinstance(index, faiss.IndexIVFPQFastScan) else None
+    if not isinstance(lists, faiss.OnDiskInvertedLists):
+        raise ValueError(f"{path.name}: expected mapped lists of 4-bit codes, got another index of faiss")
     # Else every search starts 32 threads that touch its lists first: 8 ms for 3 where they are in memory.
-    faiss.downcast_InvertedLists(index.invlists).prefetch_nthread = 0
+    lists.prefetch_nthread = 0
     return index
+
+
+def _check_lists(index: Any, path: Path) -> None:
+    """Refuse lists that do not lie in their file, in whole blocks: a search would read beyond it, which ends the process.
+
+    Raises:
+        ValueError: they do not.
+    """
+    lists = _faiss().downcast_InvertedLists(index.invlists)
+    entry, total = lists.code_size + _ID_BYTES, path.stat().st_size
+    n_entries = 0
+    for number in range(lists.nlist):
+        size, offset = lists.list_size(number), lists.lists.at(number).offset
+        if size % index.bbs or size and offset + size * entry > total:
+            raise ValueError(f"{path.name}: expected lists that lie in the file, got one that does not")
+        n_entries += size
+    if lists.nlist != index.nlist or lists.code_size != index.code_size or n_entries < index.ntotal:
+        raise ValueError(f"{path.name}: expected {index.nlist} lists of {index.ntotal} keys, got others")
+
+
+def _head_bytes(index: Any, path: Path) -> int:
+    """Return how many bytes of the file lie before the lists."""
+    lists = _faiss().downcast_InvertedLists(index.invlists)
+    offsets = [lists.lists.at(number).offset for number in range(lists.nlist) if lists.list_size(number)]
+    return int(min(offsets, default=path.stat().st_size))
 
 
 def _faiss() -> Any:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 import weakref
+from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -16,26 +16,20 @@ import numpy as np
 
 from kblam_engine.errors import ConfigurationError, KBLaMError
 from kblam_engine.knowledge_base import KBSnapshot
-from kblam_engine.search.build import BuiltKind, build_index, open_index
+from kblam_engine.search.background import Background
 from kblam_engine.search.exact import scan
-from kblam_engine.search.files import RECORD, IndexRecord
+from kblam_engine.search.following import FEW_LEFT, FollowedIndex
 from kblam_engine.search.interface import INDEX_KINDS, KeyIndex
-from kblam_engine.search.recall import K, recall_of, sample_queries
-from kblam_engine.search.snapshot_search import SnapshotSearch
-from kblam_engine.search.tree import KeyTree
-from kblam_engine.search.tree_growth import with_slots
+from kblam_engine.search.recall import K
+from kblam_engine.search.snapshot_search import ShownSlots, SnapshotSearch
 
 WANTED = ("auto", *INDEX_KINDS)
 EXACT_SHARE = 0.25
 """Of the prompt's prefill: what scoring every key may cost before "auto" takes an index."""
-TAIL = 16_384
-"""Slots added since an index was built that are scored key by key; more join the tree, in the background."""
-REBUILD_SHARE = 0.25
-"""Of all slots added since an index was built: more, and it is built again."""
-LOST_RECALL = 0.02
-"""A tree that has grown and finds so much less than when it was built is built again."""
-_SEEN_SHARE = 0.5
-"""Of the slots of an index: a view that shows less is scored key by key, for most of what the index finds is not in it."""
+MOST_FOLDERS = 64
+"""Knowledge bases whose indexes are kept open at once."""
+_STEPS = 3
+"""After which an index is as fit as it gets: built, measured on what is left, built again."""
 _TIMED_KEYS = 16_384
 
 logger = logging.getLogger(__name__)
@@ -49,7 +43,8 @@ class IndexSource(Protocol):
         """Return the index of a snapshot's keys; None where every key is to be scored.
 
         Asked once for every snapshot of a knowledge base, from many threads. The index holds slots 0..n_slots - 1 of
-        this knowledge base and generation: what came later is scored key by key, what is removed is passed over.
+        this knowledge base and generation: what came later is scored key by key, what is removed is passed over. It is
+        kept as long as the snapshot is in use, so it should not hold the snapshot.
 
         Raises:
             KBLaMError: the index cannot be used. It is told as a warning, and every key is scored.
@@ -57,12 +52,18 @@ class IndexSource(Protocol):
 
 
 @dataclass
-class _Opened:
-    """The index of one folder, None where there is none to be used."""
+class _Known:
+    """What is kept of a snapshot as long as others use it; nothing in here holds it.
 
-    stamp: object
-    record: IndexRecord | None = None
+    Attributes:
+        slots: what searches know of it.
+        index: the application's own.
+        is_asked: whether the application's source was asked for it.
+    """
+
+    slots: ShownSlots = field(default_factory=ShownSlots)
     index: KeyIndex | None = None
+    is_asked: bool = False
 
 
 class Indexes:
@@ -79,8 +80,10 @@ class Indexes:
 
         Args:
             wanted: "exact", "tree", "ann", or "auto": every key is scored while that costs less than a quarter of the
-                prompt's prefill, then whatever index there is serves. Or a source of indexes of the application's own.
-            prefill_s: seconds of a short prompt's prefill, asked for once; None: "auto" never takes an index.
+                prompt's prefill, then whatever index there is serves, if it was measured to be faster and to find nearly
+                as much. Or a source of indexes of the application's own.
+            prefill_s: seconds of a short prompt's prefill, asked for once; None: "auto" never takes an index. 0: no time
+                is short enough, and it takes the one that is there however it was measured.
             background: build an index that is wanted and not there, and build again one that has fallen behind, in
                 a thread, while every key is scored.
 
@@ -98,44 +101,37 @@ class Indexes:
         self._prefill_s = prefill_s
         self._budget_s: float | None = None
         self._key_s: float | None = None
-        self._opened: dict[Path, _Opened] = {}
-        self._searches: weakref.WeakKeyDictionary[KBSnapshot, SnapshotSearch] = weakref.WeakKeyDictionary()
-        self._work: dict[Path, threading.Thread] = {}
-        self._failed: set[Path] = set()
-        self._lock = threading.RLock()
+        self._cost_lock = threading.Lock()
+        self._work = Background()
+        self._folders: OrderedDict[Path, FollowedIndex] = OrderedDict()
+        self._known: weakref.WeakKeyDictionary[KBSnapshot, _Known] = weakref.WeakKeyDictionary()
+        self._lock = threading.Lock()
 
     def of(self, snapshot: KBSnapshot) -> SnapshotSearch:
         """Return the search of a snapshot's keys, by an index if that is wanted and there."""
-        if self._source is not None:
-            return self._sourced(self._source, snapshot)
         with self._lock:
-            opened = self._index_of(snapshot)
-            index = None if opened is None else opened.index
-            search = self._searches.get(snapshot)
-            if search is None or search.index is not index:
-                search = self._searches[snapshot] = SnapshotSearch(snapshot, index)
-            if opened is not None:
-                self._follow(snapshot, opened, search.n_unindexed)
-            return search
+            known = self._known.get(snapshot)
+            if known is None:
+                known = self._known[snapshot] = _Known()
+        index = self._index_of(snapshot) if self._source is None else self._sourced(self._source, snapshot, known)
+        return SnapshotSearch(snapshot, index, known.slots)
 
     def ready(self, snapshot: KBSnapshot) -> SnapshotSearch:
         """Return the search of a snapshot's keys after any index that is missing or behind has been built."""
-        self.of(snapshot)
-        self.wait()
+        for _ in range(_STEPS):
+            self.of(snapshot)
+            self.wait()
         return self.of(snapshot)
 
     def wait(self) -> None:
         """Wait for what is being done in the background."""
-        while self._work:
-            for thread in list(self._work.values()):
-                thread.join()
+        self._work.wait()
 
-    def _sourced(self, source: IndexSource, snapshot: KBSnapshot) -> SnapshotSearch:
-        """Return the search by the application's index, which is asked for outside the lock: it may be far away."""
+    def _sourced(self, source: IndexSource, snapshot: KBSnapshot, known: _Known) -> KeyIndex | None:
+        """Return the application's index, asked for once and outside the lock: it may be far away."""
         with self._lock:
-            search = self._searches.get(snapshot)
-        if search is not None:
-            return search
+            if known.is_asked:
+                return known.index
         index = None
         if not _is_small_view(snapshot):
             try:
@@ -143,80 +139,40 @@ class Indexes:
             except KBLaMError as error:
                 logger.warning("every key is scored: %s", error)
         with self._lock:
-            return self._searches.setdefault(snapshot, SnapshotSearch(snapshot, index))
+            if not known.is_asked:
+                known.is_asked, known.index = True, index
+            return known.index
 
-    def _index_of(self, snapshot: KBSnapshot) -> _Opened | None:
-        """Return what is known about the index of a snapshot's folder; None where every key is to be scored."""
+    def _index_of(self, snapshot: KBSnapshot) -> KeyIndex | None:
+        """Return the index of a snapshot's folder; None where every key is to be scored."""
         folder = snapshot.folder
         if self.wanted == "exact" or folder is None or _is_small_view(snapshot):
             return None
         if self.wanted == "auto" and self._exact_is_cheap(snapshot):
             return None
-        stamp = (snapshot.generation, _stamp(folder / RECORD))
-        opened = self._opened.get(folder)
-        if opened is None or opened.stamp != stamp:
-            opened = self._opened[folder] = _Opened(stamp)
-            try:
-                found = open_index(snapshot)
-            except KBLaMError as error:
-                logger.warning("every key is scored: %s", error)
-                found = None
-            if found is not None and self.wanted in ("auto", found[0].kind):
-                opened.record, opened.index = found
-        return opened
+        return self._followed(folder).of(snapshot, follow=self.background)
+
+    def _followed(self, folder: Path) -> FollowedIndex:
+        """Return what follows the index of a folder; others are forgotten that are gone, or were not asked for lately."""
+        with self._lock:
+            found = self._folders.pop(folder, None)
+            if found is None:
+                choosy = self.wanted == "auto" and self._budget_s != 0
+                found = FollowedIndex(folder, self.wanted, self._work, choosy=choosy)
+                for path, other in list(self._folders.items()):
+                    if not other.is_busy and (len(self._folders) >= MOST_FOLDERS or not path.is_dir()):
+                        del self._folders[path]
+            self._folders[folder] = found
+            return found
 
     def _exact_is_cheap(self, snapshot: KBSnapshot) -> bool:
         if self._prefill_s is None:
             return True
-        if self._budget_s is None or self._key_s is None:
-            self._budget_s = EXACT_SHARE * self._prefill_s()
-            self._key_s = seconds_per_key(snapshot)
+        with self._cost_lock:  # one measures, the others wait; nobody else does
+            if self._budget_s is None or self._key_s is None:
+                self._budget_s = EXACT_SHARE * self._prefill_s()
+                self._key_s = seconds_per_key(snapshot)
         return len(snapshot) * self._key_s <= self._budget_s
-
-    def _follow(self, snapshot: KBSnapshot, opened: _Opened, n_unindexed: int) -> None:
-        """Start in the background what keeps the index fit for its knowledge base."""
-        if opened.index is None or opened.record is None:
-            self._start(snapshot, lambda: self._build(snapshot))
-        elif snapshot.n_slots - opened.record.n_slots > REBUILD_SHARE * snapshot.n_slots:
-            self._start(snapshot, lambda: self._build(snapshot))
-        elif n_unindexed > TAIL and isinstance(opened.index, KeyTree):
-            self._start(snapshot, lambda: self._grow(snapshot, opened))
-
-    def _start(self, snapshot: KBSnapshot, work: Callable[[], None]) -> None:
-        folder = snapshot.folder
-        assert folder is not None
-        if not self.background or folder in self._work or folder in self._failed or not os.access(folder, os.W_OK):
-            return
-
-        def run() -> None:
-            try:
-                work()
-            except Exception as error:  # a thread has nobody to tell; answers go on by scoring every key
-                logger.warning("%s: no index could be built: %s", folder, error)
-                self._failed.add(folder)
-            finally:
-                del self._work[folder]
-
-        self._work[folder] = thread = threading.Thread(target=run, name="kblam-index", daemon=True)
-        thread.start()
-
-    def _build(self, snapshot: KBSnapshot) -> None:
-        kind: BuiltKind = "ann" if self.wanted == "ann" else "tree"
-        record = build_index(snapshot, kind)
-        logger.info("%s: built a %s in %.0f s, recall %.3f", snapshot.folder, kind, record.build_s, record.recall)
-
-    def _grow(self, snapshot: KBSnapshot, opened: _Opened) -> None:
-        """Let a tree take in what was added since, and build it again where that has made it worse."""
-        assert isinstance(opened.index, KeyTree) and opened.record is not None
-        segment = snapshot.key_segment()
-        grown = with_slots(opened.index, segment, len(segment))
-        queries = sample_queries(segment, 50)
-        recall = recall_of(grown.search(queries, K), scan(segment, queries, K))
-        if recall < opened.record.recall - LOST_RECALL:
-            self._build(snapshot)
-        else:
-            with self._lock:
-                opened.index = grown
 
 
 def seconds_per_key(snapshot: KBSnapshot) -> float:
@@ -232,12 +188,4 @@ def seconds_per_key(snapshot: KBSnapshot) -> float:
 
 
 def _is_small_view(snapshot: KBSnapshot) -> bool:
-    return len(snapshot) < _SEEN_SHARE * snapshot.n_slots
-
-
-def _stamp(path: Path) -> object:
-    try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_ino, status.st_mtime_ns, status.st_size
+    return snapshot.moved() is None and len(snapshot) < FEW_LEFT * snapshot.n_slots

@@ -53,7 +53,7 @@ class KeyIndex(Protocol):
         Args:
             queries: [n_queries, embed_dim].
             k: how many for each.
-            alive: [n_slots or more], which slots count; None: all.
+            alive: [n_slots or more], which slots count; None: all. A key with a NaN or inf in it never does.
         """
 
 
@@ -61,7 +61,7 @@ def top_of(scores: Floats, k: int, at: NDArray[np.int64] | None = None) -> Found
     """Return the best of scored keys.
 
     Args:
-        scores: [n_keys, n_queries]; -inf for a key that does not count.
+        scores: [n_keys, n_queries]; -inf for a key that does not count. No NaN.
         k: how many for each query.
         at: [n_keys], where the keys are; default 0..n_keys - 1.
     """

@@ -12,6 +12,7 @@ import numpy as np
 
 from kblam_engine.knowledge_base.rows import Embeddings
 from kblam_engine.products import Floats
+from kblam_engine.search.coarse import finite
 from kblam_engine.search.exact import ExactIndex, scan
 from kblam_engine.search.interface import Found, KeyIndex
 from kblam_engine.search.tree import Beam, KeyTree
@@ -24,6 +25,8 @@ N_QUERIES = 300
 """The fewer, the more the beam depends on which are drawn: for one tree of a million keys 2,896 by 100, 2,048 by 300."""
 _BETWEEN = 0.5
 """How far a sample query is from a key towards another one: cosines of .9 to its key, as real questions have."""
+_EQUAL = 1e-5
+"""Of a score: what rounding makes of the same one, summed up in another order."""
 _TIMED = 20
 INTERS = tuple(round(128 * 2 ** (step / 4)) for step in range(21))
 """Inter centres that a beam may follow, 128 to 4,096, four steps doubling them ..."""
@@ -45,16 +48,23 @@ def sample_queries(keys: Embeddings, n: int = N_QUERIES, seed: int = 0) -> Float
     """Return unit queries, [n, embed_dim], each near a key, on the way to another."""
     generator = np.random.default_rng(seed)
     first, second = (np.sort(generator.integers(len(keys), size=n)) for _ in range(2))
-    rows = np.asarray(keys[first], np.float32) + _BETWEEN * np.asarray(keys[generator.permutation(second)], np.float32)
+    one, other = (finite(np.asarray(keys[at], np.float32)) for at in (first, generator.permutation(second)))
+    rows = one + _BETWEEN * other
     unit: Floats = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     return unit
 
 
 def recall_of(found: Found, truth: Found) -> float:
-    """Return the share of what is true that was found."""
-    pairs = zip(found.at.tolist(), truth.at.tolist(), strict=True)
-    shares = [len(set(some) & set(best) - {-1}) / max(1, len(set(best) - {-1})) for some, best in pairs]
-    return float(np.mean(shares)) if shares else 1.0
+    """Return the share of what is true that was found, the mean over the queries that anything is true for.
+
+    What scores as high as the last of the best is one of the best: of equal keys, which are found is all the same.
+    """
+    n_true = (truth.at >= 0).sum(1)
+    asked = np.flatnonzero(n_true)
+    last = truth.scores[asked, n_true[asked] - 1]
+    right = (found.at[asked] >= 0) & (found.scores[asked] >= (last - _EQUAL * np.maximum(1, np.abs(last)))[:, None])
+    n_right = [len(np.unique(at[good])) for at, good in zip(found.at[asked], right, strict=True)]
+    return float(np.mean(np.minimum(1.0, n_right / n_true[asked]))) if len(asked) else 1.0
 
 
 def fitting_beam(tree: KeyTree, queries: Floats, truth: Found, goal: float = GOAL) -> Beam:

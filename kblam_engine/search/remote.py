@@ -17,6 +17,10 @@ from kblam_engine.products import Floats
 from kblam_engine.search.interface import Found, Mask, log_sum_exp
 
 _BATCH = 1024
+_COMPARED = 8
+"""Keys that are compared from the end, where copies of a knowledge base part, and as many from everywhere."""
+_ROUNDED = 1e-3
+"""Of a number of a key: by so much may the service change it."""
 _SPARE = 4
 """Keys asked for in multiples of k where some are not alive: the service does not know which."""
 
@@ -48,12 +52,13 @@ class RemoteIndex:
         What other processes have sent since is counted in.
 
         Raises:
-            KnowledgeBaseError: the collection is of another knowledge base, or of one before its last compaction.
+            KnowledgeBaseError: the collection is of another knowledge base, of one before its last compaction, or of
+                other keys than the knowledge base has since it was restored from a copy.
         """
         n_slots = self._counted()
         if not n_slots:
             return None
-        self._check(_origin(snapshot))
+        self._check(snapshot, n_slots)
         self._n_slots = n_slots
         return self
 
@@ -63,7 +68,7 @@ class RemoteIndex:
         A run that breaks off is taken up by the next: sending a slot twice changes nothing.
 
         Raises:
-            KnowledgeBaseError: the collection is of another knowledge base, or of one before its last compaction.
+            KnowledgeBaseError: the collection is of something else (see `of`).
         """
         models = _qdrant().models
         origin = _origin(snapshot)
@@ -74,7 +79,7 @@ class RemoteIndex:
                     size=snapshot.embed_dim, distance=models.Distance.DOT, datatype=models.Datatype.FLOAT16, on_disk=True
                 ),
             )
-        self._check(origin)
+        self._check(snapshot, self.n_slots)
         segment, first = snapshot.key_segment(), self.n_slots
         for start in range(first, len(segment), _BATCH):
             rows = np.asarray(segment[start : start + _BATCH], np.float32)
@@ -88,7 +93,7 @@ class RemoteIndex:
                 wait=True,
             )
             self._n_slots = start + len(rows)
-        return len(segment) - first
+        return max(0, len(segment) - first)
 
     def search(self, queries: Floats, k: int, alive: Mask | None = None) -> Found:
         """Return the best keys by the service's own index; see `KeyIndex.search`."""
@@ -120,17 +125,40 @@ class RemoteIndex:
     def _exists(self) -> bool:
         return bool(self._client.collection_exists(self.collection))
 
-    def _check(self, origin: str) -> None:
-        some = self._client.retrieve(self.collection, ids=[0], with_payload=True)
-        if some and some[0].payload.get("origin") != origin:
-            raise KnowledgeBaseError(
-                f"collection {self.collection!r}: expected the keys of {origin}, got those of "
-                f"{some[0].payload.get('origin')}; take another collection, or delete this one"
-            )
+    def _check(self, snapshot: KBSnapshot, n_slots: int) -> None:
+        """Refuse a collection of something else: its vectors' shape, and a few of the first `n_slots` points are looked at."""
+        shape = self._client.get_collection(self.collection).config.params.vectors
+        got = (getattr(shape, "size", None), getattr(getattr(shape, "distance", None), "value", None))
+        if got != (snapshot.embed_dim, "Dot"):
+            raise self._another(f"vectors of {snapshot.embed_dim} numbers, compared by their inner product", f"{got}")
+        segment = snapshot.key_segment()
+        slots = _few(min(n_slots, len(segment))) if n_slots else []
+        found = self._client.retrieve(self.collection, ids=slots, with_payload=True, with_vectors=True) if slots else []
+        missing = sorted(set(slots) - {point.id for point in found})
+        if missing:
+            raise self._another("slots that were sent in order", f"{n_slots} points without slot {missing[0]}")
+        for point in found:
+            origin = (point.payload or {}).get("origin")
+            if origin != _origin(snapshot):
+                raise self._another(f"the keys of {_origin(snapshot)}", f"those of {origin}")
+            if not np.allclose(point.vector, np.asarray(segment[point.id], np.float32), atol=_ROUNDED):
+                raise self._another(f"the keys of {_origin(snapshot)}", f"another key in slot {point.id}, as a copy may have")
+
+    def _another(self, expected: str, got: str) -> KnowledgeBaseError:
+        return KnowledgeBaseError(
+            f"collection {self.collection!r}: expected {expected}, got {got}; take another collection, or delete this one"
+        )
 
 
 def _origin(snapshot: KBSnapshot) -> str:
     return f"{snapshot.kb_id}-{snapshot.generation}"
+
+
+def _few(n_slots: int) -> list[int]:
+    """Return a few of the first slots: the last, and as many spread evenly, the first among them."""
+    spread = np.linspace(0, n_slots - 1, min(_COMPARED, n_slots)).astype(np.int64)
+    chosen: list[int] = np.union1d(spread, np.arange(max(0, n_slots - _COMPARED), n_slots)).tolist()
+    return chosen
 
 
 def connect(place: str, collection: str, **options: Any) -> RemoteIndex:

@@ -9,7 +9,7 @@ keys with the highest scores are read whole, from the knowledge base, and scored
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,12 +22,15 @@ from kblam_engine.products import Floats, highest, product_of_rows
 from kblam_engine.search.coarse import Coarse
 from kblam_engine.search.exact import scan, score_some
 from kblam_engine.search.interface import Found, Mask, log_sum_exp, stacked, top_of
+from kblam_engine.search.live import FEW, LiveCounts, Sizes, live_between
 
 Slots = NDArray[np.signedinteger[Any]]
 Codes = NDArray[np.int8]
 SCORED_AGAIN = 8
 """Keys that are read whole, for each one that is asked for. Of the best 16 of a million real keys, .977 are among the 32
 with the highest coarse scores, .988 among 64, .994 among 128, .996 among 256."""
+_WIDENED = 4
+"""Times as wide is the next beam, where too few of the keys that one led to are alive."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,10 @@ class Beam:
         """Check the numbers."""
         if min(self.roots, self.inters) < 1:
             raise ConfigurationError(f"beam: expected at least 1 root and 1 inter centre, got {self}")
+
+    def widened(self) -> Beam:
+        """Return the beam that is tried after this one."""
+        return Beam(_WIDENED * self.roots, _WIDENED * self.inters)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +70,15 @@ class Centres:
         found: Floats = scores / (self.lengths if which is None else self.lengths[which])
         return found
 
-    def log_mass(self, which: NDArray[np.int64], scores: Floats) -> Floats:
-        """Return log(sum(exp(score))) over the keys below each of some centres, as if all were at their mean."""
-        mass: Floats = np.log(np.maximum(self.sizes[which], 1)).astype(np.float32) + self.lengths[which] * scores
+    def log_mass(self, which: NDArray[np.int64], scores: Floats, alive: Slots) -> Floats:
+        """Return log(sum(exp(score))) over the keys below each of some centres, as if all were at their mean.
+
+        Args:
+            which: [n], the centres.
+            scores: [n], of these.
+            alive: for every centre, how many of the keys below it count; above 0 for these.
+        """
+        mass: Floats = np.log(alive[which]).astype(np.float32) + self.lengths[which] * scores
         return mass
 
     def __len__(self) -> int:
@@ -103,6 +116,7 @@ class KeyTree:
     segment: Embeddings
     n_slots: int
     beam: Beam = Beam()
+    _counts: LiveCounts = field(default_factory=LiveCounts, init=False, repr=False, compare=False)
     kind: ClassVar[str] = "tree"
 
     def search(self, queries: Floats, k: int, alive: Mask | None = None) -> Found:
@@ -111,31 +125,64 @@ class KeyTree:
         Scores are exact. The normaliser takes the keys of the clusters that were looked into by their coarse scores,
         but those that were scored again, and every other cluster as if all of its keys were at their mean: no logit is
         shifted by how much was pruned. A beam that covers the tree is a scan of every key.
+
+        No beam is spent on clusters without a key that is alive, where more than `FEW` of the slots are not; and one
+        that leads to too few is widened, to the whole tree if need be. So where fewer than k are found, there are no more.
         """
-        if self.beam.roots >= len(self.roots) and self.beam.inters >= len(self.inters):
+        if self._is_covered_by(self.beam):
             return scan(self.segment[: self.n_slots], queries, k, alive)
         found = [self._search(np.asarray(query, np.float32), k, alive) for query in queries]
         return stacked(found)
 
     def _search(self, query: Floats, k: int, alive: Mask | None) -> Found:
         against_codes = self.coarse.against_codes(self.coarse.project(query[None])[0])
-        root_scores = self.roots.scores(against_codes)
-        best = highest(root_scores, self.beam.roots)
-        inters = np.flatnonzero(_among(best, len(self.roots))[self.root_of])
-        inter_scores = self.inters.scores(against_codes, inters)
-        chosen = highest(inter_scores, self.beam.inters)
-        slots, scores = self._score_clusters(inters[chosen], query, against_codes, alive)
-        again = highest(scores, SCORED_AGAIN * k)
-        again = again[scores[again] > -np.inf]
+        sizes, beam = self._live(alive), self.beam
+        while True:
+            slots, scores, rest = self._follow(beam, sizes, query, against_codes, alive)
+            again = highest(scores, SCORED_AGAIN * k)
+            again = again[scores[again] > -np.inf]
+            if len(again) == SCORED_AGAIN * k or self._is_covered_by(beam):
+                break
+            beam = beam.widened()
         scores[again] = score_some(self.segment, query, slots[again])
         found = top_of(scores[again, None], k, slots[again])
-        other_roots = np.flatnonzero(~_among(best, len(root_scores)))
+        return replace(found, log_normaliser=log_sum_exp(np.concatenate([scores, rest])[None]))
+
+    def _follow(
+        self, beam: Beam, sizes: Sizes, query: Floats, against_codes: Floats, alive: Mask | None
+    ) -> tuple[Slots, Floats, Floats]:
+        """Return the slots that a beam leads to, the score of each, and the log of the mass of every other cluster."""
+        root_scores = self.roots.scores(against_codes)
+        best = _among(highest(np.where(sizes.roots > 0, root_scores, -np.inf), beam.roots), len(root_scores))
+        inters = np.flatnonzero(best[self.root_of])
+        inters = inters[sizes.inters[inters] > 0]
+        inter_scores = self.inters.scores(against_codes, inters)
+        chosen = highest(inter_scores, beam.inters)
+        slots, scores = self._score_clusters(inters[chosen], query, against_codes, alive)
+        other_roots = np.flatnonzero(~best & (sizes.roots > 0))
         others = np.flatnonzero(~_among(chosen, len(inters)))
         rest = [
-            self.roots.log_mass(other_roots, root_scores[other_roots]),
-            self.inters.log_mass(inters[others], inter_scores[others]),
+            self.roots.log_mass(other_roots, root_scores[other_roots], sizes.roots),
+            self.inters.log_mass(inters[others], inter_scores[others], sizes.inters),
         ]
-        return replace(found, log_normaliser=log_sum_exp(np.concatenate([scores, *rest])[None]))
+        return slots, scores, np.concatenate(rest)
+
+    def _is_covered_by(self, beam: Beam) -> bool:
+        return beam.roots >= len(self.roots) and beam.inters >= len(self.inters)
+
+    def _live(self, alive: Mask | None) -> Sizes:
+        """Return how many keys are alive below each centre; all of them where only a few are not."""
+        if alive is None or np.count_nonzero(alive[: self.n_slots]) >= (1 - FEW) * self.n_slots:
+            return Sizes(self.roots.sizes, self.inters.sizes)
+        return self._counts.of(alive[: self.n_slots], self._counted)
+
+    def _counted(self, alive: Mask) -> Sizes:
+        inters = live_between(self.begins, self.ends, self.leaf_slots, alive)
+        if self.loose:
+            owners = np.repeat(list(self.loose), list(map(len, self.loose.values())))
+            added = owners[alive[np.concatenate(list(self.loose.values()))]]
+            inters += np.bincount(added, minlength=len(inters)).astype(inters.dtype)
+        return Sizes(np.bincount(self.root_of, inters, len(self.roots)).astype(np.int32), inters)
 
     def _score_clusters(
         self, clusters: NDArray[np.int64], query: Floats, against_codes: Floats, alive: Mask | None
@@ -174,7 +221,7 @@ class KeyTree:
         """Bytes in memory beside what is mapped."""
         arrays = [getattr(level, part) for level in (self.roots, self.inters) for part in level.__slots__]
         arrays += [self.coarse.directions, self.root_of, self.begins, self.ends, *self.loose.values()]
-        return sum(array.nbytes for array in arrays)
+        return self._counts.nbytes + int(sum(array.nbytes for array in arrays))
 
 
 def _among(chosen: NDArray[np.int64], n: int) -> Mask:

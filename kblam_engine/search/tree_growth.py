@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -12,8 +12,16 @@ from torch import Tensor
 
 from kblam_engine.knowledge_base.rows import Embeddings
 from kblam_engine.products import Floats
-from kblam_engine.search.clustering import nearest_centres, parts_of, spherical_kmeans, sums_by_label
+from kblam_engine.search.clustering import (
+    by_label,
+    many_centres,
+    nearest_centres,
+    parts_of,
+    spherical_kmeans,
+    sums_by_label,
+)
 from kblam_engine.search.coarse import Coarse
+from kblam_engine.search.equal_keys import distinct, fingerprints, large_groups
 from kblam_engine.search.tree import Beam, Centres, Codes, KeyTree, Slots, within
 
 FINENESS = 4
@@ -72,14 +80,14 @@ def find_clusters(
     """Cluster keys, [n_keys, embed_dim]: top down on a sample, then in passes over all of them.
 
     A pass puts every key into a cluster; between passes the inter centres move to the means of their keys, and the
-    roots are found again among the inter centres.
+    roots are found again among the inter centres. Of equal keys the sample has one: the others would be given centres,
+    and directions, that tell nothing apart.
     """
     n_roots, n_inters = shape_of(len(keys))
     generator = np.random.default_rng(seed)
-    chosen = np.sort(generator.permutation(len(keys))[: _SAMPLE * n_inters])
+    chosen = distinct(keys, np.sort(generator.permutation(len(keys))[: _SAMPLE * n_inters]))
     coarse = Coarse.of(keys[chosen[:: -(-len(chosen) // _DIRECTING)]])
-    parts = (coarse.project(keys[chosen[at : at + _CHUNK]]) for at in range(0, len(chosen), _CHUNK))
-    sample = torch.from_numpy(np.concatenate(list(parts))).to(device)
+    sample = torch.from_numpy(_projected(coarse, keys, chosen)).to(device)
     roots = spherical_kmeans(sample, n_roots, seed)
     inters, root_of = _below(sample, roots, n_inters, seed)
     del sample
@@ -125,7 +133,7 @@ def with_slots(tree: KeyTree, segment: Embeddings, n_slots: int, seed: int = 0) 
     """
     new = np.arange(tree.n_slots, n_slots)
     roots, inters = (_directions(tree.coarse, level) for level in (tree.roots, tree.inters))
-    below = _by_label(torch.from_numpy(tree.root_of), len(roots))
+    below = by_label(torch.from_numpy(tree.root_of), len(roots))
     labels = np.zeros(len(new), np.int64)
     for start in range(0, len(new), _CHUNK):
         rows = torch.from_numpy(tree.coarse.project(segment[new[start : start + _CHUNK]]))
@@ -151,22 +159,15 @@ def nearest_leaf_centres(rows: Tensor, roots: Tensor, inters: Tensor, below: Seq
     best = torch.full((len(rows),), -torch.inf, device=rows.device)
     labels = torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
     # Sorted once: to look through all rows for each root would cost rows times roots.
-    places = _by_label(tried.flatten(), len(roots))
+    places = by_label(tried.flatten(), len(roots))
     for root in torch.unique(tried).tolist():
         which, centres = places[root] // tried.shape[1], below[root]
         if not len(centres):
             continue
-        scores, at = (rows[which] @ inters[centres].T).max(1)
+        at, scores = nearest_centres(rows[which], inters[centres])
         higher = scores > best[which]
         best[which[higher]], labels[which[higher]] = scores[higher], centres[at[higher]]
     return labels
-
-
-def _by_label(labels: Tensor, n_labels: int) -> Sequence[Tensor]:
-    """Return the places of each label, ascending."""
-    places = torch.argsort(labels, stable=True)
-    counts: list[int] = torch.bincount(labels, minlength=n_labels).tolist()
-    return torch.split(places, counts)
 
 
 def _directions(coarse: Coarse, centres: Centres) -> Tensor:
@@ -178,10 +179,10 @@ def _below(sample: Tensor, roots: Tensor, n_inters: int, seed: int) -> tuple[Ten
     """Return inter centres, each root's share of them found among its own keys, and the root of each."""
     labels, _ = nearest_centres(sample, roots)
     found, root_of = [], []
-    for root, places in enumerate(_by_label(labels, len(roots))):
+    for root, places in enumerate(by_label(labels, len(roots))):
         members = sample[places]
         if len(members):
-            centres = spherical_kmeans(members, max(1, round(n_inters * len(members) / len(sample))), seed + root)
+            centres = many_centres(members, max(1, round(n_inters * len(members) / len(sample))), seed + root)
             found.append(centres)
             root_of += [root] * len(centres)
     return torch.cat(found), torch.tensor(root_of, device=sample.device)
@@ -197,7 +198,7 @@ def _pass(
 ) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
     """Put every key into a cluster; return each cluster's sum, [n_inters, n_directions], its size, and the labels."""
     roots, inters, root_of = levels
-    below = _by_label(root_of, len(roots))
+    below = by_label(root_of, len(roots))
     sums, sizes = torch.zeros_like(inters), torch.zeros(len(inters), device=device)
     labels = np.empty(len(keys), np.int64)
     for start in range(0, len(keys), _CHUNK):
@@ -234,15 +235,18 @@ def centres_of(coarse: Coarse, sums: Floats, sizes: NDArray[np.generic]) -> Cent
 
 def _split_large(keys: Embeddings, clusters: Clusters, seed: int) -> Clusters:
     """Split what is too large, and describe the parts beside the other centres."""
-    labels, inters, root_of = clusters.labels, clusters.inters, clusters.root_of
+    labels, sizes = clusters.labels.copy(), clusters.inters.sizes
     order = np.argsort(labels, kind="stable")
-    starts = np.concatenate([[0], np.cumsum(inters.sizes)])
-    for cluster in _too_large(inters.sizes):
-        members = order[starts[cluster] : starts[cluster + 1]]
-        parts, centres = _divided(clusters.coarse, keys[members], len(labels) // len(starts) + 1, seed)
-        for number, part in enumerate(parts[1:]):
-            labels[members[part]] = len(inters) + number
-        inters, root_of = _replaced(inters, root_of, cluster, centres)
+    starts = np.concatenate([[0], np.cumsum(sizes)])
+    # Not the mean alone: where most keys have equals, there are few clusters, all of them large.
+    mean = min(float(sizes.mean()), 2 * len(labels) / shape_of(len(labels))[1])
+    splits = [
+        _divided(clusters.coarse, keys, cluster, order[starts[cluster] : starts[cluster + 1]], int(mean) + 1, seed)
+        for cluster in _too_large(sizes, mean)
+    ]
+    for number, slots in _numbered(splits, len(sizes)):
+        labels[slots] = number
+    inters, root_of = _replaced(clusters.inters, clusters.root_of, splits)
     return replace(clusters, labels=labels, inters=inters, root_of=root_of)
 
 
@@ -264,17 +268,16 @@ def _with_means(tree: KeyTree, clusters: NDArray[np.int64]) -> KeyTree:
 
 def _with_split(tree: KeyTree, seed: int) -> KeyTree:
     """Return a tree with those clusters split that are too large, and its roots moved to the means of their keys."""
-    inters, root_of = tree.inters, tree.root_of
-    share = int(inters.sizes.mean()) + 1
-    loose = dict(tree.loose)
+    mean = float(tree.inters.sizes.mean())
+    splits = [
+        _divided(tree.coarse, tree.segment, cluster, tree.members(cluster), int(mean) + 1, seed)
+        for cluster in _too_large(tree.inters.sizes, mean)
+    ]
+    loose = {**tree.loose, **dict(_numbered(splits, len(tree.inters)))}
     begins, ends = tree.begins.copy(), tree.ends.copy()
-    for cluster in _too_large(inters.sizes):
-        members = tree.members(cluster)
-        parts, centres = _divided(tree.coarse, tree.segment[members], share, seed)
-        begins[cluster] = ends[cluster] = 0
-        for number, part in zip([cluster, *range(len(inters), len(inters) + len(parts))], parts, strict=False):
-            loose[number] = members[part]
-        inters, root_of = _replaced(inters, root_of, cluster, centres)
+    for split in splits:
+        begins[split.cluster] = ends[split.cluster] = 0
+    inters, root_of = _replaced(tree.inters, tree.root_of, splits)
     sums = torch.from_numpy(tree.coarse.decoded(inters.means) * inters.sizes[:, None].astype(np.float32))
     above, _ = sums_by_label(sums, torch.from_numpy(root_of), len(tree.roots))
     below = np.bincount(root_of, inters.sizes, len(tree.roots))
@@ -289,28 +292,56 @@ def _with_split(tree: KeyTree, seed: int) -> KeyTree:
     )
 
 
-def _too_large(sizes: NDArray[np.int64]) -> list[int]:
-    return np.flatnonzero(sizes > LARGEST * max(8.0, float(sizes.mean()))).tolist()
+def _too_large(sizes: NDArray[np.int64], mean: float) -> list[int]:
+    return np.flatnonzero(sizes > LARGEST * max(8.0, mean)).tolist()
 
 
-def _divided(coarse: Coarse, keys: Embeddings, share: int, seed: int) -> tuple[list[NDArray[np.int64]], Centres]:
-    """Cut keys into parts of about `share`; return the places of each part's keys, and its centre."""
-    rows = torch.from_numpy(coarse.project(keys))
-    n_parts = -(-len(rows) // share)
-    labels = parts_of(rows, n_parts, seed)
-    sums, sizes = sums_by_label(rows, labels, n_parts)
-    used = torch.nonzero(sizes)[:, 0]
-    parts = [torch.nonzero(labels == part)[:, 0].numpy() for part in used.tolist()]
-    return parts, centres_of(coarse, sums[used].numpy(), sizes[used].numpy())
+@dataclass(frozen=True, slots=True)
+class _Split:
+    """A cluster, the slots in each of its parts, and the centres of these."""
+
+    cluster: int
+    parts: list[Slots]
+    centres: Centres
+
+
+def _divided(coarse: Coarse, keys: Embeddings, cluster: int, slots: Slots, share: int, seed: int) -> _Split:
+    """Cut the keys in a cluster into parts of about `share`: many equal ones by position, the others by what they are."""
+    groups, others = large_groups(fingerprints(keys, slots), 2 * share)
+    parts = [part for group in groups for part in np.array_split(group, -(-len(group) // (2 * share)))]
+    sums = [coarse.project(keys[slots[part[:1]]]) * len(part) for part in parts]
+    if len(others):
+        rows = torch.from_numpy(_projected(coarse, keys, slots[others]))
+        for places in parts_of(rows, share, seed):
+            parts.append(others[places.numpy()])
+            sums.append(rows[places].sum(0, keepdim=True).numpy())
+    centres = centres_of(coarse, np.concatenate(sums), np.array([len(part) for part in parts]))
+    return _Split(cluster, [slots[part] for part in parts], centres)
+
+
+def _projected(coarse: Coarse, keys: Embeddings, chosen: Slots) -> Floats:
+    """Return the coordinates of some keys, [n_chosen, n_directions], of which no more are read at once than need be."""
+    parts = [coarse.project(keys[chosen[at : at + _CHUNK]]) for at in range(0, len(chosen), _CHUNK)]
+    return np.concatenate(parts)
+
+
+def _numbered(splits: Sequence[_Split], n_clusters: int) -> Iterator[tuple[int, Slots]]:
+    """Yield each part's number and its slots: the first is in the place of its cluster, the others come at the end."""
+    for split in splits:
+        yield split.cluster, split.parts[0]
+        yield from enumerate(split.parts[1:], n_clusters)
+        n_clusters += len(split.parts) - 1
 
 
 def _replaced(
-    inters: Centres, root_of: NDArray[np.int64], cluster: int, parts: Centres
+    inters: Centres, root_of: NDArray[np.int64], splits: Sequence[_Split]
 ) -> tuple[Centres, NDArray[np.int64]]:
-    """Return the inter centres with the first part in the place of a cluster and the others at the end."""
+    """Return the inter centres, and the root of each, after the clusters have been split; as `_numbered`."""
     joined = []
     for name in Centres.__slots__:
-        old, new = getattr(inters, name).copy(), getattr(parts, name)
-        old[cluster] = new[0]
-        joined.append(np.concatenate([old, new[1:]]))
-    return Centres(*joined), np.concatenate([root_of, np.full(len(parts) - 1, root_of[cluster])])
+        whole, parts = getattr(inters, name).copy(), [getattr(split.centres, name) for split in splits]
+        for split, part in zip(splits, parts, strict=True):
+            whole[split.cluster] = part[0]
+        joined.append(np.concatenate([whole, *(part[1:] for part in parts)]))
+    roots = [np.full(len(split.parts) - 1, root_of[split.cluster]) for split in splits]
+    return Centres(*joined), np.concatenate([root_of, *roots])

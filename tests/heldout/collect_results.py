@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ def short(run: dict[str, Any]) -> dict[str, Any]:
     """Return a run without the parts that are long."""
     answers = [
         {
+            **({"line": answer["line"]} if "line" in answer else {}),
             "kind": answer["kind"],
             "messages": answer["messages"],
             "supports": answer["supports"],
@@ -67,7 +69,17 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="where the short copies go")
     parser.add_argument("files", type=Path, nargs="+", help="what kblam eval --json wrote")
     arguments = parser.parse_args()
-    runs, _, grids = read_runs(arguments.files)
+    names = [path.with_suffix(".json").name for path in {path.resolve(): path for path in arguments.files}]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        parser.error(f"expected files of different names, for all copies go into one folder, got {', '.join(twice)} more than once")
+    if arguments.folder.exists() and not arguments.folder.is_dir():
+        parser.error(f"{arguments.folder}: expected a folder for the short copies, got a file")
+    runs, benches, grids = read_runs(arguments.files)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    if benches:
+        named = ", ".join(bench.name for bench in benches)
+        print(f"no short copy of {named}: a file of kblam bench is short as it is, copy it", file=sys.stderr)
     kept = {run.name: short(run.data) for run in runs} | {grid.name: short_grid(grid.data) for grid in grids}
     for name, data in kept.items():
         text = json.dumps(data, indent=1, ensure_ascii=False)
