@@ -68,8 +68,9 @@ class Judgements:
                 self.unreadable.append(str(error))
                 return None
             except Exception as error:  # any function of a user's: the answers are worth more than the scores
-                logger.warning("the judge %s failed", self._judge.name, exc_info=True)
                 self.broken = _writable(f"{type(error).__name__}: {error}")
+                logger.warning("the judge %s failed: %s", self._judge.name, self.broken)
+                logger.debug("where it failed", exc_info=True)
                 self.n_unasked += 1
                 return None
             self._keep(key)
