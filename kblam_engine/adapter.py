@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ from kblam_engine.sentence_tokens import SentenceTokenAdapter, SentenceTokenConf
 
 FORMAT = 1
 """Version of the adapter folder; one that is newer or older than the code reads is refused."""
+
+_KINDS: dict[str, tuple[type, ...]] = {"int": (int,), "float": (float, int), "str": (str,), "bool": (bool,)}
+"""What JSON must hold for an annotation; a true or false is no number."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class AdapterConfig:
         """Read what ``to_dict`` wrote.
 
         Raises:
-            CheckpointError: another format or other features, or a key is missing or unknown.
+            CheckpointError: another format or other features, a key is missing or unknown, or a value is of the wrong type.
         """
         data = dict(data)
         found, features = data.pop("format", None), data.pop("features", None)
@@ -103,15 +107,38 @@ class AdapterConfig:
         try:
             native = dict(data.pop("native"))
             native["layers"] = tuple(native["layers"])
+            _check_types("native", NativeTokenConfig, native)
+            _check_types("adapter", cls, data)
             sentence = data.pop("sentence", None)
             if sentence is not None:
+                _check_types("sentence", SentenceTokenConfig, sentence)
                 data["sentence"] = SentenceTokenConfig.from_dict(sentence)
             questions = data.pop("questions", None)
             if questions is not None:
+                _check_types("questions", LowRankConfig, questions)
                 data["questions"] = LowRankConfig(**questions)
             return cls(native=NativeTokenConfig(**native), **data)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"adapter_config.json: not an adapter configuration ({error})") from error
+
+
+def _check_types(part: str, of: type, data: Mapping[str, Any]) -> None:
+    """Compare the values of JSON with the annotations of a configuration's plain fields.
+
+    Raises:
+        ConfigurationError: one is of another type; a width of 2.5 would fail much later, where a tensor is made.
+    """
+    for field in fields(of):
+        annotation = str(field.type)
+        each = annotation.removeprefix("tuple[").removesuffix(", ...]")
+        kind, _, optional = each.partition(" | ")
+        if field.name not in data or kind not in _KINDS:
+            continue
+        value = data[field.name]
+        values = value if each != annotation else (value,)
+        right = all(isinstance(v, _KINDS[kind]) and (kind == "bool" or not isinstance(v, bool)) for v in values)
+        if not right and not (value is None and optional == "None"):
+            raise ConfigurationError(f"{part}: expected {field.name} of type {annotation}, got {value!r}")
 
 
 class KnowledgeAdapter(nn.Module):

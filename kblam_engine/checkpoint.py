@@ -8,8 +8,8 @@ from importlib import resources
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
 
 from kblam_engine.adapter import AdapterConfig, KnowledgeAdapter
 from kblam_engine.errors import CheckpointError, ModelNotFoundError
@@ -49,7 +49,7 @@ def load_adapter(
     """Read an adapter folder made for this base model and this sentence encoder.
 
     Raises:
-        CheckpointError: the folder is not an adapter, or is one for another model, encoder or version.
+        CheckpointError: the folder is not an adapter, is one for another model, encoder or version, or is damaged.
     """
     path = Path(folder)
     config = read_config(path)
@@ -61,20 +61,69 @@ def load_adapter(
             raise CheckpointError(
                 f"{path}: made for the {what} {expected}, got {got}; use that one, or train another adapter"
             )
+    tensors = _tensors(path / WEIGHTS, config)
     adapter = KnowledgeAdapter(config)
-    try:
-        tensors = load_file(path / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path / WEIGHTS}: cannot be read ({error})") from error
-    expected_shapes = {k: tuple(v.shape) for k, v in adapter.state_dict().items()}
-    found_shapes = {k: tuple(v.shape) for k, v in tensors.items()}
-    if expected_shapes != found_shapes:
-        wrong = sorted(set(expected_shapes.items()) ^ set(found_shapes.items()))[:3]
-        raise CheckpointError(
-            f"{path / WEIGHTS}: its tensors do not fit {CONFIG}; first differences: {wrong}"
-        )
-    adapter.load_state_dict({k: v.float() for k, v in tensors.items()})
+    adapter.load_state_dict(tensors)
     return adapter.eval().requires_grad_(False)
+
+
+def _tensors(path: Path, config: AdapterConfig) -> dict[str, torch.Tensor]:
+    """Read the weights of an adapter, as float32.
+
+    Nothing is allocated before the shapes are known to fit: a damaged configuration may ask for any amount of memory.
+
+    Raises:
+        CheckpointError: they cannot be read, do not fit the configuration, or are no finite numbers.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            found = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+            _check_shapes(path, _shapes_of(config, len(names)), found)
+            stored = {name: file.get_tensor(name) for name in names}
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({error})") from error
+    whole = sorted(f"{name} ({tensor.dtype})" for name, tensor in stored.items() if not tensor.is_floating_point())
+    if whole:
+        raise CheckpointError(f"{path}: expected floating-point tensors, got {', '.join(whole[:3])}; train the adapter again")
+    tensors = {name: tensor.float() for name, tensor in stored.items()}
+    broken = sorted(name for name, tensor in tensors.items() if not tensor.isfinite().all())
+    if broken:
+        raise CheckpointError(
+            f"{path}: expected finite numbers, got NaN or infinity in {', '.join(broken[:3])} ({len(broken)} of "
+            f"{len(tensors)} tensors); train the adapter again, or use an earlier one"
+        )
+    return tensors
+
+
+def _shapes_of(config: AdapterConfig, n_tensors: int) -> dict[str, tuple[int, ...]]:
+    """Return the shapes of an adapter's tensors, without memory for them.
+
+    Args:
+        config: the adapter's.
+        n_tensors: how many are stored: layers of which there are more than that need not be made to be refused.
+
+    Raises:
+        CheckpointError: no adapter can have this configuration.
+    """
+    sentence = config.sentence
+    if sentence is not None and sentence.n_layers > sentence.kb_layer_stride * n_tensors:
+        raise CheckpointError(
+            f"{WEIGHTS}: its {n_tensors} tensors do not fit {CONFIG}, which tells of sentence tokens in every "
+            f"{sentence.kb_layer_stride}. of {sentence.n_layers} layers"
+        )
+    try:
+        with torch.device("meta"):
+            return {k: tuple(v.shape) for k, v in KnowledgeAdapter(config).state_dict().items()}
+    except (RuntimeError, OverflowError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{CONFIG}: no adapter can be of these sizes ({reason})") from error
+
+
+def _check_shapes(path: Path, expected: dict[str, tuple[int, ...]], found: dict[str, tuple[int, ...]]) -> None:
+    if expected != found:
+        wrong = sorted(set(expected.items()) ^ set(found.items()))[:3]
+        raise CheckpointError(f"{path}: its tensors do not fit {CONFIG}; first differences: {wrong}")
 
 
 def read_config(folder: str | os.PathLike[str]) -> AdapterConfig:

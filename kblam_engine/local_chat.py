@@ -13,7 +13,7 @@ from kblam_engine.chat_model import ChatModel, Message
 from kblam_engine.chat_text import chat_text
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.models import load_base_model, resolve_model
-from kblam_engine.models.loading import quiet_transformers
+from kblam_engine.models.loading import NO_CODE, quiet_transformers
 
 _FUNCTION = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*")
 
@@ -109,7 +109,7 @@ def _check_template(place: str, role: str) -> None:
 
     try:
         with quiet_transformers():
-            template = AutoTokenizer.from_pretrained(place).chat_template
+            template = AutoTokenizer.from_pretrained(place, **NO_CODE).chat_template
     except (OSError, ValueError, ImportError):
         return  # loading the model tells what is wrong
     if not template:

@@ -214,7 +214,7 @@ def _from_sentence_transformers(
     options = {"dtype": dtype, "use_safetensors": True}
     try:
         with quiet_transformers():
-            model = SentenceTransformer(place, device=device, model_kwargs=options)
+            model = SentenceTransformer(place, device=device, model_kwargs=options, trust_remote_code=False)
     except (OSError, ValueError, ImportError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ModelNotFoundError(

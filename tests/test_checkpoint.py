@@ -129,12 +129,47 @@ def test_other_evidence_features_are_refused(folder, change):
         {"embed_dim": "many"},
         {"refusal_threshold": 2.0},
         {"retrieval_layer": 2},
+        {"retrieval_layer": 1.0},
+        {"refusal_threshold": "0.3"},
+        {"base_model": 7},
+        {"evidence_hidden": 64.5},
+        {"evidence_hidden": True},
+        {"evidence_hidden": 300_000_000_000},
+        {"evidence_hidden": 10**30},
+        {"native": {"layers": [2.0], "hidden_size": 64, "n_heads": 4, "head_dim": 16}},
+        {"native": {"layers": [2], "hidden_size": 64, "n_heads": 4, "head_dim": 2.5}},
+        {"native": {"layers": [2], "hidden_size": 10**12, "n_heads": 4, "head_dim": 16}},
+        {"questions": {"n_layers": 1, "hidden": 8, "inner": 8, "rank": 1.5}},
+        {"sentence": "none"},
     ],
     ids=str,
 )
 def test_wrong_configuration_is_refused(folder, changes):
     edit(folder, **changes)
     with pytest.raises(CheckpointError, match=CONFIG):
+        load(folder)
+
+
+@pytest.mark.parametrize("change", [{"head_dim": 2.5}, {"key_norm": 1}, {"kb_scale": "100"}, {"n_layers": 10**9}], ids=str)
+def test_wrong_sentence_tokens_are_refused(folder, change):
+    shape = {"embed_dim": 64, "hidden_size": 64, "n_layers": 4, "n_heads": 4, "n_kv_heads": 2, "head_dim": 16}
+    edit(folder, sentence=shape | change, embed_dim=64)
+    with pytest.raises(CheckpointError, match=f"{CONFIG}.*{'of 1000000000 layers' if 'n_layers' in change else next(iter(change))}"):
+        load(folder)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(folder, bad):
+    tensors = load_file(folder / WEIGHTS)
+    tensors["native.value"][-1, -1, -1] = bad
+    save_file(tensors, folder / WEIGHTS)
+    with pytest.raises(CheckpointError, match="expected finite numbers, got NaN or infinity in native.value"):
+        load(folder)
+
+
+def test_whole_numbers_as_weights_are_refused(folder):
+    save_file({k: v.to(torch.int32) for k, v in load_file(folder / WEIGHTS).items()}, folder / WEIGHTS)
+    with pytest.raises(CheckpointError, match=r"expected floating-point tensors, got .*\(torch.int32\)"):
         load(folder)
 
 

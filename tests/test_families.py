@@ -5,7 +5,7 @@ from random import Random
 import pytest
 import torch
 import transformers
-from conftest import TINY_SHAPE
+from conftest import TINY_SHAPE, build_tokenizer
 from engine_parts import QUESTION, SHORT, build_engine, same, user
 
 from kblam_engine.injection import ATTENTION_NAME, KBCache
@@ -30,12 +30,18 @@ FAMILIES = {
         "query_pre_attn_scalar": 16,
     },
 }
+# These change what their head returns before they choose a token by it.
+SCALED = {
+    "Gemma2": {"final_logit_softcapping": 2.0, "query_pre_attn_scalar": 16},
+    "Granite": {"logits_scaling": 8.0},
+    "Cohere": {"logit_scale": 0.0625},
+}
 IDS = torch.randint(3, 267, (2, 40), generator=torch.Generator().manual_seed(4))
 
 
 def build(family, **extra):
     """Return a frozen random model whose norms are not the identity either."""
-    options = {**TINY_SHAPE, **FAMILIES[family], **extra}
+    options = {**TINY_SHAPE, **{**FAMILIES, **SCALED}[family], **extra}
     if family == "Phi3":
         del options["head_dim"]  # always hidden size / heads there
     with torch.random.fork_rng(devices=[]):
@@ -194,6 +200,46 @@ def test_training_step_reaches_every_native_token(family, tiny_tokenizer):
     assert all(p.grad.isfinite().all() for p in native.parameters() if p.grad is not None)
     assert native.value.grad.abs().amax(dim=(1, 2)).min() > 0
     engine.injection.detach()
+
+
+def pure_loss(trainer, injection, prompt, answer, monkeypatch):
+    """Return the trainer's loss with native tokens left out, and that of the model's own logits."""
+    use = injection.use
+    monkeypatch.setattr(injection, "use", lambda state: use(None))
+    ids, answer_ids = trainer.prompt_ids(prompt), trainer.answer_ids(answer)
+    own = logits(injection.model, torch.tensor([ids + answer_ids[:-1]]))[0, len(ids) - 1 :]
+    with torch.no_grad():
+        loss = trainer.loss([NativeExample(prompt, answer, (), (0.0,))])
+    return loss, torch.nn.functional.cross_entropy(own, torch.tensor(answer_ids))
+
+
+@pytest.mark.parametrize("scaled", SCALED)
+def test_the_loss_is_of_the_logits_that_the_model_answers_with(scaled, tiny_tokenizer, monkeypatch):
+    model = build(scaled)
+    head = model.lm_head(model.get_decoder()(input_ids=IDS).last_hidden_state)
+    assert not torch.allclose(head, logits(model, IDS), atol=0.1), "else this shows nothing"
+    engine = engine_of(model, tiny_tokenizer)
+    trainer = NativeTrainer(engine.injection, tiny_tokenizer, engine.adapter.native, steps=4)
+    loss, own = pure_loss(trainer, engine.injection, engine.chat_prompt(QUESTION), "The mass is 4.", monkeypatch)
+    torch.testing.assert_close(loss, own, rtol=1e-4, atol=1e-4)
+    assert not model.lm_head._forward_pre_hooks
+    engine.injection.detach()
+
+
+def test_training_needs_no_pad_token():
+    """Prompts and answers of unequal lengths are padded, whatever with."""
+    losses = []
+    for pad in (None, "<|endoftext|>"):
+        tokenizer = build_tokenizer()
+        tokenizer.pad_token = pad
+        engine = engine_of(build("Llama"), tokenizer)
+        trainer = NativeTrainer(engine.injection, tokenizer, engine.adapter.native, steps=4)
+        rows = [
+            NativeExample(engine.chat_prompt(q), a, (), (0.0,)) for q, a in ((QUESTION, "No."), ("And it?", "The mass is 4."))
+        ]
+        losses.append(trainer.loss(rows).detach())
+        engine.injection.detach()
+    torch.testing.assert_close(losses[0], losses[1])
 
 
 def test_what_attention_must_write_is_measured_behind_its_norm(family, tiny_tokenizer):

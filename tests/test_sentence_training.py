@@ -8,6 +8,7 @@ from random import Random
 import numpy as np
 import pytest
 import torch
+from conftest import build_tokenizer
 from engine_parts import QUESTION, SHORT
 from typer.testing import CliRunner
 
@@ -129,6 +130,15 @@ def test_the_loss_is_of_the_answer_tokens_and_padding_does_not_count(injection, 
     assert lengths[0] != lengths[1]
     expected = np.average(alone, weights=lengths)
     assert float(trainer.loss(rows).detach()) == pytest.approx(expected, abs=1e-4)
+
+
+def test_padding_needs_no_token_of_its_own(injection):
+    rows = [example("Orca", VALUES), replace(example("Narwhal", VALUES), prompt=CHAT.format("And Narwhal, please?"))]
+    tokenizer, losses = build_tokenizer(), []
+    for pad in (None, "<|endoftext|>"):
+        tokenizer.pad_token = pad
+        losses.append(trainer_of(injection, tokenizer).loss(rows).detach())
+    torch.testing.assert_close(losses[0], losses[1])
 
 
 def test_parts_of_a_step_add_up_to_the_whole(injection, tiny_tokenizer):

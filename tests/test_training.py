@@ -1,6 +1,7 @@
 """Training: stages that learn, from a seed, with the base model frozen; and the whole recipe."""
 
 import itertools
+import math
 from random import Random
 
 import numpy as np
@@ -313,7 +314,20 @@ def test_the_smoke_recipe_trains_and_saves_an_adapter(tiny_model_folder, tmp_pat
         assert (result.folder / name).read_bytes() == (again.folder / name).read_bytes(), name
 
 
-@pytest.mark.parametrize("changes", [{"batch": 0}, {"lr": 0.0}, {"n_queries": 1}, {"n_queries": -4}, {"sources": ("cwe",)}], ids=str)
+NOT_FINITE = [
+    {name: value}
+    for number in (math.nan, math.inf)
+    for name, value in [
+        ("answer_kinds", (("simple", number), ("chain", 1.0))),
+        ("lr", number),
+        ("write_strength", number),
+        ("written_weight", number),
+        ("style_share", number),
+    ]
+]
+
+
+@pytest.mark.parametrize("changes", [{"batch": 0}, {"lr": 0.0}, {"n_queries": 1}, {"n_queries": -4}, {"sources": ("cwe",)}, *NOT_FINITE], ids=str)
 def test_wrong_configurations_are_refused(changes):
     with pytest.raises(ConfigurationError):
         recipe("smoke", **changes)

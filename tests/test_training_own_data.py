@@ -94,6 +94,32 @@ def test_other_contents_are_another_run(files):
         digest_of([str(files / "none.jsonl")])
 
 
+def test_opening_a_knowledge_base_does_not_make_another_run_of_it(files):
+    """While it is open, and after a process that had it open was killed, more files lie in its folder."""
+    paths = [str(files / "boats.kb")]
+    before = digest_of(paths)
+    with KnowledgeBase.open(paths[0], encoder=HashingEncoder()):
+        assert digest_of(paths) == before
+    read_own(paths[0])
+    (files / "boats.kb" / "kb.sqlite-wal").touch()
+    (files / "boats.kb" / "left over").write_text("by a killed process", "utf-8")
+    assert digest_of(paths) == before
+
+
+def test_other_triples_in_a_knowledge_base_are_another_run(files):
+    paths, seen = [str(files / "boats.kb")], set()
+    for change in (
+        lambda kb: None,
+        lambda kb: kb.add([Triple("Boat 9", "home port", "Kiel")]),
+        lambda kb: kb.remove(name="Boat 9"),
+        lambda kb: (kb.remove(name="Boat 0"), kb.add(TRIPLES[:2])),  # the same in another order: other draws
+    ):
+        with KnowledgeBase.open(paths[0], encoder=HashingEncoder()) as kb:
+            change(kb)
+        seen.add(digest_of(paths))
+    assert len(seen) == 3, "with and without Boat 9, and in another order"
+
+
 def test_a_run_trains_on_them(files, tiny_model_folder, tmp_path):
     seen = set()
     config = recipe(

@@ -247,6 +247,13 @@ def test_a_loss_that_is_not_a_number_stops_with_its_batch(tiny_model_folder, beg
     assert not begun.exists() and checkpoint_of(begun).exists()
 
 
+def test_a_validation_that_is_not_a_number_stops(tiny_model_folder, begun, monkeypatch):
+    monkeypatch.setattr(NativeTrainer, "validate", lambda self, held: math.nan)
+    with pytest.raises(TrainingError, match="native tokens, step 3: expected a finite validation loss, got nan"):
+        train(config_of(tiny_model_folder), begun, checkpoint_every=EVERY)
+    assert not begun.exists()
+
+
 def test_a_loss_that_runs_away_stops(tiny_model_folder, begun, monkeypatch):
     monkeypatch.setattr("kblam_engine.training.divergence.SETTLING", 3)
     spoilt(monkeypatch, 4, 1000.0)

@@ -54,7 +54,7 @@ def train(
     ] = None,
     exclude_names: Annotated[
         list[Path] | None,
-        typer.Option(help="KB file whose names are kept out of the training data; repeatable."),
+        typer.Option(help="KB or file of triples whose names, in any case, are kept out of the training data; repeatable."),
     ] = None,
     checkpoint_every: Annotated[
         int, typer.Option(min=1, help="Optimiser steps between two checkpoints, from which a run goes on.")
@@ -80,10 +80,10 @@ def train(
 
     from kblam_engine.training.config import recipe as named_recipe
     from kblam_engine.training.distributed import is_main
+    from kblam_engine.training.left_out import names_in
     from kblam_engine.training.recipe import train as run
-    from kblam_engine.triple_files import read_triples
 
-    names = frozenset(t.name for path in exclude_names or () for t in read_triples(path))
+    names = frozenset(name for path in exclude_names or () for name in names_in(path))
     config = named_recipe(
         recipe,
         model=model,

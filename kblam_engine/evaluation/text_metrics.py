@@ -176,12 +176,12 @@ def _encoder(folder: Path) -> tuple[Any, Any]:
     """
     from transformers import AutoModel, AutoTokenizer
 
-    from kblam_engine.models.loading import quiet_transformers
+    from kblam_engine.models.loading import NO_CODE, quiet_transformers
 
     try:
         with quiet_transformers():
-            model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
-            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True, **NO_CODE)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, **NO_CODE)
     except (OSError, ValueError) as error:
         raise ModelNotFoundError(
             f"{folder}: expected a folder with a BERT-like model and its tokenizer, saved by transformers ({error})"

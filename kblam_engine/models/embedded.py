@@ -108,9 +108,9 @@ def _convert(weights: Path, target: Path, model: EmbeddedModel) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from kblam_engine.models.loading import quiet_transformers
+    from kblam_engine.models.loading import NO_CODE, quiet_transformers
 
-    source: dict[str, Any] = {"gguf_file": weights.name}
+    source: dict[str, Any] = {"gguf_file": weights.name, **NO_CODE}
     with quiet_transformers():
         network = AutoModelForCausalLM.from_pretrained(str(weights.parent), dtype=torch.float32, **source)
         # With the config given, the file is not read once more for it: a large vocabulary takes long.

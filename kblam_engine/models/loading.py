@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
@@ -13,6 +13,7 @@ from kblam_engine.errors import ConfigurationError, ModelNotFoundError
 from kblam_engine.models.registry import (
     DEFAULT_MODEL,
     EMBEDDED,
+    Kind,
     ResolvedModel,
     folder_digest,
     resolve_model,
@@ -29,6 +30,9 @@ _DTYPES = {
     "float16": "float16",
     "fp16": "float16",
 }
+NO_CODE: Mapping[str, Any] = {"trust_remote_code": False}
+"""For every ``from_pretrained`` of transformers: unless told so, it asks on stdin whether to run a model's own code."""
+
 # Flags of /proc/cpuinfo for arithmetic in bfloat16: x86 vectors, x86 tiles, and Arm.
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
@@ -62,7 +66,8 @@ def load_base_model(
     Raises:
         ModelNotFoundError: there is no such model, or it cannot be read.
         MissingDependencyError: the package with an embedded model is not installed.
-        ConfigurationError: `dtype` or `device` is not one that torch knows.
+        ConfigurationError: `dtype` or `device` is not one that torch knows, or the model's tokenizer is none that
+            can be worked with: not a fast one, without a chat template, or without an end token.
     """
     resolved = resolve_model(name_or_path)
     import torch
@@ -144,21 +149,58 @@ def _load(resolved: ResolvedModel, dtype: torch.dtype) -> tuple[Any, Any]:
         from kblam_engine.models.embedded import prepare
 
         place = str(prepare(EMBEDDED[resolved.name]))
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
         with quiet_transformers():
-            model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, use_safetensors=True)
-            tokenizer = AutoTokenizer.from_pretrained(place)
-    except (OSError, ValueError, ImportError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        remedy = (
-            "check the id and the network, or download it first and give the folder"
-            if resolved.kind == "hub"
-            else "expected a causal language model saved as safetensors, with its tokenizer"
-        )
+            model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, use_safetensors=True, **NO_CODE)
+            tokenizer = AutoTokenizer.from_pretrained(place, **NO_CODE)
+    except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
+        reason, remedy = _explain(error, resolved.kind)
         raise ModelNotFoundError(f"cannot load the base model {place!r}: {reason} ({remedy})") from error
+    _check_tokenizer(tokenizer, place)
     return model, tokenizer
+
+
+def _explain(error: Exception, kind: Kind) -> tuple[str, str]:
+    """Return the reason why a base model cannot be loaded, one line, and what to do about it."""
+    from safetensors import SafetensorError
+
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+    again = "download it again" if kind == "hub" else "copy or download the folder again"
+    if "custom code" in reason:
+        return (
+            "it brings its own code, and no code from a model is run",
+            "expected an architecture that transformers has itself: take another model",
+        )
+    if "ignore_mismatched_sizes" in reason:
+        return "its weights have other shapes than its config.json says", again
+    if isinstance(error, SafetensorError):
+        return f"its weights are damaged: {reason}", again
+    if kind == "hub":
+        return reason, "check the id and the network, or download it first and give the folder"
+    return reason, "expected a causal language model saved as safetensors, with its tokenizer"
+
+
+def _check_tokenizer(tokenizer: Any, place: str) -> None:
+    """Refuse a tokenizer that would fail only later, in the middle of an answer or of training.
+
+    Raises:
+        ConfigurationError: it is not a fast one, or has no chat template or no end token.
+    """
+    if not tokenizer.is_fast:
+        problem = "is not a fast one (no tokenizer.json)"
+        remedy = "save it with AutoTokenizer.from_pretrained(..., use_fast=True).save_pretrained(folder)"
+    elif not tokenizer.chat_template:
+        problem = "has no chat template"
+        remedy = "take the model's chat version, or put a chat_template.jinja into its folder"
+    elif tokenizer.eos_token_id is None:
+        problem = "has no end token"
+        remedy = "name the token that ends a turn as eos_token in its tokenizer_config.json"
+    else:
+        return
+    raise ConfigurationError(f"base model {place!r}: expected the tokenizer of a chat model, got one that {problem}: {remedy}")
 
 
 def _fingerprint(resolved: ResolvedModel, model: Any) -> str:

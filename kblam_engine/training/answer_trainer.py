@@ -52,6 +52,7 @@ class AnswerTrainer(ABC, Generic[E, A]):
         schedule: of its learning rate.
         processes: those that share the examples of every step.
         gradient: length of the gradient at the last step, before it was clipped.
+        pad_id: what fills rows; nothing attends to it.
     """
 
     def __init__(
@@ -77,6 +78,8 @@ class AnswerTrainer(ABC, Generic[E, A]):
         """
         self.injection, self.tokenizer, self.adapter = injection, tokenizer, adapter
         self.statements = StatementTokenizer(tokenizer, int(tokenizer.eos_token_id))
+        # Not every tokenizer has a token for padding, and which one it is changes nothing.
+        self.pad_id = self.statements.end_id if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
         self.accumulate, self.processes = accumulate, processes
         self.gradient = 0.0
         self.optimizer = torch.optim.AdamW(list(groups), weight_decay=0.0)
@@ -115,6 +118,24 @@ class AnswerTrainer(ABC, Generic[E, A]):
         """Return the mean loss of batches, of which every process reads its share."""
         own = (float(self.loss(batch)) for part in self.processes.parts(batches) for batch in part)
         return self.processes.add_up(sum(own)) / len(batches)
+
+    def answer_logits(self, keep: Tensor, **inputs: Any) -> Tensor:
+        """Return the base model's logits at some positions, float32 [n_kept, vocab].
+
+        They come from its whole forward, because some models scale or cap what their head returns. What is not kept
+        is left out before the head: a vocabulary is large, and a prompt long.
+
+        Args:
+            keep: bool [batch, n], the positions.
+            inputs: of the forward.
+        """
+        head = self.injection.model.get_output_embeddings()
+        hook = head.register_forward_pre_hook(lambda _, args: (args[0][keep][None].to(head.weight.dtype),))
+        try:
+            logits: Tensor = self.injection.model(**inputs).logits[0].float()
+        finally:
+            hook.remove()
+        return logits
 
     def prompt_ids(self, prompt: str) -> list[int]:
         """Return the ids of a prompt, which brings its own special tokens."""

@@ -70,7 +70,7 @@ class Checkpoints:
             state: the rest, as JSON objects.
         """
         text = json.dumps(state)
-        metadata = {"key": self._key, "state": text, "digest": _digest(tensors, text)}
+        metadata = {"key": self._key, "state": text, "digest": checksum(tensors, text)}
         write_tensors(self.path, tensors, metadata)
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
@@ -81,7 +81,7 @@ class Checkpoints:
                 if metadata["key"] != self._key:
                     raise ValueError("it is of another run")
                 tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-            if metadata["digest"] != _digest(tensors, metadata["state"]):
+            if metadata["digest"] != checksum(tensors, metadata["state"]):
                 raise ValueError("its content does not fit its checksum")
             return tensors, json.loads(metadata["state"])
         except FileNotFoundError:
@@ -104,9 +104,12 @@ def _unfinished(path: Path) -> Path:
     return path.with_name(f"{path.name}.unfinished")
 
 
-def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
-    """Return a checksum: safetensors notices a file that is cut off, and no other damage."""
-    digest = hashlib.sha256(state.encode())
+def checksum(tensors: Mapping[str, Tensor], told: str) -> str:
+    """Return a checksum of tensors and of the text beside them.
+
+    safetensors notices a file that is cut off, and no other damage.
+    """
+    digest = hashlib.sha256(told.encode())
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -55,7 +56,7 @@ class TrainConfig:
             ``HELD_OUT_SOURCES``.
         data: files or folders of the user's own, graphs or triples, see ``own_data``.
         n_data_worlds: worlds drawn from each of them; one counts as much as a source.
-        exclude_names: real triples with these names are left out (names of evaluation KBs).
+        exclude_names: real triples with these names are left out (names of evaluation KBs), compared without case and extra spaces.
         exclude_properties: real and invented triples with these properties are left out (case-folded).
         n_worlds: invented worlds for the native tokens.
         n_entities: entities per invented world.
@@ -135,12 +136,14 @@ class TrainConfig:
         wrong |= {k: v for k in ("question_steps", "sentence_steps") if (v := getattr(self, k)) < 0}
         if wrong:
             raise ConfigurationError(f"training: expected numbers of at least 1, got {wrong}")
-        if self.lr <= 0 or self.write_strength <= 0:
+        if not (_finite(self.lr, self.write_strength) and min(self.lr, self.write_strength) > 0):
             raise ConfigurationError(
-                f"training: lr and write_strength must be above 0, got {self.lr}, {self.write_strength}"
+                f"training: lr and write_strength must be finite and above 0, got {self.lr}, {self.write_strength}"
             )
-        if self.written_weight < 0:
-            raise ConfigurationError(f"training: written_weight must be at least 0, got {self.written_weight}")
+        if not _finite(self.written_weight) or self.written_weight < 0:
+            raise ConfigurationError(
+                f"training: written_weight must be finite and at least 0, got {self.written_weight}"
+            )
         self._check_answers()
         self._check_sources()
 
@@ -163,8 +166,8 @@ class TrainConfig:
         weights = [weight for _, weight in self.answer_kinds]
         if not set(given) <= set(known) or len(set(given)) < len(given):
             raise ConfigurationError(f"answer_kinds: expected each at most once of {', '.join(known)}; got {given}")
-        if not weights or min(weights) < 0 or sum(weights) <= 0:
-            raise ConfigurationError(f"answer_kinds: expected weights of at least 0, one above it; got {weights}")
+        if not weights or not _finite(*weights) or min(weights) < 0 or sum(weights) <= 0:
+            raise ConfigurationError(f"answer_kinds: expected finite weights of at least 0, one above it; got {weights}")
         for name in ("style_share", "chain_share", "mined_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigurationError(f"{name}: expected a share from 0 to 1, got {getattr(self, name)}")
@@ -179,6 +182,11 @@ class TrainConfig:
         if not self.sentence_steps:
             del told["sentence_steps"]
         return told
+
+
+def _finite(*numbers: float) -> bool:
+    """Return whether all are numbers; with NaN every comparison is false, so that a range alone lets it through."""
+    return all(map(math.isfinite, numbers))
 
 
 RECIPES: dict[str, TrainConfig] = {

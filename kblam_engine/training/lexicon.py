@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from importlib import resources
@@ -22,7 +22,7 @@ class PropertyPhrases:
         follow_ups: with the name left out.
         answers: with ``{n}`` and ``{v}``.
         near: properties easily confused with it.
-        near_questions: questions for those, with ``{n}``.
+        near_questions: a question for each of those, in their order, with ``{n}``.
         values: invented values.
     """
 
@@ -58,9 +58,12 @@ class Lexicon:
         return replace(self, properties=own), replace(self, properties=others)
 
     def without(self, properties: Collection[str]) -> Lexicon:
-        """Return a lexicon without these properties (case-folded names)."""
-        kept = tuple(p for p in self.properties if p.property.casefold() not in properties)
-        return replace(self, properties=kept)
+        """Return a lexicon without these properties (case-folded names): nothing says them, and no question is about them.
+
+        They may still be near ones of others, whose questions are asked as unanswerable: those go too.
+        """
+        kept = (p for p in self.properties if p.property.casefold() not in properties)
+        return replace(self, properties=tuple(_without_near(p, properties) for p in kept))
 
     def of_kind(self, about: str) -> list[PropertyPhrases]:
         """Return the properties that things of this kind have."""
@@ -93,9 +96,33 @@ def load_lexicon() -> Lexicon:
 
 def _merged(first: PropertyPhrases, second: PropertyPhrases) -> PropertyPhrases:
     """Return one property that two files describe; the first says of what kind its values are."""
-    texts = ("about", "questions", "follow_ups", "answers", "near", "near_questions")
+    texts = ("about", "questions", "follow_ups", "answers")
     both: dict[str, Any] = {name: tuple(dict.fromkeys(getattr(first, name) + getattr(second, name))) for name in texts}
-    return replace(first, **both)
+    return _with_near(replace(first, **both), dict.fromkeys(_near_pairs(first) + _near_pairs(second)))
+
+
+def _near_pairs(phrases: PropertyPhrases) -> tuple[tuple[str, str], ...]:
+    return tuple(zip(phrases.near, phrases.near_questions, strict=True))
+
+
+def _with_near(phrases: PropertyPhrases, pairs: Iterable[tuple[str, str]]) -> PropertyPhrases:
+    pairs = tuple(pairs)
+    return replace(phrases, near=tuple(near for near, _ in pairs), near_questions=tuple(asked for _, asked in pairs))
+
+
+def _without_near(phrases: PropertyPhrases, properties: Collection[str]) -> PropertyPhrases:
+    """Return the phrases without near ones of these names, and without questions for others that name one of them.
+
+    Only names of several words count as named: "price" and "example" are words of many a question about other things.
+    """
+    named = [name for name in properties if " " in name]
+    pairs = _near_pairs(phrases)
+    kept = [
+        (near, asked)
+        for near, asked in pairs
+        if near.casefold() not in properties and not any(name in asked.casefold() for name in named)
+    ]
+    return phrases if len(kept) == len(pairs) else _with_near(phrases, kept)
 
 
 QUESTIONS = (

@@ -118,21 +118,20 @@ class NativeTrainer(AnswerTrainer[NativeExample, NativeTokenAdapter]):
         reader = NativeTokenReader(self.adapter, tokens, self._unembedding)
         prompts = [self.prompt_ids(e.prompt) for e in examples]
         answers = [self.answer_ids(e.answer) for e in examples]
-        hidden, labels = self._forward(prompts, answers, reader)
-        keep = labels >= 0
-        logits = self.model.lm_head(hidden[keep].to(self._unembedding.dtype)).float()
-        return torch.nn.functional.cross_entropy(logits, labels[keep])
+        logits, labels = self._forward(prompts, answers, reader)
+        return torch.nn.functional.cross_entropy(logits, labels)
 
     def _forward(
         self, prompts: list[list[int]], answers: list[list[int]], reader: NativeTokenReader
     ) -> tuple[Tensor, Tensor]:
-        pad, device = self.tokenizer.pad_token_id, self._unembedding.device
+        """Return the logits of all answer tokens [n, vocab], and their ids [n]."""
+        device = self._unembedding.device
         shared = _shared_prefix(prompts)
         n_prompt, n_answer = max(map(len, prompts)), max(map(len, answers))
         # Layout of a row: shared prefix, padding, the rest of the prompt, the answer, padding.
         gaps = [n_prompt - len(p) for p in prompts]
         prefix = torch.tensor(
-            [p[:shared] + [pad] * gap + p[shared:] for p, gap in zip(prompts, gaps, strict=True)],
+            [p[:shared] + [self.pad_id] * gap + p[shared:] for p, gap in zip(prompts, gaps, strict=True)],
             device=device,
         )
         labels = torch.tensor([a + [-100] * (n_answer - len(a)) for a in answers], device=device)
@@ -157,13 +156,14 @@ class NativeTrainer(AnswerTrainer[NativeExample, NativeTokenAdapter]):
         reader.feed(written, after_prompt=True)
         tail = torch.cat([prefix[:, -1:], written], 1)
         with self.injection.use(NativeTokenState(reader)):
-            hidden = decoder(
+            logits = self.answer_logits(
+                labels >= 0,
                 input_ids=tail,
                 attention_mask=mask,
                 position_ids=positions[:, n_prompt - 1 :],
                 past_key_values=cache,
-            ).last_hidden_state
-        return hidden, labels
+            )
+        return logits, labels[labels >= 0]
 
 
 def _shared_prefix(prompts: list[list[int]]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.training.config import TrainConfig
 from kblam_engine.training.kg2kv import GraphKnowledge, kg2kv
+from kblam_engine.training.left_out import folded, folded_names
 from kblam_engine.training.relation_table import RelationNouns
 from kblam_engine.training.relations import RelationNamer
 from kblam_engine.training.worlds import World
@@ -53,12 +55,13 @@ def own_worlds(config: TrainConfig, random: Random) -> Iterator[World]:
         ImportFileError: no source reads a file, or it is damaged.
         ConfigurationError: in a file no name has two properties, which follow-up questions need.
     """
+    left_out = folded_names(config.exclude_names)
     for path in config.data:
         found = read_own(path)
         kept = tuple(
             s
             for s in found.samples
-            if s.name not in config.exclude_names and s.property.casefold() not in config.exclude_properties
+            if folded(s.name) not in left_out and s.property.casefold() not in config.exclude_properties
         )
         if not kept:
             raise ConfigurationError(f"{path}: everything in it is left out of training")
@@ -70,11 +73,20 @@ def own_worlds(config: TrainConfig, random: Random) -> Iterator[World]:
 def digest_of(paths: Sequence[str]) -> str:
     """Return a digest of the files' contents: a run with other data is another run.
 
+    Of a knowledge base its triples count, in their order, which decides what is drawn. Its files do not: some of them come
+    and go as it is opened and closed, or stay behind where a process was killed.
+
     Raises:
         OSError: one of them cannot be read.
+        KnowledgeBaseError: one of them is a knowledge base that cannot be opened.
     """
     digest = hashlib.sha256()
     for path in map(Path, paths):
+        if _is_knowledge_base(path):
+            digest.update(path.name.encode() + b"\0")
+            for triple in _triples(path):
+                digest.update(json.dumps([triple.name, triple.property, triple.value]).encode() + b"\n")
+            continue
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         for file in files:
             digest.update(file.relative_to(path.parent).as_posix().encode() + b"\0")
@@ -96,11 +108,15 @@ def _graph(path: Path) -> Any:
     return read_graph(path) if path.is_file() and is_graph_file(path) else None
 
 
+def _is_knowledge_base(path: Path) -> bool:
+    return (path / "kb.sqlite").exists()
+
+
 def _triples(path: Path) -> Iterator[Triple]:
     from kblam_engine.knowledge_base import KnowledgeBase
     from kblam_engine.sources.registry import open_source
 
-    if (path / "kb.sqlite").exists():
+    if _is_knowledge_base(path):
         with KnowledgeBase.open(path, create=False, read_only=True) as kb:
             yield from kb
         return

@@ -23,6 +23,7 @@ from kblam_engine.training import distributed
 from kblam_engine.training.card import render_card
 from kblam_engine.training.checkpoints import EVERY
 from kblam_engine.training.config import TrainConfig
+from kblam_engine.training.left_out import folded, folded_names
 from kblam_engine.training.lexicon import load_lexicon
 from kblam_engine.training.metrics import METRICS, Metrics, validations
 from kblam_engine.training.mining import Miner
@@ -188,13 +189,14 @@ def real_worlds(config: TrainConfig, random: Random, report: Report = lambda *_:
         ConfigurationError: there is nothing in a source or in the user's data to train on.
     """
     yield from own_worlds(config, random)
+    left_out = folded_names(config.exclude_names)
     for number, source in enumerate(config.sources):
         report("data", number + 1, len(config.sources), {})
         triples = [
             t
             for t in datasets.load(source)
             if len(t.value) <= MAX_VALUE
-            and t.name not in config.exclude_names
+            and folded(t.name) not in left_out
             and t.property.casefold() not in config.exclude_properties
         ]
         if not triples:

@@ -247,10 +247,10 @@ def _absent(random: Random, world: World, at: int) -> Sample:
 def _unknown_property(random: Random, world: World, at: int) -> Sample:
     known = world.known[at]
     held = {world.known[p].triple.property for p in world.entities[known.entity]}
-    if known.phrases is not None and random.random() < 0.5:
+    if known.phrases is not None and known.phrases.near and random.random() < 0.5:
         near = random.randrange(len(known.phrases.near))
         if known.phrases.near[near] not in held:
-            question = known.phrases.near_questions[near % len(known.phrases.near_questions)]
+            question = known.phrases.near_questions[near]
             typed = referred_to(random, known)
             return Sample(
                 "unanswerable", (_user(question.replace("{n}", typed)),), (), None, entities=(known.entity,)

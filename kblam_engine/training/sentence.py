@@ -79,7 +79,6 @@ class SentenceTrainer(AnswerTrainer[SentenceExample, SentenceTokenAdapter]):
             accumulate,
             processes,
         )
-        self._head = injection.model.get_output_embeddings()
 
     def loss(self, examples: Sequence[SentenceExample]) -> Tensor:
         """Return the cross-entropy of the answers, prompts excluded (mean over answer tokens, in nats)."""
@@ -89,10 +88,9 @@ class SentenceTrainer(AnswerTrainer[SentenceExample, SentenceTokenAdapter]):
         state = SentenceTokenState(
             self.adapter, [torch.from_numpy(e.keys) for e in kbs], [torch.from_numpy(e.values) for e in kbs]
         )
-        with self.injection.use(state):
-            hidden = self.injection.decoder(input_ids=ids, use_cache=False).last_hidden_state
         answered = labels >= 0
-        logits = self._head(hidden[answered].to(self._head.weight.dtype)).float()
+        with self.injection.use(state):
+            logits = self.answer_logits(answered, input_ids=ids, use_cache=False)
         return torch.nn.functional.cross_entropy(logits, labels[answered])
 
     def _batch(self, examples: Sequence[SentenceExample]) -> tuple[Tensor, Tensor]:
@@ -105,8 +103,7 @@ class SentenceTrainer(AnswerTrainer[SentenceExample, SentenceTokenAdapter]):
             labels.append([-100] * (len(prompt) - 1) + answer)
         n, device = max(map(len, rows)), self.injection.model.device
         # Padded on the right, no token sees the padding, and nothing needs a mask.
-        pad = self.tokenizer.pad_token_id
-        ids = torch.tensor([row + [pad] * (n - len(row)) for row in rows], device=device)
+        ids = torch.tensor([row + [self.pad_id] * (n - len(row)) for row in rows], device=device)
         return ids, torch.tensor([row + [-100] * (n - len(row)) for row in labels], device=device)
 
 

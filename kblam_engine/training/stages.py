@@ -5,17 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 
 from kblam_engine import __version__
-from kblam_engine.training.checkpoints import EVERY, Checkpoints, write_tensors
+from kblam_engine.training.checkpoints import EVERY, Checkpoints, checksum, write_tensors
 from kblam_engine.training.config import TrainConfig
 from kblam_engine.training.distributed import Processes
+from kblam_engine.training.divergence import TrainingError
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +81,9 @@ class Stages:
             module: what the stage trains; filled from the folder, or kept there after ``work``. In the end it is
                 the same in all processes.
             work: trains the module.
+
+        Raises:
+            TrainingError: ``work`` left a tensor that is not finite; nothing is kept.
         """
         path = self.folder / f"{name}.safetensors"
         kept = self._processes.from_main(lambda: self._kept(path, module))
@@ -87,6 +92,12 @@ class Stages:
             result = kept
         else:
             result = work()
+            spoilt = self._processes.from_main(lambda: _not_finite(module))
+            if spoilt:
+                raise TrainingError(
+                    f"{name}: expected finite tensors after training, got NaN or infinity in {', '.join(spoilt)}; "
+                    "look at the data, or lower the learning rate"
+                )
             self._keep(path, module, result)
         self._processes.broadcast(module)
         if self._processes.is_main:
@@ -95,8 +106,9 @@ class Stages:
 
     def _keep(self, path: Path, module: nn.Module, result: StageResult) -> None:
         if self._processes.is_main:
-            metadata = {"key": self.key, "numbers": json.dumps(result.numbers), "seconds": str(result.seconds)}
-            write_tensors(path, module.state_dict(), metadata)
+            tensors = module.state_dict()
+            told = {"numbers": json.dumps(result.numbers), "seconds": str(result.seconds)}
+            write_tensors(path, tensors, {"key": self.key, **told, "digest": _digest(tensors, told)})
 
     def _kept(self, path: Path, module: nn.Module) -> StageResult | None:
         try:
@@ -104,10 +116,30 @@ class Stages:
                 metadata = file.metadata() or {}
                 if metadata.get("key") != self.key:
                     return None
-                module.load_state_dict({k: file.get_tensor(k) for k in file.keys()})  # noqa: SIM118
-                return StageResult(json.loads(metadata["numbers"]), float(metadata["seconds"]))
+                tensors = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+            if metadata["digest"] != _digest(tensors, metadata):
+                raise ValueError("its content does not fit its checksum")
+            result = StageResult(json.loads(metadata["numbers"]), float(metadata["seconds"]))
+            if _shapes(tensors) != _shapes(module.state_dict()):
+                raise ValueError("its tensors are not those of this stage")
+            # Last, when nothing can fail any more: a stage that runs again must begin with the module as it was.
+            module.load_state_dict(tensors)
+            return result
         except FileNotFoundError:
             return None
         except (SafetensorError, OSError, RuntimeError, KeyError, ValueError) as error:
             logger.warning("stage file %s cannot be used, the stage runs again (%s)", path, error)
             return None
+
+
+def _not_finite(module: nn.Module) -> list[str]:
+    """Return the names of the tensors that hold NaN or infinity."""
+    return [name for name, tensor in module.state_dict().items() if not torch.isfinite(tensor).all()]
+
+
+def _digest(tensors: Mapping[str, Tensor], told: Mapping[str, str]) -> str:
+    return checksum(tensors, f"{told['numbers']}\n{told['seconds']}")
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    return {name: (tensor.shape, tensor.dtype) for name, tensor in tensors.items()}

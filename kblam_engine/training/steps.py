@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class Steps:
             begun: ``time.perf_counter()`` at the begin of the stage, which is part of its time.
 
         Raises:
-            TrainingError: the loss became NaN or ran away; the batch is saved beside the checkpoint.
+            TrainingError: the loss became NaN or ran away, and the batch is saved beside the checkpoint; or a validation is not finite.
         """
         trainer, before = progress.trainer, progress.seconds
         for step, batch in zip(range(progress.step + 1, self.n + 1), batches, strict=False):
@@ -55,6 +56,12 @@ class Steps:
             numbers = {"loss": loss}
             if step % self.config.validate_every == 0 or step == self.n:
                 numbers["validation"] = trainer.validate(self.held)
+                # NaN is below nothing: the untrained start would be kept as the best.
+                if not math.isfinite(numbers["validation"]):
+                    raise TrainingError(
+                        f"{self.name}, step {step}: expected a finite validation loss, got {numbers['validation']}; "
+                        "lower the learning rate, or compute in float32"
+                    )
                 if numbers["validation"] < progress.best:
                     progress.best = numbers["validation"]
                     progress.keep()

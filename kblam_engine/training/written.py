@@ -13,6 +13,7 @@ from importlib import resources
 from random import Random
 
 from kblam_engine.evaluation.questions import Question, read_questions
+from kblam_engine.training.left_out import folded, folded_names
 from kblam_engine.training.samples import Sample
 from kblam_engine.training.worlds import Known, World
 from kblam_engine.triple_files import read_jsonl
@@ -53,7 +54,8 @@ def load_written(exclude_names: Collection[str] = (), exclude_properties: Collec
     """Read every set in the package.
 
     Args:
-        exclude_names: triples with these names, and questions about them, are left out.
+        exclude_names: triples with these names, and questions about them, are left out, however they are
+            written (case, spaces).
         exclude_properties: the same for properties (case-folded).
     """
     folder = resources.files("kblam_engine.training") / "written"
@@ -62,8 +64,10 @@ def load_written(exclude_names: Collection[str] = (), exclude_properties: Collec
     samples: list[Sample] = []
     sets: list[int] = []
 
+    left_out = folded_names(exclude_names)
+
     def kept(name: str, prop: str) -> bool:
-        return name not in exclude_names and prop.casefold() not in exclude_properties
+        return folded(name) not in left_out and prop.casefold() not in exclude_properties
 
     for file in sorted(folder.iterdir(), key=lambda f: f.name):
         if not file.name.endswith(".kb.jsonl"):
