@@ -98,6 +98,11 @@ def table_console(*, to_stderr: bool = False) -> Console:
     return console if console.is_terminal else Console(stderr=to_stderr, width=_WIDE)
 
 
+def cell(value: float | None, digits: int) -> str:
+    """Return a number for a table; "-" for none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
     """Show one bar on stderr for each task named in the calls, only where stderr is a terminal."""

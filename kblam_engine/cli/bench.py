@@ -11,6 +11,7 @@ from kblam_engine.cli import encoding_bench, kb_bench, published_bench, search_b
 from kblam_engine.cli._answering import IndexOption
 from kblam_engine.cli._measuring import (
     STDOUT,
+    cell,
     check_target,
     labels_of,
     load_model,
@@ -188,15 +189,15 @@ def _show(results: list[LatencyResult], *, to_stderr: bool) -> None:
         table.add_row(
             f"{r.n_triples:,}",
             r.search,
-            f"{_cell(r.ttft_ms_base, 0)} → {_cell(r.ttft_ms_kb, 0)}",
-            _cell(r.ttft_ratio, 2),
-            f"{_cell(r.per_token_ms_base, 1)} → {_cell(r.per_token_ms_kb, 1)}",
-            _cell(r.per_token_ratio, 2),
-            _cell(r.exact_kb, 2),
-            _cell(r.retrieval_ms, 1),
-            _cell(r.update_ms, 1),
-            _cell(r.anonymous_bytes_per_triple, 0),
-            _cell(r.peak_rss_mb, 0),
+            f"{cell(r.ttft_ms_base, 0)} → {cell(r.ttft_ms_kb, 0)}",
+            cell(r.ttft_ratio, 2),
+            f"{cell(r.per_token_ms_base, 1)} → {cell(r.per_token_ms_kb, 1)}",
+            cell(r.per_token_ratio, 2),
+            cell(r.exact_kb, 2),
+            cell(r.retrieval_ms, 1),
+            cell(r.update_ms, 1),
+            cell(r.anonymous_bytes_per_triple, 0),
+            cell(r.peak_rss_mb, 0),
         )
     console = table_console(to_stderr=to_stderr)
     console.print(table)
@@ -222,14 +223,14 @@ def _in_prompt_table(results: list[LatencyResult]) -> Table:
             table.add_row(
                 f"{r.n_triples:,}",
                 way.name,
-                _cell(way.n_in_prompt, 0),
-                _cell(way.prompt_tokens, 0),
-                _cell(way.ttft_ms, 0),
-                _cell(way.ttft_ratio, 2),
-                _cell(way.per_token_ms, 1),
-                _cell(way.per_token_ratio, 2),
-                _cell(way.exact, 2),
-                _cell(way.peak_rss_mb, 0),
+                cell(way.n_in_prompt, 0),
+                cell(way.prompt_tokens, 0),
+                cell(way.ttft_ms, 0),
+                cell(way.ttft_ratio, 2),
+                cell(way.per_token_ms, 1),
+                cell(way.per_token_ratio, 2),
+                cell(way.exact, 2),
+                cell(way.peak_rss_mb, 0),
             )
     return table
 
@@ -241,7 +242,3 @@ def _table(*headings: str) -> Table:
     for heading in headings:
         table.add_column(heading, justify="right")
     return table
-
-
-def _cell(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"

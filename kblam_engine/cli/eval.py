@@ -10,7 +10,15 @@ import typer
 
 from kblam_engine.cli._answering import HopsOption, IndexOption
 from kblam_engine.cli._grid import adapter_digest, cells_folder, check_cells, show_grid, sizes_of
-from kblam_engine.cli._measuring import STDOUT, check_target, labels_of, load_model, progress_bar, write_json
+from kblam_engine.cli._measuring import (
+    STDOUT,
+    cell,
+    check_target,
+    labels_of,
+    load_model,
+    progress_bar,
+    write_json,
+)
 from kblam_engine.cli._options import (
     DEFAULT_MODEL,
     AdapterOption,
@@ -306,12 +314,8 @@ def _table(title: str | None, rows: dict[str, Metrics], columns: Sequence[tuple[
     for heading, _, _ in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, found in rows.items():
-        table.add_row(name, *(_cell(getattr(found, field), digits) for _, field, digits in columns))
+        table.add_row(name, *(cell(getattr(found, field), digits) for _, field, digits in columns))
     return table
-
-
-def _cell(value: float | None, digits: int) -> str:
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def _baselines(named: list[str], following: list[str]) -> list[str]:

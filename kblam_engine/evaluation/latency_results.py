@@ -6,9 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import numpy as np
-
 from kblam_engine.evaluation.in_prompt import InPromptResult
+from kblam_engine.evaluation.metrics import growth_exponent
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +92,7 @@ def growth_exponents(results: Sequence[LatencyResult]) -> dict[str, float]:
     for name, part in parts.items():
         known = [(r.n_triples, value) for r in results if (value := part(r))]
         if len({n for n, _ in known}) > 1:
-            sizes, values = np.log([n for n, _ in known]), np.log([value for _, value in known])
-            found[name] = round(float(np.polyfit(sizes, values, 1)[0]), 3)
+            found[name] = growth_exponent(*zip(*known, strict=True))
     return found
 
 

@@ -121,6 +121,12 @@ def retrieval_hits(
     return bool(found) and found[0] in wanted, wanted <= set(found)
 
 
+def growth_exponent(sizes: Sequence[float], values: Sequence[float]) -> float:
+    """Fit value = a * size ** b over two different sizes or more, all above 0; return b, of three decimals."""
+    line = statistics.linear_regression([math.log(size) for size in sizes], [math.log(value) for value in values])
+    return round(line.slope, 3)
+
+
 def percentile(values: Iterable[float], q: float) -> float | None:
     """Return the `q`-th percentile (0..100, interpolated) of the finite values; None without any."""
     ordered = sorted(v for v in values if math.isfinite(v))

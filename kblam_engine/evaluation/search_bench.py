@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kblam_engine.evaluation.latency import Progress
-from kblam_engine.evaluation.metrics import percentile
+from kblam_engine.evaluation.metrics import growth_exponent, percentile
 from kblam_engine.evaluation.real_keys import RealKeys, extended
 from kblam_engine.evaluation.synthetic_kb import fresh_questions
 from kblam_engine.products import Floats
@@ -102,8 +102,7 @@ def growth_exponents(results: Sequence[SearchResult]) -> dict[str, float]:
     for kind in dict.fromkeys(result.kind for result in results):
         own = [result for result in results if result.kind == kind]
         if len({result.n_keys for result in own}) > 1:
-            sizes, times = np.log([r.n_keys for r in own]), np.log([r.query_cpu_ms for r in own])
-            found[kind] = round(float(np.polyfit(sizes, times, 1)[0]), 3)
+            found[kind] = growth_exponent([r.n_keys for r in own], [r.query_cpu_ms for r in own])
     return found
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,13 +14,12 @@ from kblam_engine.knowledge_base.rows import Embeddings
 from kblam_engine.search.coarse import Coarse
 from kblam_engine.search.files import IndexRecord, checked_file
 from kblam_engine.search.tree import Beam, Centres, KeyTree, Slots
-from kblam_engine.search.tree_growth import Clusters, tree_of
+from kblam_engine.search.tree_growth import Clusters, codes_of, slots_by_cluster, tree_of
 
 _LEAVES, _LEAF_SLOTS = "leaves.npy", "leaf_slots.npy"
 _LEVELS = ("roots", "inters")
 _ROOT_OF = "root_of.npy"
 _COARSE = "coarse"
-_CHUNK = 16_384
 _CHECKED_AT_ONCE = 1 << 20
 
 
@@ -35,16 +34,11 @@ def write_tree(draft: Path, segment: Embeddings, clusters: Clusters) -> KeyTree:
         for part in parts.__slots__:
             _write_array(draft / f"{name}_{part}.npy", getattr(parts, part))
     _write_array(draft / _ROOT_OF, clusters.root_of)
-    slots = np.argsort(clusters.labels, kind="stable").astype(np.int32)
+    slots = slots_by_cluster(clusters)
     _write_array(draft / _LEAF_SLOTS, slots)
     shape = len(segment), clusters.coarse.n_directions
-    _write(draft / _LEAVES, np.int8, shape, _codes(segment, clusters.coarse, slots))
+    _write(draft / _LEAVES, np.int8, shape, codes_of(segment, clusters.coarse, slots))
     return tree_of(clusters, _mapped(draft / _LEAVES), slots, segment, Beam())
-
-
-def _codes(segment: Embeddings, coarse: Coarse, slots: Slots) -> Iterator[NDArray[np.int8]]:
-    for start in range(0, len(slots), _CHUNK):
-        yield coarse.codes(coarse.project(segment[slots[start : start + _CHUNK]]))
 
 
 def _write_array(path: Path, array: NDArray[Any]) -> None:

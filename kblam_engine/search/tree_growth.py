@@ -101,24 +101,27 @@ def find_clusters(
     return _split_large(keys, _levels(coarse, sums, sizes, labels, root_of, len(roots)), seed)
 
 
-def leaves_of(keys: Embeddings, clusters: Clusters, leaves: Codes) -> Slots:
-    """Write the keys' codes into `leaves`, [n_keys, n_directions], cluster by cluster; return their slots."""
-    slots = np.argsort(clusters.labels, kind="stable")
+def slots_by_cluster(clusters: Clusters) -> Slots:
+    """Return the slots of all keys, int32 [n_keys], cluster by cluster: the order of the leaves."""
+    return np.argsort(clusters.labels, kind="stable").astype(np.int32)
+
+
+def codes_of(keys: Embeddings, coarse: Coarse, slots: Slots) -> Iterator[Codes]:
+    """Yield the codes of the keys in some slots, [some, n_directions] each, in their order."""
     for start in range(0, len(slots), _CHUNK):
-        rows = keys[slots[start : start + _CHUNK]]
-        leaves[start : start + _CHUNK] = clusters.coarse.codes(clusters.coarse.project(rows))
-    return slots.astype(np.int32)
+        yield coarse.codes(coarse.project(keys[slots[start : start + _CHUNK]]))
 
 
 def grow(keys: Embeddings, *, beam: Beam | None = None, seed: int = 0, device: str = "cpu") -> KeyTree:
     """Return a tree in memory over all keys, [n_slots, embed_dim]."""
     clusters = find_clusters(keys, seed=seed, device=device)
-    leaves = np.empty((len(keys), clusters.coarse.n_directions), np.int8)
-    return tree_of(clusters, leaves, leaves_of(keys, clusters, leaves), keys, beam or Beam())
+    slots = slots_by_cluster(clusters)
+    leaves = np.concatenate(list(codes_of(keys, clusters.coarse, slots)))
+    return tree_of(clusters, leaves, slots, keys, beam or Beam())
 
 
 def tree_of(clusters: Clusters, leaves: Codes, slots: Slots, segment: Embeddings, beam: Beam) -> KeyTree:
-    """Put clusters and the leaves that `leaves_of` has written into a tree."""
+    """Put clusters, the codes of their keys (`codes_of`) and the slots of these into a tree."""
     ends = np.cumsum(clusters.inters.sizes)
     begins = ends - clusters.inters.sizes
     levels = clusters.coarse, clusters.roots, clusters.inters, clusters.root_of
