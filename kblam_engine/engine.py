@@ -27,6 +27,7 @@ from kblam_engine.knowledge_base import KBSnapshot, KnowledgeBase
 from kblam_engine.knowledge_state import KnowledgeState, Row
 from kblam_engine.models import LoadedModel, load_base_model, resolve_model
 from kblam_engine.retrieval import EveryKey, Message, Retriever
+from kblam_engine.search.device import DeviceKeys
 from kblam_engine.search.indexes import Indexes, IndexSource
 from kblam_engine.sentence_encoder import SentenceEncoder, load_sentence_encoder
 from kblam_engine.statements import StatementTokenizer, StatementTokens
@@ -68,7 +69,8 @@ class KBLaM:
         self._statements = StatementTokenizer(loaded.tokenizer, _turn_end(loaded, self.end_ids))
         self._statement_of = lru_cache(maxsize=8192)(self._tokenize_statement)
         self._unembedding = loaded.model.get_output_embeddings().weight
-        self.indexes = Indexes(index, self._prefill_seconds)
+        on_gpu = DeviceKeys(loaded.device) if loaded.device.type == "cuda" else None
+        self.indexes = Indexes(index, self._prefill_seconds, every_key=on_gpu)
         examiner = Examiner(Rarity(self.token_ids, loaded.model.config.vocab_size))
         # The weights are most of what encoding a question moves: half as many bytes where the base model's are halved too.
         halved = loaded.device.type == "cpu" and loaded.dtype == torch.bfloat16
@@ -94,10 +96,11 @@ class KBLaM:
             encoder: sentence encoder; None takes the adapter's own.
             dtype: None takes bf16 where the hardware computes in it, else float32.
             device: None takes a GPU where there is one.
-            index: how the keys of a large knowledge base are searched: "exact" scores every one, "tree" and "ann" use
-                an index of that kind (built in the background where there is none), "auto" takes an index once
-                scoring every key costs more than a quarter of a short prompt's prefill (docs/scale.md). Or an object
-                with the method ``of(snapshot)`` that returns the index of a snapshot's keys, such as
+            index: how the keys of a large knowledge base are searched: "exact" scores every one, on a GPU if the model is
+                on one that has room for them; "tree" and "ann" use an index of that kind (built in the background where
+                there is none); "auto" takes an index once scoring every key costs more than a quarter of a short prompt's
+                prefill (docs/scale.md). Or an object with the method ``of(snapshot)`` that returns the index of a
+                snapshot's keys, such as
                 ``kblam_engine.search.remote.connect(...)``.
 
         Raises:

@@ -10,9 +10,6 @@ import pytest
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "docs" / "results"
 COMMIT = re.compile(r"[0-9a-f]{12}")
-EXCEPTIONS = {
-    "search/encoding.json": "measured beside uncommitted changes, at a commit that was rewritten since; to be measured again",
-}
 FILES = sorted(path.relative_to(RESULTS).as_posix() for path in RESULTS.rglob("*.json"))
 
 
@@ -24,20 +21,15 @@ def git(*arguments):
     return subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("name", [name for name in FILES if name not in EXCEPTIONS])
+@pytest.mark.parametrize("name", FILES)
 def test_a_result_names_a_commit(name):
     commit = commit_of(name)
     assert isinstance(commit, str) and COMMIT.fullmatch(commit), f"{name}: expected 12 hex digits, got {commit!r}"
 
 
-def test_exceptions_are_still_needed():
-    for name in EXCEPTIONS:
-        assert name in FILES and not COMMIT.fullmatch(commit_of(name)), f"{name}: no exception any more; take it out"
-
-
 def test_commits_are_in_the_history():
     if not (ROOT / ".git").exists() or git("rev-parse", "--is-shallow-repository").stdout.strip() != "false":
         pytest.skip("needs a checkout with all of its history")
-    known = {commit_of(name) for name in FILES} - {commit_of("search/encoding.json")}
+    known = {commit_of(name) for name in FILES}
     missing = [commit for commit in known if git("cat-file", "-e", f"{commit}^{{commit}}").returncode]
     assert not missing

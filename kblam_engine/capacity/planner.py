@@ -114,7 +114,7 @@ def plan(request: PlanRequest) -> Plan:
     estimates = [
         *_disk(request, n),
         *_memory(request, n, shape),
-        *_gpu(request, shape),
+        *_gpu(request, n, shape),
         *_building(request, n),
         *query_estimates("exact" if request.is_kept else request.index, n),
         *published(request.triples, shape),
@@ -175,8 +175,8 @@ def _memory(request: PlanRequest, n: Term, shape: ModelShape) -> list[Estimate]:
     return [*parts, kb, *parts_of_model, total(section, "memory", [kb, *parts_of_model])]
 
 
-def _gpu(request: PlanRequest, shape: ModelShape) -> list[Estimate]:
-    """Return what is on a GPU if the model is: the KB's part does not grow with the KB."""
+def _gpu(request: PlanRequest, n: Term, shape: ModelShape) -> list[Estimate]:
+    """Return what is on a GPU if the model is: only keys that it scores grow with the KB, and go there if there is room."""
     section = "GPU memory, if the model is on one"
     heads, width, hidden = (
         term(Known(symbol, value, "", shape.source))
@@ -200,7 +200,11 @@ def _gpu(request: PlanRequest, shape: ModelShape) -> list[Estimate]:
         Estimate.of(section, "native tokens of an answer, 32 bits", tokens * layers * (heads * width + key) * 4, "B"),
     ]
     model, kb = total(section, "model part", model_part), total(section, "KB part, whatever the KB's size", kb_part)
-    return [*model_part, model, *kb_part, kb, total(section, "GPU memory", [model, kb])]
+    found = [*model_part, model, *kb_part, kb, total(section, "GPU memory", [model, kb])]
+    if request.index == "exact" and not request.is_kept:
+        keys = n * term(measured.DIM) * 2
+        found.append(Estimate.of(section, "besides: every key, 16 bits, where a quarter of the free memory holds them", keys, "B"))
+    return found
 
 
 def _building(request: PlanRequest, n: Term) -> list[Estimate]:
@@ -327,7 +331,7 @@ def _notes(request: PlanRequest) -> list[str]:
     if request.index == "exact" and not request.is_kept:
         notes.append("Every search reads every key: below that much free memory it reads them from the disk each time.")
     notes.append(
-        "Times are of one thread (searches: AVX-512; encoding: a processor without 16-bit arithmetic), files in the page "
+        "Times are of one thread (a server with AVX-512; the store: one without 16-bit arithmetic), files in the page "
         "cache. Not measured, and not in any number: a cold disk, a network, a GPU."
     )
     if request.nodes > 1:

@@ -17,6 +17,7 @@ from kblam_engine.search.exact import scan
 from kblam_engine.search.files import IndexRecord, building, publish, read_record, reading
 from kblam_engine.search.interface import KeyIndex
 from kblam_engine.search.recall import N_QUERIES, K, fitting_beam, measure, sample_queries
+from kblam_engine.search.snapshot_search import some_slots
 from kblam_engine.search.tree_files import open_tree, write_tree
 from kblam_engine.search.tree_growth import Progress, find_clusters
 
@@ -103,9 +104,7 @@ def fits(record: IndexRecord, snapshot: KBSnapshot) -> bool:
 
 def keys_check(segment: Embeddings, n_slots: int) -> int:
     """Return the CRC-32 of some of the first `n_slots` keys of a segment: the last, and as many spread evenly."""
-    spread = np.linspace(0, n_slots - 1, _CHECKED).astype(np.int64)
-    chosen = np.union1d(spread, np.arange(max(0, n_slots - _CHECKED), n_slots))
-    return zlib.crc32(np.ascontiguousarray(segment[chosen]).tobytes())
+    return zlib.crc32(np.ascontiguousarray(segment[some_slots(n_slots, _CHECKED)]).tobytes())
 
 
 def open_index(snapshot: KBSnapshot) -> tuple[IndexRecord, KeyIndex] | None:

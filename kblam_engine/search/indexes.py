@@ -57,8 +57,8 @@ class _Known:
 
     Attributes:
         slots: what searches know of it.
-        index: the application's own.
-        is_asked: whether the application's source was asked for it.
+        index: the one of the source, if there is one.
+        is_asked: whether the source was asked for it.
     """
 
     slots: ShownSlots = field(default_factory=ShownSlots)
@@ -75,6 +75,7 @@ class Indexes:
         prefill_s: Callable[[], float] | None = None,
         *,
         background: bool = True,
+        every_key: IndexSource | None = None,
     ) -> None:
         """Choose how keys are searched.
 
@@ -86,17 +87,20 @@ class Indexes:
                 is short enough, and it takes the one that is there however it was measured.
             background: build an index that is wanted and not there, and build again one that has fallen behind, in
                 a thread, while every key is scored.
+            every_key: what scores every key for "exact" and "auto" faster than a scan of main memory: `device.DeviceKeys`.
+                Where it has no room for the keys of a knowledge base, this is searched as without it.
 
         Raises:
             ConfigurationError: another word, or another object.
         """
-        self._source = wanted if isinstance(wanted, IndexSource) else None
-        if self._source is None and wanted not in WANTED:
+        own = wanted if isinstance(wanted, IndexSource) else None
+        if own is None and wanted not in WANTED:
             raise ConfigurationError(
                 f"index: expected one of {', '.join(WANTED)}, or an object with the method of(snapshot), got {wanted!r}"
             )
-        self.wanted = "own" if self._source is not None else str(wanted)
+        self.wanted = "own" if own is not None else str(wanted)
         """What was asked for; "own" for a source of the application's own."""
+        self._source = every_key if self.wanted in ("auto", "exact") else own
         self.background = background
         self._prefill_s = prefill_s
         self._budget_s: float | None = None
@@ -113,7 +117,9 @@ class Indexes:
             known = self._known.get(snapshot)
             if known is None:
                 known = self._known[snapshot] = _Known()
-        index = self._index_of(snapshot) if self._source is None else self._sourced(self._source, snapshot, known)
+        index = None if self._source is None else self._sourced(self._source, snapshot, known)
+        if index is None and self.wanted != "own":
+            index = self._index_of(snapshot)
         return SnapshotSearch(snapshot, index, known.slots)
 
     def ready(self, snapshot: KBSnapshot) -> SnapshotSearch:
@@ -128,7 +134,7 @@ class Indexes:
         self._work.wait()
 
     def _sourced(self, source: IndexSource, snapshot: KBSnapshot, known: _Known) -> KeyIndex | None:
-        """Return the application's index, asked for once and outside the lock: it may be far away."""
+        """Return the source's index, asked for once and outside the lock: it may be far away."""
         with self._lock:
             if known.is_asked:
                 return known.index

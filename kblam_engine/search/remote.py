@@ -15,6 +15,7 @@ from kblam_engine.errors import ConfigurationError, KnowledgeBaseError, MissingD
 from kblam_engine.knowledge_base import KBSnapshot
 from kblam_engine.products import Floats
 from kblam_engine.search.interface import Found, Mask, log_sum_exp
+from kblam_engine.search.snapshot_search import some_slots
 
 _BATCH = 1024
 _COMPARED = 8
@@ -132,7 +133,7 @@ class RemoteIndex:
         if got != (snapshot.embed_dim, "Dot"):
             raise self._another(f"vectors of {snapshot.embed_dim} numbers, compared by their inner product", f"{got}")
         segment = snapshot.key_segment()
-        slots = _few(min(n_slots, len(segment))) if n_slots else []
+        slots = some_slots(min(n_slots, len(segment)), _COMPARED).tolist()
         found = self._client.retrieve(self.collection, ids=slots, with_payload=True, with_vectors=True) if slots else []
         missing = sorted(set(slots) - {point.id for point in found})
         if missing:
@@ -152,13 +153,6 @@ class RemoteIndex:
 
 def _origin(snapshot: KBSnapshot) -> str:
     return f"{snapshot.kb_id}-{snapshot.generation}"
-
-
-def _few(n_slots: int) -> list[int]:
-    """Return a few of the first slots: the last, and as many spread evenly, the first among them."""
-    spread = np.linspace(0, n_slots - 1, min(_COMPARED, n_slots)).astype(np.int64)
-    chosen: list[int] = np.union1d(spread, np.arange(max(0, n_slots - _COMPARED), n_slots)).tolist()
-    return chosen
 
 
 def connect(place: str, collection: str, **options: Any) -> RemoteIndex:

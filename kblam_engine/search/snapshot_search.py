@@ -121,3 +121,9 @@ def shown_slots(snapshot: KBSnapshot) -> Mask:
         alive[moved.positions] = False
         alive[moved.slots] = True
     return alive
+
+
+def some_slots(n_slots: int, n: int) -> NDArray[np.int64]:
+    """Return the slots by whose keys a segment is known again: the last n, where copies part, and as many spread evenly."""
+    spread = np.linspace(0, n_slots - 1, min(n, n_slots)).astype(np.int64)
+    return np.union1d(spread, np.arange(max(0, n_slots - n), n_slots))
