@@ -23,7 +23,7 @@ from kblam_engine.evidence_head import EvidenceHead
 from kblam_engine.key_table import KeySearch, KeyTable
 from kblam_engine.knowledge_base.reading_ahead import read_ahead
 from kblam_engine.mentions import N_MENTIONED_NAMES, names_mentioned
-from kblam_engine.products import Floats, product, product_of_rows
+from kblam_engine.products import Floats, product
 from kblam_engine.search.exact import scan
 from kblam_engine.search.interface import Found
 from kblam_engine.sentence_encoder import SentenceEncoder
@@ -201,14 +201,10 @@ class Retriever:
             rows.append(queries[1])
         if hidden_query is not None:
             rows.append(hidden_query)
-        keys = table.key_embeddings
-        if len(keys) <= KEPT_KEYS:
-            kept = self._kept.get(table)
-            if kept is None:
-                kept = self._kept[table] = np.asarray(keys, np.float32)
-            found = [product(kept, row) for row in rows]  # one product per query: a thin matrix product is slower
-        else:
-            found = list(product_of_rows(keys, np.stack(rows, 1)).T)
+        kept = self._kept.get(table)
+        if kept is None:
+            kept = self._kept[table] = np.asarray(table.key_embeddings, np.float32)
+        found = [product(kept, row) for row in rows]  # one product per query: a thin matrix product is slower
         hidden = found.pop() if hidden_query is not None else np.zeros_like(found[0])
         return np.stack([found[0], found[-1], hidden], 1)
 
