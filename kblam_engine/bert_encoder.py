@@ -22,6 +22,7 @@ from torch import Tensor
 
 from kblam_engine.errors import ModelNotFoundError
 from kblam_engine.low_rank import LowRankConfig, LowRankUpdate
+from kblam_engine.packed_weights import linear, packed
 from kblam_engine.sentence_encoder import encode_distinct
 
 if TYPE_CHECKING:
@@ -135,7 +136,7 @@ class BertEncoder:
 
         Args:
             update: what is added.
-            dtype: of the layers from then on; None leaves theirs.
+            dtype: of the layers from then on, for encoding alone; None leaves theirs.
         """
         other = copy(self)
         with torch.no_grad():
@@ -187,11 +188,11 @@ class BertEncoder:
         x = functional.layer_norm(x, size, *embeddings.norm, eps).to(layers[0].up[0].dtype)
         visible = None if mask is None else mask[:, None, None, :]
         for layer in layers:
-            query, key, value = functional.linear(x, *layer.qkv).view(heads).permute(2, 0, 3, 1, 4)
+            query, key, value = linear(x, *layer.qkv).view(heads).permute(2, 0, 3, 1, 4)
             y = functional.scaled_dot_product_attention(query, key, value, attn_mask=visible)
-            y = functional.linear(y.transpose(1, 2).reshape(batch, q_len, recipe.hidden), *layer.output)
+            y = linear(y.transpose(1, 2).reshape(batch, q_len, recipe.hidden), *layer.output)
             x = functional.layer_norm(x + y, size, *layer.attention_norm, eps)
-            y = functional.linear(functional.gelu(functional.linear(x, *layer.up)), *layer.down)
+            y = linear(functional.gelu(linear(x, *layer.up)), *layer.down)
             x = functional.layer_norm(x + y, size, *layer.norm, eps)
         if recipe.pooling == "cls":
             return x[:, 0]
@@ -257,7 +258,7 @@ def _with_added(layers: Sequence[_Layer], update: LowRankUpdate, dtype: torch.dt
             weight, bias = pairs[part]
             pairs[part] = weight + added[index].to(weight), bias
         if dtype is not None:
-            pairs = {part: (weight.to(dtype), bias.to(dtype)) for part, (weight, bias) in pairs.items()}
+            pairs = {part: (packed(weight.to(dtype)), bias.to(dtype)) for part, (weight, bias) in pairs.items()}
         return _Layer(**pairs)
 
     return [changed(layer, index) for index, layer in enumerate(layers)]

@@ -26,6 +26,7 @@ from kblam_engine.key_table import KeySearch, KeyTable
 from kblam_engine.knowledge_base import KBSnapshot, KnowledgeBase
 from kblam_engine.knowledge_state import KnowledgeState, Row
 from kblam_engine.models import LoadedModel, load_base_model, resolve_model
+from kblam_engine.packed_weights import pack_linears
 from kblam_engine.retrieval import EveryKey, Message, Retriever
 from kblam_engine.search.device import DeviceKeys
 from kblam_engine.search.indexes import Indexes, IndexSource
@@ -115,6 +116,7 @@ class KBLaM:
             encoder if encoder is not None else read_config(folder).encoder
         )
         loaded = load_base_model(model, dtype=dtype, device=device)
+        pack_linears(loaded.model)
         weights = load_adapter(
             folder, base_fingerprint=loaded.fingerprint, encoder_fingerprint=sentence_encoder.fingerprint
         )
@@ -324,13 +326,9 @@ class _Statements:
 
 
 def _end_ids(loaded: LoadedModel) -> frozenset[int]:
-    configured = loaded.model.generation_config.eos_token_id
-    ids = configured if isinstance(configured, list) else [configured]
-    known = {int(i) for i in ids if i is not None} or {loaded.tokenizer.eos_token_id}
-    return frozenset(i for i in known if i is not None)
+    return loaded.end_ids
 
 
 def _turn_end(loaded: LoadedModel, end_ids: frozenset[int]) -> int:
-    """Return the end that statements are trained with: the tokenizer's own, where several end a turn."""
-    own = loaded.tokenizer.eos_token_id
-    return own if own in end_ids else min(end_ids)
+    """Return the end that statements are trained with."""
+    return loaded.turn_end

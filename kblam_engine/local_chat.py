@@ -48,7 +48,10 @@ class LocalChat:
         import torch
 
         if self._loaded is None:
+            from kblam_engine.packed_weights import pack_linears
+
             self._loaded = load_base_model(self._name, device=self._device)
+            pack_linears(self._loaded.model)
         model, tokenizer = self._loaded.model, self._loaded.tokenizer
         prompt = tokenizer(chat_text(tokenizer, messages), add_special_tokens=False)["input_ids"]
         ids = torch.tensor([prompt], device=self._loaded.device)

@@ -136,7 +136,7 @@ def read_csv(path: str | os.PathLike[str]) -> Iterator[Triple]:
 def write_jsonl(path: str | os.PathLike[str], triples: Iterable[Triple]) -> int:
     """Write one JSON object a line; return how many. The file appears whole or not at all."""
     count = 0
-    with _whole_file(path) as file:
+    with _whole_text(path) as file:
         for triple in triples:
             file.write(json.dumps(triple.to_dict(), ensure_ascii=False) + "\n")
             count += 1
@@ -146,7 +146,7 @@ def write_jsonl(path: str | os.PathLike[str], triples: Iterable[Triple]) -> int:
 def write_csv(path: str | os.PathLike[str], triples: Iterable[Triple]) -> int:
     """Write a column for each part of a triple, metadata and provenance as JSON; return how many rows."""
     count = 0
-    with _whole_file(path) as file:
+    with _whole_text(path) as file:
         writer = csv.writer(file)
         writer.writerow(_CSV_COLUMNS)
         for triple in triples:
@@ -214,17 +214,22 @@ def _by_suffix(path: str | os.PathLike[str], choices: Mapping[str, _Chosen]) -> 
 
 
 @contextmanager
-def _whole_file(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
-    """Write beside `path` and rename at the end, so that a full disk leaves no half file."""
+def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Provide where to write a file: beside `path`, where it is renamed to at the end, so that a full disk leaves no half file."""
     target = Path(path)
     if target.exists() and not target.is_file():  # a pipe or a terminal takes no rename
-        with open(target, "w", encoding="utf-8", newline="") as file:
-            yield file
+        yield target
         return
     draft = target.with_name(f".{target.name}.{os.getpid()}.part")
     try:
-        with open(draft, "w", encoding="utf-8", newline="") as file:
-            yield file
+        yield draft
         os.replace(draft, target)
     finally:
         draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def _whole_text(path: str | os.PathLike[str]) -> Iterator[IO[str]]:
+    """Provide a file of text that appears whole or not at all."""
+    with whole_file(path) as place, open(place, "w", encoding="utf-8", newline="") as file:
+        yield file

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,12 +14,18 @@ import typer
 from kblam_engine.cli._answering import IndexOption
 from kblam_engine.cli._measuring import progress_bar
 from kblam_engine.cli._options import DEFAULT_MODEL, AdapterOption, DeviceOption, DtypeOption, ModelOption
-from kblam_engine.cli.kb_common import JSONOption, MultiOption, print_json, print_table
+from kblam_engine.cli.kb_common import JSONOption, MultiOption, many, print_json, print_table
 
 if TYPE_CHECKING:
     from kblam_engine.cluster.workers import Workers
 
 _Folder = Annotated[Path, typer.Argument(help="Folder of the shards.", show_default=False)]
+_Address = Annotated[
+    str,
+    typer.Argument(
+        metavar="URL", help="Any that fsspec knows: s3://bucket/path, gs://, az://, file:///path.", show_default=False
+    ),
+]
 
 
 def register(app: typer.Typer) -> None:
@@ -27,6 +33,8 @@ def register(app: typer.Typer) -> None:
     group = typer.Typer(help="Knowledge bases in shards, for more than one machine.")
     group.command("build")(build)
     group.command("info")(info)
+    group.command("push")(push)
+    group.command("pull")(pull)
     group.command("serve")(serve)
     app.add_typer(group, name="cluster")
 
@@ -66,8 +74,7 @@ def build(
     from kblam_engine.cluster import BuildRequest, build_shards
 
     request = BuildRequest(tuple(triples), output, shards, encoder, multi, index)
-    quiet = as_json or not sys.stderr.isatty()
-    with _workers(address, workers) as working, nullcontext(lambda *_: None) if quiet else progress_bar() as progress:
+    with _workers(address, workers) as working, _progress(as_json) as progress:
         report = build_shards(request, working, progress)
     if as_json:
         print_json(report.to_dict())
@@ -115,6 +122,52 @@ def info(
         raise typer.Exit(1)
 
 
+def push(
+    folder: _Folder,
+    url: _Address,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Send every file, those too that are there, where one of them was damaged.")
+    ] = False,
+    as_json: JSONOption = False,
+) -> None:
+    """Put shards on an object store, or what is missing of them there.
+
+    Readers see the shards from before until all of these are there. One push to an address at a time.
+    """
+    from kblam_engine.cluster.transfer import push_shards
+
+    with _progress(as_json) as progress:
+        report = push_shards(folder, url, everything=everything, progress=progress)
+    if as_json:
+        print_json(report.to_dict())
+        return
+    removed = f", {many(len(report.removed), 'file')} of before deleted" if report.removed else ""
+    typer.echo(
+        f"{many(report.manifest.n_triples, 'triple')} in {many(len(report.manifest.shards), 'shard')} at {report.url}: "
+        f"{len(report.sent):,} of {many(report.n_files, 'file')} sent now ({report.sent_bytes / 1e6:,.1f} MB){removed}; "
+        f"get them: kblam cluster pull {report.url} FOLDER"
+    )
+
+
+def pull(url: _Address, folder: _Folder, as_json: JSONOption = False) -> None:
+    """Get shards from an object store, or what is missing of them here.
+
+    Every file is compared with its checksum. The shards from before are there until all of these are.
+    """
+    from kblam_engine.cluster.transfer import pull_shards
+
+    with _progress(as_json) as progress:
+        report = pull_shards(url, folder, progress=progress)
+    if as_json:
+        print_json(report.to_dict())
+        return
+    typer.echo(
+        f"{many(report.manifest.n_triples, 'triple')} in {many(len(report.manifest.shards), 'shard')} in {folder}: "
+        f"{len(report.fetched):,} of {many(report.n_files, 'file')} fetched now ({report.fetched_bytes / 1e6:,.1f} MB); "
+        f"ask them: kblam ask --kb {folder} QUESTION"
+    )
+
+
 def serve(
     folder: _Folder,
     address: Annotated[
@@ -148,6 +201,11 @@ def serve(
             threading.Event().wait()
         finally:
             stop_serving(place, port)
+
+
+def _progress(quiet: bool) -> AbstractContextManager[Callable[[str, int, int], None]]:
+    """Return what shows how far a command is, on a terminal alone."""
+    return nullcontext(lambda *_: None) if quiet or not sys.stderr.isatty() else progress_bar()
 
 
 @contextmanager

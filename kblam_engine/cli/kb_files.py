@@ -27,6 +27,7 @@ from kblam_engine.cli.kb_common import (
 )
 
 if TYPE_CHECKING:
+    from kblam_engine.knowledge_base import KnowledgeBase
     from kblam_engine.triples import Triple
 
 
@@ -39,9 +40,12 @@ def register(app: typer.Typer) -> None:
 
 def export_file(
     file: Annotated[
-        Path, typer.Argument(help="A .jsonl or .csv file, or - for JSONL on stdout.", show_default=False)
+        Path, typer.Argument(help="A .jsonl, .csv or .parquet file, or - for JSONL on stdout.", show_default=False)
     ],
     kb: KBOption,
+    embeddings: Annotated[
+        bool, typer.Option("--embeddings", help="Of keys and values as well, in a .parquet file.")
+    ] = False,
     namespace: NamespaceOption = None,
     tag: TagOption = None,
     source: SourceOption = None,
@@ -50,13 +54,16 @@ def export_file(
     as_json: JSONOption = False,
 ) -> None:
     """Write every triple to a file, or those that the options choose."""
+    is_parquet = file.suffix.lower() in (".parquet", ".pq")
+    if embeddings and not is_parquet:
+        raise typer.BadParameter(f"expected a .parquet file, got {file}", param_hint="--embeddings")
     with open_kb(kb) as whole:
         base = Part.of(namespace, tag, source, at, revision).view(whole)
         if str(file) == "-":
             _write_lines(base)
             return
         with working(f"writing {file}"):
-            count = base.export_file(file)
+            count = _write_parquet(file, base, embeddings) if is_parquet else base.export_file(file)
     if as_json:
         print_json({"exported": count, "file": str(file)})
     else:
@@ -136,6 +143,12 @@ def synthesize_file(
     if made.likeness is not None:
         compared = min(MOST_COMPARED, len({triple.name for triple in made.triples}))
         typer.echo(f"likeness of {many(compared, 'name')} to their own texts: {made.likeness:.2f} (0.5 is chance)")
+
+
+def _write_parquet(file: Path, base: KnowledgeBase, embeddings: bool) -> int:
+    from kblam_engine.sources.parquet import write_parquet
+
+    return write_parquet(file, base, embeddings=embeddings)
 
 
 def _write_lines(triples: Iterable[Triple]) -> None:

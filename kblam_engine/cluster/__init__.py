@@ -9,17 +9,22 @@ from kblam_engine.cluster.live import LiveShards
 from kblam_engine.cluster.manifest import Manifest, ShardRecord, is_sharded, read_manifest
 from kblam_engine.cluster.opening import open_shards, verify_shards
 from kblam_engine.cluster.sharded_kb import ShardedKB
+from kblam_engine.cluster.transfer import PullReport, PushReport, pull_shards, push_shards
 
 __all__ = [
     "BuildReport",
     "BuildRequest",
     "LiveShards",
     "Manifest",
+    "PullReport",
+    "PushReport",
     "ShardRecord",
     "ShardedKB",
     "build_shards",
     "is_sharded",
     "open_shards",
+    "pull_shards",
+    "push_shards",
     "read_manifest",
     "verify_shards",
 ]

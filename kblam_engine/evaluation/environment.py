@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import os
 import platform
 import subprocess
@@ -12,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from kblam_engine.freed_memory import give_back_freed
 from kblam_engine.threads import usable_cores
 
 _PACKAGES = (
@@ -128,15 +127,6 @@ def anonymous_bytes() -> int | None:
     """
     give_back_freed()
     return _status_bytes("RssAnon")
-
-
-def give_back_freed() -> None:
-    """Collect garbage and give freed memory back to the system, where the C library can (glibc)."""
-    gc.collect()
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError, TypeError):  # another C library, macOS, Windows
-        pass
 
 
 def _status_bytes(field: str) -> int | None:

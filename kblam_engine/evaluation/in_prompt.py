@@ -17,6 +17,7 @@ from kblam_engine.evaluation.interface import AnswerLike, EvaluatedModel
 from kblam_engine.evaluation.metrics import contains, percentile
 from kblam_engine.evaluation.questions import Question
 from kblam_engine.evaluation.updates import search_of
+from kblam_engine.freed_memory import give_back_freed
 from kblam_engine.triples import Triple
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class InPrompt:
 
     def peak_rss_mb(self, model: EvaluatedModel, questions: Sequence[str]) -> float | None:
         """Return the peak of resident memory over some answers, the open knowledge base included."""
-        environment.give_back_freed()
+        give_back_freed()
         environment.reset_peak_rss()
         for text in questions[:_PEAK_QUESTIONS]:
             self.ask(model, text)

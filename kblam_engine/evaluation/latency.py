@@ -26,6 +26,7 @@ from kblam_engine.evaluation.latency_results import LatencyResult
 from kblam_engine.evaluation.metrics import key_of, percentile
 from kblam_engine.evaluation.synthetic_kb import REAL_UP_TO, InventingEncoder, fill, fresh_questions
 from kblam_engine.evaluation.updates import NO_UPDATES, Updates, measure_updates, ready_search, sampled
+from kblam_engine.freed_memory import give_back_freed
 from kblam_engine.triples import Triple
 
 if TYPE_CHECKING:
@@ -221,7 +222,7 @@ def _ask(
     for text, triple in _take(questions, _WARM_UP, len(askable)):
         _ask_pair(model, kb, text, triple, options.max_new_tokens, kb_first=True)
         model.retrieve(text, kb, 10)
-    environment.give_back_freed()  # what the warm-up has left
+    give_back_freed()  # what the warm-up has left
     environment.reset_peak_rss()
     environment.reset_gpu_peak()
     what = f"asking {len(kb):,} triples"

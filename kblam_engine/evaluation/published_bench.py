@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +22,7 @@ from kblam_engine.evaluation.metrics import percentile
 from kblam_engine.evaluation.published import PublishedAdapter, PublishedState, bytes_of, project
 from kblam_engine.evaluation.published_hikvp import HierarchicalState, build_hierarchy
 from kblam_engine.evaluation.synthetic_kb import InventingEncoder, fill, fresh_questions
+from kblam_engine.freed_memory import give_back_freed
 from kblam_engine.knowledge_base import KBSnapshot, KnowledgeBase
 from kblam_engine.retrieval import KEPT_KEYS
 
@@ -305,10 +303,8 @@ class _Peak:
 @contextmanager
 def _peak() -> Iterator[_Peak]:
     """Tell the peak of resident memory inside the block beyond what it was before."""
-    gc.collect()
     # What an earlier system has freed may still be held by the allocator, and would be used again unseen.
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
+    give_back_freed()
     environment.reset_peak_rss()
     before, found = environment.peak_rss_mb(), _Peak()
     yield found

@@ -108,11 +108,15 @@ def _convert(weights: Path, target: Path, model: EmbeddedModel) -> None:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from kblam_engine.models.loading import NO_CODE, quiet_transformers
+    from kblam_engine.models.loading import NO_CODE, check_whole, quiet_transformers
 
     source: dict[str, Any] = {"gguf_file": weights.name, **NO_CODE}
     with quiet_transformers():
-        network = AutoModelForCausalLM.from_pretrained(str(weights.parent), dtype=torch.float32, **source)
+        network, read = AutoModelForCausalLM.from_pretrained(
+            str(weights.parent), dtype=torch.float32, output_loading_info=True, **source
+        )
+        # The file is the right one, so what it lacks is what this transformers does not find in it.
+        check_whole(read, weights.name, "install the version of transformers that constraints.txt names")
         # With the config given, the file is not read once more for it: a large vocabulary takes long.
         tokenizer = AutoTokenizer.from_pretrained(str(weights.parent), config=network.config, **source)
         _finish_config(network, tokenizer, model.text)

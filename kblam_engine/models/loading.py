@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
@@ -33,6 +33,14 @@ _DTYPES = {
 NO_CODE: Mapping[str, Any] = {"trust_remote_code": False}
 """For every ``from_pretrained`` of transformers: unless told so, it asks on stdin whether to run a model's own code."""
 
+_AGAIN: Mapping[Kind, str] = {
+    "embedded": "remove that folder, and it is converted again",
+    "local": "copy or download the folder again",
+    "hub": "download it again",
+}
+_MAX_NAMED = 3
+"""Tensors that an error names; a folder that lost one of its files lacks hundreds."""
+
 # Flags of /proc/cpuinfo for arithmetic in bfloat16: x86 vectors, x86 tiles, and Arm.
 _BF16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 
@@ -51,6 +59,16 @@ class LoadedModel:
     dtype: torch.dtype
     device: torch.device
 
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """The tokens that end an answer."""
+        return end_ids(self.model, self.tokenizer)
+
+    @property
+    def turn_end(self) -> int:
+        """The one of them that statements end with."""
+        return turn_end(self.model, self.tokenizer)
+
 
 def load_base_model(
     name_or_path: str | PathLike[str] = DEFAULT_MODEL,
@@ -64,10 +82,11 @@ def load_base_model(
     None takes a GPU where there is one. Only safetensors weights are read, and no code from a folder is run.
 
     Raises:
-        ModelNotFoundError: there is no such model, or it cannot be read.
+        ModelNotFoundError: there is no such model, or it cannot be read, or its weights lack a tensor.
         MissingDependencyError: the package with an embedded model is not installed.
         ConfigurationError: `dtype` or `device` is not one that torch knows, or the model's tokenizer is none that
-            can be worked with: not a fast one, without a chat template, or without an end token.
+            can be worked with: not a fast one, without a chat template, or without an end token that the model does not
+            name either.
     """
     resolved = resolve_model(name_or_path)
     import torch
@@ -84,6 +103,27 @@ def load_base_model(
     model.eval()
     model.requires_grad_(False)
     return LoadedModel(model, tokenizer, resolved.name, _fingerprint(resolved, model), number_type, place)
+
+
+def end_ids(model: Any, tokenizer: Any) -> frozenset[int]:
+    """Return the tokens that end an answer: those of the model's generation config, or else the tokenizer's own."""
+    configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ids = configured if isinstance(configured, list) else [configured]
+    known = {int(i) for i in ids if i is not None} or {tokenizer.eos_token_id}
+    return frozenset(i for i in known if i is not None)
+
+
+def turn_end(model: Any, tokenizer: Any) -> int:
+    """Return the end that statements are trained and written with: the tokenizer's own, where several end a turn.
+
+    Raises:
+        ConfigurationError: neither model nor tokenizer have one.
+    """
+    ends = end_ids(model, tokenizer)
+    if not ends:
+        raise ConfigurationError(f"expected an end token, got a tokenizer that has no end token: {_NAME_AN_END}")
+    own = tokenizer.eos_token_id
+    return own if own in ends else min(ends)
 
 
 def default_device() -> str:
@@ -154,13 +194,37 @@ def _load(resolved: ResolvedModel, dtype: torch.dtype) -> tuple[Any, Any]:
 
     try:
         with quiet_transformers():
-            model = AutoModelForCausalLM.from_pretrained(place, dtype=dtype, use_safetensors=True, **NO_CODE)
+            model, read = AutoModelForCausalLM.from_pretrained(
+                place, dtype=dtype, use_safetensors=True, output_loading_info=True, **NO_CODE
+            )
             tokenizer = AutoTokenizer.from_pretrained(place, **NO_CODE)
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as error:
         reason, remedy = _explain(error, resolved.kind)
         raise ModelNotFoundError(f"cannot load the base model {place!r}: {reason} ({remedy})") from error
-    _check_tokenizer(tokenizer, place)
+    check_whole(read, place, _AGAIN[resolved.kind])
+    _check_tokenizer(tokenizer, model, place)
     return model, tokenizer
+
+
+def check_whole(read: Mapping[str, Collection[Any]], place: str, remedy: str) -> None:
+    """Refuse weights that lack a tensor: transformers fills it with random numbers, and answers are nonsense.
+
+    Args:
+        read: what ``from_pretrained`` tells with ``output_loading_info=True``; tensors that are tied to others, and those
+            that a model computes itself, are not missing there.
+        place: where the weights come from.
+        remedy: what to do about it.
+
+    Raises:
+        ModelNotFoundError: a tensor is missing, or has another shape.
+    """
+    names = sorted({*read["missing_keys"], *(name for name, *_ in read["mismatched_keys"])})
+    if names:
+        more = f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+        raise ModelNotFoundError(
+            f"cannot load the base model {place!r}: expected weights with all tensors of its config.json, got none or "
+            f"other shapes for {', '.join(names[:_MAX_NAMED])}{more} ({remedy})"
+        )
 
 
 def _explain(error: Exception, kind: Kind) -> tuple[str, str]:
@@ -168,7 +232,7 @@ def _explain(error: Exception, kind: Kind) -> tuple[str, str]:
     from safetensors import SafetensorError
 
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    again = "download it again" if kind == "hub" else "copy or download the folder again"
+    again = _AGAIN[kind]
     if "custom code" in reason:
         return (
             "it brings its own code, and no code from a model is run",
@@ -183,11 +247,17 @@ def _explain(error: Exception, kind: Kind) -> tuple[str, str]:
     return reason, "expected a causal language model saved as safetensors, with its tokenizer"
 
 
-def _check_tokenizer(tokenizer: Any, place: str) -> None:
+_NAME_AN_END = (
+    "name the token that ends a turn as eos_token in its tokenizer_config.json, or its id as eos_token_id in the model's "
+    "generation_config.json"
+)
+
+
+def _check_tokenizer(tokenizer: Any, model: Any, place: str) -> None:
     """Refuse a tokenizer that would fail only later, in the middle of an answer or of training.
 
     Raises:
-        ConfigurationError: it is not a fast one, or has no chat template or no end token.
+        ConfigurationError: it is not a fast one, or has no chat template, or neither it nor the model has an end token.
     """
     if not tokenizer.is_fast:
         problem = "is not a fast one (no tokenizer.json)"
@@ -195,9 +265,8 @@ def _check_tokenizer(tokenizer: Any, place: str) -> None:
     elif not tokenizer.chat_template:
         problem = "has no chat template"
         remedy = "take the model's chat version, or put a chat_template.jinja into its folder"
-    elif tokenizer.eos_token_id is None:
-        problem = "has no end token"
-        remedy = "name the token that ends a turn as eos_token in its tokenizer_config.json"
+    elif not end_ids(model, tokenizer):
+        problem, remedy = "has no end token", _NAME_AN_END
     else:
         return
     raise ConfigurationError(f"base model {place!r}: expected the tokenizer of a chat model, got one that {problem}: {remedy}")
