@@ -120,6 +120,7 @@ class Call:
         state = engine.new_state(rows, threshold, max_hops, unknown)  # checks them even where no row has a KB
         self._state = state if any(r.snapshot is not None for r in rows) else None
         prompts = [engine.prompt_ids(r.messages, template_kwargs) for r in rows]
+        _check_lengths(prompts, engine.lm.config)
         self.rows = DecodingRows(engine.tokenizer, prompts, checked, engine.end_ids, cancel)
         self._first = self._last = self._begun
         self._n_steps = 0
@@ -278,6 +279,18 @@ class CallBatch:
         if len(shares) == 1 and shares[0].is_whole:
             return shares[0].state
         return JoinedStates(shares) if any(share.state is not None for share in shares) else None
+
+
+def _check_lengths(prompts: Sequence[Sequence[int]], config: Any) -> None:
+    """Refuse what is longer than the model has learned to read: it would take minutes, and be answered with nonsense."""
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    for number, prompt in enumerate(prompts):
+        if limit is not None and len(prompt) >= limit:
+            where = f"question {number}" if len(prompts) > 1 else "the question"
+            raise ConfigurationError(
+                f"{where}: expected fewer than {limit:,} tokens, what the base model can read, got {len(prompt):,}; "
+                "ask in fewer words, or leave out earlier messages"
+            )
 
 
 def _spans(

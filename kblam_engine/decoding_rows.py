@@ -30,8 +30,9 @@ class DecodingOptions:
         temperature: 0 for the likeliest token (greedy), higher for more variety.
         top_k: choose among the k likeliest tokens; 0 for all.
         top_p: choose among the likeliest tokens that together have this probability; 1 for all.
-        seed: makes sampling reproducible. Every row of a batch starts from it, so that a row's sample is the
-            same in any batch; None for a new one each time.
+        seed: makes sampling reproducible; None for a new one each time. Every row of a batch starts from it, so that in
+            float32 a row's sample is the same in any batch. In bfloat16 the sums of a batch are rounded otherwise, which
+            can tip a sample over: there it is the same for calls alone only.
         stop: texts that end the answer and are not part of it.
 
     Raises:

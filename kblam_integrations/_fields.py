@@ -14,6 +14,13 @@ from kblam_engine.errors import ConfigurationError
 from kblam_engine.knowledge_base import KBSnapshot, KnowledgeBase
 from kblam_integrations._shared import EngineConfig, KBRegistry, as_knowledge_base, release_engines
 
+NOT_TEXT = ("engine", "kb", "kbs")
+"""Fields that hold what cannot leave a process: a model, open knowledge bases."""
+
+NO_TOOL_CALLS = (
+    "this model calls no tools: leave messages with tool calls out, or pass what the tools found as text in a user's message"
+)
+
 
 class EngineFields(BaseModel):
     """An engine, given or by its name, and the knowledge base that it answers from.
@@ -61,6 +68,33 @@ class EngineFields(BaseModel):
         if model not in (None, self.model, engine.name):
             raise ConfigurationError(f"model: {model!r} was asked for, but the engine given is {engine.name!r}")
         return engine
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Return what `pickle` writes.
+
+        Raises:
+            ConfigurationError: there is an engine or a knowledge base, which the copy would not have.
+        """
+        self._refuse_copies()
+        # Of a copy: LlamaIndex takes out of the object itself what it cannot pickle.
+        return super(EngineFields, self.model_copy()).__getstate__()
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        """Return a deep copy.
+
+        Raises:
+            ConfigurationError: there is an engine or a knowledge base, of which there can be no second one.
+        """
+        self._refuse_copies()
+        return super().__deepcopy__(memo)
+
+    def _refuse_copies(self) -> None:
+        held = [name for name in NOT_TEXT if getattr(self, name) is not None]
+        if held:
+            raise ConfigurationError(
+                f"a {type(self).__name__} with {' and '.join(held)} is neither pickled nor copied deeply: model and knowledge base "
+                "belong to this process; make another one from the same arguments there, or share this one (model_copy())"
+            )
 
     def close(self) -> None:
         """Let the shared engine go: its memory is free once no call and nobody else holds it.
@@ -158,6 +192,11 @@ class AnsweringFields(EngineFields):
                 f"max_tokens, stop, {others}"
             )
         return options
+
+
+def too_late(timeout: float | None) -> TimeoutError:
+    """Return what a call raises that has taken too long."""
+    return TimeoutError(f"the answer took longer than timeout={timeout} seconds; it has been cancelled")
 
 
 def kb_identity(kb: KnowledgeBase | KBSnapshot | None) -> dict[str, Any]:

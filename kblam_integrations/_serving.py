@@ -6,6 +6,7 @@ other; in a batch they share every pass through the model's weights.
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import deque
@@ -301,3 +302,13 @@ def queue_of(engine: KBLaM) -> AnswerQueue:
         if engine not in _queues:
             _queues[engine] = AnswerQueue()
         return _queues[engine]
+
+
+def _begin_anew() -> None:
+    """Forget the queues of the process that this one was forked from: their threads are not here to answer."""
+    global _queues, _queues_lock
+    _queues, _queues_lock = WeakKeyDictionary(), threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which has no fork
+    os.register_at_fork(after_in_child=_begin_anew)

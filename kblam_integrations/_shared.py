@@ -143,7 +143,8 @@ def release_engines(config: EngineConfig | None = None) -> int:
 class KBRegistry:
     """Knowledge bases by id, for calls that name theirs: ``kb_id="tenant-7"``. Safe to share between threads.
 
-    Directories are opened when they are first asked for, and then kept; anything else is embedded at once.
+    Directories are opened when they are first asked for, and then kept, and opened again if somebody has closed them;
+    anything else is embedded at once.
 
     Example:
         .. code-block:: python
@@ -170,7 +171,8 @@ class KBRegistry:
         """
         if sources is not None and not isinstance(sources, Mapping):
             raise ConfigurationError(f"kbs: expected a mapping from ids to knowledge bases, got {type(sources).__name__}")
-        self._registered: dict[str, Any] = {}
+        self._registered: dict[str, Any] = {}  # a directory stays its path, so that it can be opened again
+        self._kept: dict[str, KnowledgeBase | KBSnapshot] = {}
         self._encoder = encoder
         self._lock = threading.Lock()
         for kb_id, source in (sources or {}).items():
@@ -184,15 +186,19 @@ class KBRegistry:
         """
         if not isinstance(kb_id, str) or not kb_id:
             raise ConfigurationError(f"kb_id: expected a text, got {kb_id!r}")
-        if not _is_directory_name(source):
+        if _is_directory_name(source):
+            source = Path(source).expanduser().absolute()  # the same one, whatever folder a later call comes from
+        else:
             source = as_knowledge_base(source, encoder=self._encoder)
         with self._lock:
             self._registered[kb_id] = source
+            self._kept.pop(kb_id, None)
 
     def remove(self, kb_id: str) -> None:
         """Forget an id; an unknown one is fine. The knowledge base stays as it is."""
         with self._lock:
             self._registered.pop(kb_id, None)
+            self._kept.pop(kb_id, None)
 
     def get(self, kb_id: str) -> KnowledgeBase | KBSnapshot:
         """Return the knowledge base with an id.
@@ -206,7 +212,7 @@ class KBRegistry:
                 raise ConfigurationError(
                     f"kb_id: no knowledge base is registered as {kb_id!r} ({len(self)} others are): register it first"
                 )
-            kb = self._registered[kb_id] = as_knowledge_base(self._registered[kb_id])
+            kb = self._kept[kb_id] = as_knowledge_base(self._registered[kb_id])
         return kb
 
     def __contains__(self, kb_id: object) -> bool:
@@ -282,7 +288,7 @@ def triples_of(source: Any) -> Iterator[Triple]:
     """Yield the triples of a file, a graph, graph documents, or an iterable of triples.
 
     Args:
-        source: a file that ``kblam_engine.sources`` reads; an object with networkx's ``edges()`` and ``is_directed()``; an object
+        source: a file that ``kblam_engine.sources`` reads; a knowledge base or its snapshot; an object with networkx's ``edges()`` and ``is_directed()``; an object
             with ``nodes`` and ``relationships`` (a GraphDocument) or several; or an iterable of ``Triple``, of
             (name, property, value) texts, or of mappings with these keys.
 
@@ -291,8 +297,12 @@ def triples_of(source: Any) -> Iterator[Triple]:
         TripleError: one of the triples is not usable.
         ImportFileError: a line of the file is wrong.
     """
+    from kblam_engine.knowledge_base import KBSnapshot
+
     if isinstance(source, str | os.PathLike):
         yield from open_source(source)
+    elif isinstance(source, KBSnapshot):
+        yield from source.triples(range(len(source)))
     elif callable(getattr(source, "edges", None)) and callable(getattr(source, "is_directed", None)):
         from kblam_integrations.networkx import triples_from_graph
 

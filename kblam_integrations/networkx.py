@@ -17,7 +17,7 @@ from kblam_engine.errors import ConfigurationError, MissingDependencyError
 from kblam_engine.knowledge_base.neighbours import Neighbour
 from kblam_engine.sources.graph_context import context_attributes
 from kblam_engine.sources.graph_files import read_graph
-from kblam_engine.sources.graphs import GraphOptions, GraphTriples
+from kblam_engine.sources.graphs import LABEL_ATTRIBUTES, GraphOptions, GraphTriples
 from kblam_engine.triples import Triple
 from kblam_integrations._shared import triples_of
 
@@ -95,6 +95,7 @@ def graph_from_kb(
         kb: a knowledge base, its snapshot, or triples.
         literals: what becomes of a value that is no name of the knowledge base, such as "11 hours": a node like
             others, or an attribute of the name's node (a list, where there are several), without metadata or context.
+            Of a property called ``name`` or ``label`` it is a node all the same: as attributes, these say what nodes are called.
 
     Raises:
         ConfigurationError: `literals` is neither.
@@ -112,10 +113,11 @@ def graph_from_kb(
     graph = nx.MultiDiGraph()
     names = {triple.name for triple in triples}
     attributes: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    key_of = _EdgeKeys(graph)
     for triple in triples:
-        if literals == "nodes" or triple.value in names:
+        if literals == "nodes" or triple.value in names or triple.property in LABEL_ATTRIBUTES:
             data = {**triple.metadata, "relation": triple.property, **context_attributes(triple)}
-            graph.add_edges_from([(triple.name, triple.value, _edge_key(graph, triple), data)])
+            graph.add_edges_from([(triple.name, triple.value, key_of(triple), data)])
         else:
             graph.add_node(triple.name)
             attributes[triple.name][triple.property].append(triple.value)
@@ -124,16 +126,27 @@ def graph_from_kb(
     return graph
 
 
-def _edge_key(graph: nx.MultiDiGraph, triple: Triple) -> str:
-    """Return the key of a triple's edge: its property, and a number where another triple's edge has that key."""
-    key, number = triple.property, 1
-    while graph.has_edge(triple.name, triple.value, key):
-        data = graph.edges[triple.name, triple.value, key]
-        if (data["relation"], data.get("kb_namespace", "")) == (triple.property, triple.namespace):
-            break
-        number += 1
-        key = f"{triple.property} ({number})"
-    return key
+class _EdgeKeys:
+    """The keys of a graph's edges: a triple's property, and a number where another triple's edge has that key."""
+
+    def __init__(self, graph: nx.MultiDiGraph) -> None:
+        self._graph = graph
+        self._given: dict[tuple[str, ...], str] = {}
+        self._numbers: dict[tuple[str, ...], int] = {}  # the last one of each words: looking for it again takes a walk
+
+    def __call__(self, triple: Triple) -> str:
+        words = (triple.name, triple.value, triple.property)
+        if (*words, triple.namespace) not in self._given:
+            number = self._numbers.get(words, 0) + 1
+            while self._graph.has_edge(triple.name, triple.value, _numbered(triple.property, number)):
+                number += 1
+            self._numbers[words] = number
+            self._given[*words, triple.namespace] = _numbered(triple.property, number)
+        return self._given[*words, triple.namespace]
+
+
+def _numbered(key: str, number: int) -> str:
+    return key if number == 1 else f"{key} ({number})"
 
 
 def neighbours(kb: KnowledgeBase, name: str, *, hops: int = 1, incoming: bool = True) -> list[Neighbour]:

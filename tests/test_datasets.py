@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,8 @@ def test_a_failing_program_is_reported_with_the_remedy() -> None:
         _apt.run(["/no/such/program"], remedy="apt-get update")
 
 
-def test_wordnet_reads_words_senses_and_relations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def small_wordnet(folder: Path) -> None:
+    """Write the files of a WordNet of four meanings."""
     lines = {
         "noun": [
             '00000010 04 n 02 bank 0 side 0 001 @ 00000030 n 0000 | sloping land; "they sat on the bank"',
@@ -231,8 +233,12 @@ def test_wordnet_reads_words_senses_and_relations(tmp_path: Path, monkeypatch: p
         "adj": ["galore a 1 0 1 0 00000040"],
     }
     for file, data in lines.items():
-        (tmp_path / f"data.{file}").write_text("\n".join(["  1 a licence", *data]))
-        (tmp_path / f"index.{file}").write_text("\n".join(["  1 a licence", *index.get(file, [])]))
+        (folder / f"data.{file}").write_text("".join(f"{line}\n" for line in ("  1 a licence", *data)))
+        (folder / f"index.{file}").write_text("".join(f"{line}\n" for line in ("  1 a licence", *index.get(file, []))))
+
+
+def test_wordnet_reads_words_senses_and_relations(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_wordnet(tmp_path)
     monkeypatch.setattr(wordnet, "data_folder", lambda: tmp_path)
     found = {(t.name, t.property): t.value for t in wordnet.triples()}
     assert found["bank (noun, 1)", "definition"] == "sloping land"
@@ -241,3 +247,33 @@ def test_wordnet_reads_words_senses_and_relations(tmp_path: Path, monkeypatch: p
     assert found["bank (noun, 2)", "part of"] == "Big Thing"
     assert found["side", "broader term"] == "Big Thing"
     assert found["galore", "definition"] == "in great numbers"
+
+
+@pytest.mark.parametrize("file", ["data.noun", "data.adj", "index.noun", "index.adj"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content: content[:-6],
+        lambda content: content[: content.rstrip(b"\n").rfind(b"\n") + 1],
+        lambda content: content[:-20] + b"\xff" * 20,
+        lambda content: content[:14] + b"\0" * len(content[14:]),
+    ],
+    ids=["cut", "a line less", "no text", "zeros"],
+)
+def test_a_damaged_wordnet_is_told_with_the_folder(
+    file: str, damage: Callable[[bytes], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small_wordnet(tmp_path)
+    whole = (tmp_path / file).read_bytes()
+    monkeypatch.setattr(wordnet, "data_folder", lambda: tmp_path)
+    (tmp_path / file).write_bytes(damage(whole))
+    with pytest.raises(_files.DatasetError, match=f"wordnet-base in {tmp_path} are damaged: .*Remove the folder {tmp_path}"):
+        next(wordnet.triples())
+    (tmp_path / file).unlink()
+    with pytest.raises(_files.DatasetError, match=f"{file}: .*Remove the folder"):
+        next(wordnet.triples())
+
+
+def test_an_installed_package_is_damaged(tmp_path: Path) -> None:
+    error = _apt.damaged(wordnet.PACKAGE, Path("/usr/share/wordnet"), "data.noun, line 7: odd")
+    assert str(error).endswith("data.noun, line 7: odd. Run: apt-get install --reinstall wordnet-base")

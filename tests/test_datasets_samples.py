@@ -5,9 +5,11 @@ from __future__ import annotations
 import gzip
 import sqlite3
 import string
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -208,25 +210,109 @@ def test_a_database_with_other_tables_is_refused(module: ModuleType, tmp_path: P
         list(module._read(tmp_path / "other.sqlite"))
 
 
-def test_a_debian_package_is_unpacked_into_the_cache_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    commands: list[str] = []
-    package = _apt.DebianPackage("bead", "usr/share/bead", "beads.txt", "bead-1", "bead_1_all.deb", "")
+BEAD = _apt.DebianPackage("bead", "usr/share/bead", "beads.txt", "bead-1", "bead_1_all.deb", "", others=("index",))
 
-    def fake(command: list[str], folder: str, *, remedy: str) -> str:
-        commands.append(command[0])
+
+class Apt:
+    """apt-get and dpkg-deb, which bring two files and a third that nobody reads."""
+
+    def __init__(self) -> None:
+        self.commands: list[str] = []
+        self.files = {"beads.txt": "beads", "index": "b one", "notes/more.txt": "notes"}
+
+    def __call__(self, command: list[str], folder: str, *, remedy: str) -> str:
+        self.commands.append(command[0])
         if command[0] == "apt-get":
             Path(folder, "bead_2_all.deb").write_bytes(b"another version, so no checksum to compare")
         else:
-            data = Path(folder, "unpacked", package.folder)
-            data.mkdir(parents=True)
-            (data / package.probe).write_text("beads")
+            for name, text in self.files.items():
+                path = Path(folder, "unpacked", BEAD.folder, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_text(text)
         return ""
 
+
+@pytest.fixture
+def apt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Apt:
+    made = Apt()
     monkeypatch.setenv("KBLAM_CACHE", str(tmp_path))
     monkeypatch.setattr(_apt.shutil, "which", lambda tool: tool)
-    monkeypatch.setattr(_apt, "run", fake)
-    assert (_apt.package_folder(package) / package.probe).read_text() == "beads"
-    assert _apt.package_folder(package) == tmp_path / "datasets" / "bead-1"
-    assert commands == ["apt-get", "dpkg-deb"]
+    monkeypatch.setattr(_apt, "run", made)
+    return made
+
+
+def test_a_debian_package_is_unpacked_into_the_cache_once(tmp_path: Path, apt: Apt) -> None:
+    assert (_apt.package_folder(BEAD) / BEAD.probe).read_text() == "beads"
+    assert _apt.package_folder(BEAD) == tmp_path / "datasets" / "bead-1"
+    assert apt.commands == ["apt-get", "dpkg-deb"]
+    assert [path.name for path in (tmp_path / "datasets").iterdir()] == ["bead-1"]
+
+
+def changed(path: Path) -> None:
+    path.write_text("b" + path.read_text()[1:].upper())
+
+
+@pytest.mark.parametrize("name", ["beads.txt", "index", "notes/more.txt", _apt.RECORD])
+@pytest.mark.parametrize(
+    "damage", [Path.unlink, lambda path: path.write_text(""), lambda path: path.write_text("{"), changed],
+    ids=["gone", "empty", "cut", "changed"],
+)  # fmt: skip
+def test_a_damaged_cache_is_downloaded_again_once(
+    name: str, damage: Callable[[Path], Any], apt: Apt, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = _apt.package_folder(BEAD)
+    damage(folder / name)
+    assert _apt.package_folder(BEAD) == folder == _apt.package_folder(BEAD)
+    trusted = name == _apt.RECORD and not (folder / name).exists()  # a folder that was copied there by hand has none
+    assert apt.commands == ["apt-get", "dpkg-deb"] * (1 if trusted else 2)
+    assert trusted or (f"{folder}: damaged or missing: {name}" in caplog.text and (folder / _apt.RECORD).exists())
+    assert {path: (folder / path).read_text() for path in apt.files} == apt.files
+    assert [path.name for path in folder.parent.iterdir()] == ["bead-1"]
+
+
+def test_a_cache_without_a_record_needs_every_file(tmp_path: Path, apt: Apt) -> None:
+    folder = tmp_path / "datasets" / "bead-1"
+    folder.mkdir(parents=True)
+    (folder / "beads.txt").write_text("my beads")
+    (folder / "index").write_text("m 1")
+    assert (_apt.package_folder(BEAD) / "beads.txt").read_text() == "my beads" and not apt.commands
+    (folder / "index").write_text("")
+    assert (_apt.package_folder(BEAD) / "index").read_text() == "b one" and len(apt.commands) == 2
+
+
+def test_a_damaged_cache_that_cannot_be_downloaded_is_told(apt: Apt, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = _apt.package_folder(BEAD)
+    (folder / "index").unlink()
+    monkeypatch.setattr(_apt.shutil, "which", lambda tool: None)
+    with pytest.raises(_files.DatasetError, match=f"bead in {folder}; .*missing: index. Remove that folder.*apt-get is not on"):
+        _apt.package_folder(BEAD)
+    assert (folder / "beads.txt").exists()
+
+
+def test_a_package_without_the_files_is_refused(tmp_path: Path, apt: Apt) -> None:
+    del apt.files["index"]
+    with pytest.raises(_files.DatasetError, match="Expected index in bead_2_all.deb.*written for bead_1_all.deb"):
+        _apt.package_folder(BEAD)
+    assert not any((tmp_path / "datasets").iterdir())
+
+
+def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path, apt: Apt) -> None:
+    (tmp_path / "datasets").write_text("a file")
+    with pytest.raises(_files.DatasetError, match="Cannot write .*KBLAM_CACHE names another folder"):
+        _apt.package_folder(BEAD)
+
+
+@pytest.mark.parametrize("cut", ["foldoc.index", "foldoc.dict.dz", "a line of foldoc.index"])
+def test_a_cut_dictionary_is_told_with_the_folder(cut: str, tmp_path: Path) -> None:
+    path = dictionary(tmp_path) / cut.rpartition(" ")[2]
+    content = path.read_bytes()
+    path.write_bytes(content[: content.rfind(b"\n")] if cut.startswith("a line") else content[:-3])
+    with pytest.raises(_files.DatasetError, match=f"Remove the folder {tmp_path}"):
+        list(foldoc._read(tmp_path))
+
+
+def test_a_cut_ontology_is_told_with_the_folder(tmp_path: Path) -> None:
+    path = database("gene_ontology", tmp_path)
+    path.write_bytes(path.read_bytes()[:9000])
+    with pytest.raises(_files.DatasetError, match=f"Remove the folder {tmp_path}"):
+        list(gene_ontology._read(path))

@@ -341,3 +341,13 @@ def test_exception_in_a_thread_reaches_its_caller_only(engine, memory_kb, hashin
             bad.result(timeout=60)
         for future in good:
             same(future.result(timeout=60), expected)
+
+
+def test_what_is_longer_than_the_model_can_read_is_told_at_once(engine, memory_kb):
+    long = "word " * 3000
+    expected = r"expected fewer than 2,048 tokens, what the base model can read, got \d"
+    for ask in (engine.answer, engine.stream):
+        with pytest.raises(ConfigurationError, match=f"the question: {expected}"):
+            ask(long, memory_kb)
+    with pytest.raises(ConfigurationError, match=f"question 1: {expected}"):
+        engine.answer_batch([QUESTION, long], memory_kb)

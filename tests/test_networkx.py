@@ -354,3 +354,21 @@ def test_reading_a_graph_needs_no_networkx(monkeypatch):
 
 def test_the_docstrings_are_true():
     assert doctest.testmod(kblam_integrations.networkx).failed == 0
+
+
+@pytest.mark.parametrize("label", ["name", "label"])
+def test_properties_that_are_called_as_labels_are_come_back(label):
+    triples = [Triple("n1", label, "Orca"), Triple("n2", label, "Kite"), Triple("n1", "price", "3")]
+    graph = graph_from_kb(triples, literals="attributes")
+    assert graph.nodes["n1"] == {"price": "3"}
+    assert fingerprint(graph) == fingerprint(triples)
+
+
+def test_a_snapshot_has_a_fingerprint(memory_kb):
+    assert fingerprint(memory_kb.snapshot()) == fingerprint(memory_kb)
+
+
+def test_one_triple_in_many_namespaces_takes_no_square_of_time():
+    triples = [Triple("Orca 2", "maker", "Acme", namespace=f"n{i}") for i in range(3000)]
+    graph = graph_from_kb([*triples, *triples])
+    assert len(graph.edges) == 3000 and ("Orca 2", "Acme", "maker (3000)") in graph.edges

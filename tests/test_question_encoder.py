@@ -26,6 +26,7 @@ from kblam_engine.models.loading import LoadedModel
 from kblam_engine.models.registry import DEFAULT_ENCODER, EMBEDDED
 from kblam_engine.sentence_encoder import HashingEncoder, load_sentence_encoder
 from kblam_engine.training.config import recipe
+from kblam_engine.training.divergence import TrainingError
 from kblam_engine.training.evidence import templates
 from kblam_engine.training.lexicon import load_lexicon
 from kblam_engine.training.pools import EncodedWorld
@@ -149,6 +150,27 @@ def test_questions_learn_to_meet_their_keys(small_encoder: BertEncoder) -> None:
     assert np.mean(losses[-10:]) < 0.85 * np.mean(losses[:10])
     assert run(0, 2).digest() == run(0, 2).digest()
     assert run(1, 2).digest() != run(0, 2).digest()
+
+
+@pytest.mark.usefixtures("few_questions")
+def test_a_loss_that_is_not_a_number_stops_at_its_step(small_encoder: BertEncoder) -> None:
+    encoder = small_encoder
+    triples = [Triple(f"Unit {n}", p, f"{p[0]}{n}") for n in range(8) for p in ("mass", "hue", "depth rating", "maker")]
+    encoded = EncodedWorld(source_world(Random(0), triples, 8), encoder)
+    update = LowRankUpdate(encoder.update_config(4))
+    done: list[int] = []
+
+    def progress(step: int, loss: float) -> None:
+        done.append(step)
+        if step == 2:
+            encoded.keys[:], encoded.property_embeddings[:] = np.nan, np.nan
+
+    with pytest.raises(TrainingError, match="question encoder, step 3: the loss is not a number"):
+        train_question_encoder(
+            encoder, update, [templates(encoded)], lambda turn, name: turn, steps=9, progress=progress
+        )
+    assert done == [1, 2]
+    assert all(parameter.isfinite().all() for parameter in update.parameters())
 
 
 @pytest.mark.usefixtures("few_questions")

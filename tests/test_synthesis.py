@@ -12,12 +12,14 @@ from chat_stub import Scripted
 from kb_parts import CountingEncoder
 
 from kblam_engine.errors import ImportFileError
+from kblam_engine.local_chat import LocalChat
 from kblam_engine.sentence_encoder import HashingEncoder, load_sentence_encoder
 from kblam_engine.training.synthesis import (
     IDEAS,
     OBJECTS,
     SynthesisError,
     Thing,
+    Writer,
     gives_away,
     likeness,
     pairs,
@@ -83,6 +85,80 @@ def test_a_file_of_something_else_is_refused_with_its_line(tmp_path: Path) -> No
         file.write('{"name": "x"}\n')
     with pytest.raises(ImportFileError, match="2"):
         synthesize(Counting(), path, PAIRS)
+
+
+def said(word: str) -> Callable[..., str]:
+    """Return a chat model, a function of the given name, that names one thing and says its texts twice."""
+
+    def reply(messages: Sequence[dict[str, str]], /) -> str:
+        return '["Zed"]' if len(messages) == 2 else things_json(word)
+
+    reply.__qualname__ = word
+    return reply
+
+
+@pytest.mark.parametrize(
+    ("writer", "n_names", "got"),
+    [
+        (OfflineWriter(1), 3, r"OfflineWriter\(seed=1\) with n_names=3, got one of OfflineWriter\(seed=1\) with n_names=2"),
+        (OfflineWriter(2), 2, r"OfflineWriter\(seed=2\) with n_names=2, got one of OfflineWriter\(seed=1\) with n_names=2"),
+        (Counting(), 2, r"Counting with n_names=2, got one of OfflineWriter\(seed=1\) with n_names=2"),
+    ],
+    ids=["names", "seed", "writer"],
+)
+def test_a_file_of_a_run_with_other_settings_is_refused_and_stays(
+    tmp_path: Path, writer: Writer, n_names: int, got: str
+) -> None:
+    path = tmp_path / "things.jsonl"
+    first = synthesize(OfflineWriter(1), path, PAIRS[:2], n_names=2)
+    with path.open("a") as file:
+        file.write('{"object": "app", "id')  # cut off as well
+    kept = path.read_bytes()
+    with pytest.raises(ImportFileError, match=f"line 1: expected pairs of {got}: go on with .*another file"):
+        synthesize(writer, path, PAIRS, n_names=n_names)
+    assert path.read_bytes() == kept
+    assert synthesize(OfflineWriter(1), path, PAIRS[:2], n_names=2) == first
+
+
+def test_chat_models_are_told_apart(tmp_path: Path) -> None:
+    path = tmp_path / "things.jsonl"
+    synthesize(ChatWriter(said("small")), path, PAIRS[:1], n_names=1)
+    assert synthesize(ChatWriter(said("small"), tries=9), path, PAIRS[:2], n_names=1).n_pairs == 2
+    local = LocalChat("smollm2-135m")
+    assert ChatWriter(local).described == "ChatWriter(smollm2-135m, varied=True)"
+    for other in (ChatWriter(local), ChatWriter(said("large")), ChatWriter(said("small"), varied=False), ChatWriter(said("small"), name="large")):
+        with pytest.raises(ImportFileError, match=r"got one of ChatWriter\(small, varied=True\)"):
+            synthesize(other, path, PAIRS, n_names=1)
+
+
+def test_a_file_that_does_not_say_what_made_it_goes_on(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    path = tmp_path / "things.jsonl"
+    whole = synthesize(OfflineWriter(1), path, PAIRS, n_names=2)
+    items = [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+    old = [{name: item[name] for name in ("object", "idea", "things")} for item in items]
+    path.write_text("".join(json.dumps(item) + "\n" for item in old[:2]), "utf-8")
+    with caplog.at_level("WARNING"):
+        assert synthesize(OfflineWriter(1), path, PAIRS, n_names=2) == whole
+    assert f"{path}: 2 pairs do not say what made them" in caplog.text
+    with pytest.raises(ImportFileError, match="line 3: expected pairs of .*seed=2"):
+        synthesize(OfflineWriter(2), path, PAIRS, n_names=2)
+
+
+@pytest.mark.parametrize("content", [b'[{"name": "x"}]', b"\xff\xfe\n", b'{"object": "a"}\nmore'])
+def test_a_file_of_something_else_is_not_cut(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "mine.json"
+    path.write_bytes(content)
+    with pytest.raises(ImportFileError, match="line 1: not a finished pair"):
+        synthesize(Counting(), path, PAIRS)
+    assert path.read_bytes() == content
+
+
+def test_a_line_ends_where_its_json_does(tmp_path: Path) -> None:
+    def writer(object_type: str, idea_type: str, n_names: int, /) -> list[Thing]:
+        return [Thing("Zed", "two\u2028lines", "to grow", "it helps")]
+
+    made = synthesize(writer, tmp_path / "x.jsonl", PAIRS[:1])
+    assert synthesize(writer, tmp_path / "x.jsonl", PAIRS[:1]) == made
 
 
 def test_progress_counts_all_pairs(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from kblam_engine.sentence_encoder import HashingEncoder
 from kblam_engine.statements import REFUSAL_TEXT
 from kblam_engine.training.comparison import train_comparison
 from kblam_engine.training.config import HELD_OUT_PROPERTIES, recipe
+from kblam_engine.training.divergence import TrainingError
 from kblam_engine.training.evidence import Examined, make_examined, templates, train_head, validate
 from kblam_engine.training.lexicon import Lexicon, load_lexicon
 from kblam_engine.training.native import NativeTrainer, examples, simulate
@@ -140,6 +141,32 @@ def test_a_head_of_several_members_is_their_mean():
     assert not torch.allclose(apart[0], apart[1])
     assert torch.allclose(head(rows), apart.mean(0), atol=1e-5)
     assert torch.equal(head.question_map, 2 * torch.eye(64))
+
+
+def test_a_head_whose_loss_is_not_a_number_stops_at_its_step():
+    """It stops in the first pass over the questions, at the batch that has the odd one."""
+    examined = toy_examined(0, n=300)
+    examined[7].features[0, 3] = np.inf
+    head = EvidenceHead(8, 64)
+    before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
+    with pytest.raises(TrainingError, match=r"evidence head, member 1, step [123]: the loss is not a number"):
+        train_head(head, examined, members=2, epochs=5)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in head.state_dict().items())
+
+
+def test_a_comparison_whose_loss_is_not_a_number_stops_at_its_step(lexicon):
+    class Odd(HashingEncoder):
+        """An encoder that makes a number of one text infinite."""
+
+        def encode(self, texts, *, progress=False):
+            rows = super().encode(texts)
+            rows[[text == lexicon.properties[3].property for text in texts]] = np.inf
+            return rows
+
+    head = EvidenceHead(4, 64)
+    with pytest.raises(TrainingError, match=r"comparison, step 1: the loss is not a number.*got loss nan"):
+        train_comparison(head, part_of(lexicon, 24), Odd(), epochs=2)
+    assert torch.equal(head.question_map, torch.eye(64))
 
 
 def test_units_that_members_cannot_share_are_refused():

@@ -15,8 +15,8 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-from kblam_engine.datasets._apt import DebianPackage, package_folder
-from kblam_engine.datasets._files import DatasetError, clean, shorten
+from kblam_engine.datasets._apt import DebianPackage, damaged, package_folder
+from kblam_engine.datasets._files import clean, shorten
 from kblam_engine.triples import Triple
 
 LICENCE = "GFDL 1.1 or later, (c) 1993 Denis Howe"
@@ -28,6 +28,7 @@ PACKAGE = DebianPackage(
     cached="foldoc-20230119",
     file="dict-foldoc_20230119-1_all.deb",
     sha256="745cbedb55c2da609cc88ee0284e9d11a67a11ae3709daf7bad0e895ac3294c3",
+    others=("foldoc.dict.dz",),
 )
 INSTALL = PACKAGE.install
 
@@ -88,13 +89,23 @@ def _articles(folder: Path) -> Iterator[str]:
         with gzip.open(folder / "foldoc.dict.dz") as file:
             data = file.read(_MAX_BYTES)
         index = (folder / "foldoc.index").read_text(encoding="utf-8")
-        places = [
-            tuple(map(_number, line.split("\t")[1:3])) for line in index.splitlines() if line[:2] != "00"
-        ]
+        places = [(line[:2] == "00", *map(_number, line.split("\t")[1:3])) for line in index.splitlines()]
+        _check_whole([(offset, length) for _, offset, length in places], len(data))
     except (OSError, EOFError, zlib.error, ValueError, KeyError) as error:
-        raise DatasetError(f"Expected foldoc.index and foldoc.dict.dz in {folder}; got: {error}") from error
-    for offset, length in dict.fromkeys(places):
+        raise damaged(PACKAGE, folder, f"expected foldoc.index and foldoc.dict.dz, got: {error}") from error
+    for offset, length in dict.fromkeys((offset, length) for about, offset, length in places if not about):
         yield data[offset : offset + length].decode("utf-8", errors="replace")
+
+
+def _check_whole(places: list[tuple[int, int]], size: int) -> None:
+    """Check that the articles of an index fill a text of this size without a gap; those about the dictionary count."""
+    end = 0
+    for offset, length in sorted(places):
+        if offset > end:
+            break
+        end = max(end, offset + length)
+    if end != size:
+        raise ValueError(f"articles for {end} of {size} bytes")
 
 
 def _number(digits: str) -> int:

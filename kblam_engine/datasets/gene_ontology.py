@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 
-from kblam_engine.datasets._apt import DebianPackage, package_folder
-from kblam_engine.datasets._files import DatasetError, clean, shorten
+from kblam_engine.datasets._apt import DebianPackage, damaged, package_folder
+from kblam_engine.datasets._files import clean, shorten
 from kblam_engine.triples import Triple
 
 LICENCE = "CC BY 4.0 (the Gene Ontology), Artistic-2.0 (the package)"
@@ -54,8 +54,8 @@ def _read(path: Path) -> Iterator[Triple]:
         # immutable: the folder may be read-only, where SQLite could not even create its lock file.
         with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as db:
             yield from _terms(db)
-    except sqlite3.Error as error:
-        raise DatasetError(f"Expected the tables of GO.db 3.16 in {path}; got: {error}") from error
+    except (sqlite3.Error, TypeError) as error:  # a text that is missing is None
+        raise damaged(PACKAGE, path.parent, f"Expected the tables of GO.db 3.16 in {path.name}; got: {error}") from error
 
 
 def _terms(db: sqlite3.Connection) -> Iterator[Triple]:

@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from kblam_engine.datasets._apt import DebianPackage, package_folder
-from kblam_engine.datasets._files import DatasetError, clean
+from kblam_engine.datasets._apt import DebianPackage, damaged, package_folder
+from kblam_engine.datasets._files import clean
 from kblam_engine.triples import Triple
 
 LICENCE = "WordNet 3.0 licence (permissive, (c) 2006 Princeton University)"
 PROVENANCE = "WordNet 3.0, Debian package wordnet-base, 1:3.0-37"
+_FILES = ("noun", "verb", "adj", "adv")
 PACKAGE = DebianPackage(
     name="wordnet-base",
     folder="usr/share/wordnet",
@@ -26,11 +28,11 @@ PACKAGE = DebianPackage(
     cached="wordnet-3.0",
     file="wordnet-base_1%3a3.0-37_all.deb",
     sha256="61060d960f9ada8fa120872312eccd3ecebfbab8c4579e4f5a74e1cf67620752",
+    others=(*(f"data.{file}" for file in _FILES[1:]), *(f"index.{file}" for file in _FILES)),
 )
 INSTALL = PACKAGE.install
 
 _PARTS = {"n": "noun", "v": "verb", "a": "adjective", "s": "adjective", "r": "adverb"}
-_FILES = ("noun", "verb", "adj", "adv")
 # Pointer symbols of wndb(5WN) -> property of the word that carries the pointer.
 _RELATIONS = {
     "@": "broader term",
@@ -51,6 +53,8 @@ _RELATIONS = {
 }
 _MAX_RELATED = 5
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, slots=True)
 class _Synset:
@@ -66,17 +70,12 @@ def triples() -> Iterator[Triple]:
 
     Raises:
         MissingDependencyError: WordNet is neither installed nor to be had from apt; the message says what to do.
-        DatasetError: The downloaded package has the wrong checksum, or its files are not WordNet's.
+        DatasetError: The downloaded package has the wrong checksum, or its files are not WordNet's or not whole.
     """
     folder = data_folder()
-    synsets: dict[str, _Synset] = {}
-    for file in _FILES:
-        try:
-            text = (folder / f"data.{file}").read_text(encoding="utf-8")
-        except OSError as error:
-            raise DatasetError(f"Expected WordNet's data.{file} in {folder}; got: {error}") from error
-        synsets.update(_read(line) for line in text.splitlines() if line[:1].isdigit())
+    synsets = dict(entry for file in _FILES for entry in _entries(folder, f"data.{file}", _read))
     senses = _senses(folder)
+    _check_whole(folder, synsets, senses)
     for key, synset in synsets.items():
         for position, word in enumerate(synset.words, start=1):
             name = _name(word, key, senses)
@@ -89,10 +88,36 @@ def data_folder() -> Path:
     return package_folder(PACKAGE)
 
 
+def _entries(folder: Path, file: str, read: Callable[[str], T]) -> Iterator[T]:
+    """Read every line of a file but the licence's."""
+    number = 0
+    try:
+        *lines, cut = (folder / file).read_text(encoding="utf-8").split("\n")
+        if cut:
+            raise ValueError("its last line is cut off")
+        for number, line in enumerate(lines, start=1):
+            if not line.startswith(" "):
+                yield read(line)
+    except (OSError, ValueError, LookupError) as error:
+        raise damaged(PACKAGE, folder, f"{file}, line {number}: {error}" if number else f"{file}: {error}") from error
+
+
+def _check_whole(folder: Path, synsets: dict[str, _Synset], senses: dict[str, dict[str, list[str]]]) -> None:
+    """Check that every meaning in the indexes is there, and every word of a meaning in an index."""
+    for word, parts in senses.items():
+        if lost := [key for keys in parts.values() for key in keys if key not in synsets]:
+            raise damaged(PACKAGE, folder, f"{word!r} has the meaning {lost[0]} in an index, which no data file has")
+    for key, synset in synsets.items():
+        if unknown := [word for word in synset.words if word.lower() not in senses]:
+            raise damaged(PACKAGE, folder, f"the meaning {key} has the word {unknown[0]!r}, which no index has")
+
+
 def _read(line: str) -> tuple[str, _Synset]:
     """Read one line of a data file, laid out as wndb(5WN) says; keys are part of speech + offset."""
-    data, _, gloss = line.partition("|")
+    data, bar, gloss = line.partition("|")
     parts = data.split()
+    if not bar or parts[2] not in _PARTS:
+        raise ValueError(f"expected a meaning, got {line[:40]!r}")
     n_words = int(parts[3], 16)
     # Adjectives carry a syntactic marker: "galore(ip)".
     words = tuple(re.sub(r"\((?:a|p|ip)\)$", "", w).replace("_", " ") for w in parts[4 : 4 + 2 * n_words : 2])
@@ -112,12 +137,16 @@ def _senses(folder: Path) -> dict[str, dict[str, list[str]]]:
     """Return word in lower case -> part of speech -> keys of its meanings, commonest first."""
     senses: dict[str, dict[str, list[str]]] = defaultdict(dict)
     for file in _FILES:
-        for line in (folder / f"index.{file}").read_text(encoding="utf-8").splitlines():
-            if line.startswith(" "):
-                continue
-            word, part, *rest = line.split()
-            senses[word.replace("_", " ")][part] = [_key(part, o) for o in rest[-int(rest[0]) :]]
+        for word, part, keys in _entries(folder, f"index.{file}", _read_index):
+            senses[word][part] = keys
     return senses
+
+
+def _read_index(line: str) -> tuple[str, str, list[str]]:
+    """Read one line of an index: the word, its part of speech, and the keys of its meanings."""
+    word, part, *rest = line.split()
+    offsets = rest[-int(rest[0]) :]
+    return word.replace("_", " "), part, [_key(part, offset) for offset in offsets]
 
 
 def _name(word: str, key: str, senses: dict[str, dict[str, list[str]]]) -> str:

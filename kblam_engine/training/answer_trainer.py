@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from kblam_engine.injection import Injection
+from kblam_engine.models.loading import turn_end
 from kblam_engine.statements import StatementTokenizer
 from kblam_engine.training.distributed import Processes
 from kblam_engine.triples import Triple
@@ -77,7 +78,8 @@ class AnswerTrainer(ABC, Generic[E, A]):
             processes: those that share the examples of every step.
         """
         self.injection, self.tokenizer, self.adapter = injection, tokenizer, adapter
-        self.statements = StatementTokenizer(tokenizer, int(tokenizer.eos_token_id))
+        # The end that answers are written with, which not every tokenizer names.
+        self.statements = StatementTokenizer(tokenizer, turn_end(injection.model, tokenizer))
         # Not every tokenizer has a token for padding, and which one it is changes nothing.
         self.pad_id = self.statements.end_id if tokenizer.pad_token_id is None else int(tokenizer.pad_token_id)
         self.accumulate, self.processes = accumulate, processes

@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy, dropout, normalize
 
 from kblam_engine.evidence_head import EvidenceHead
 from kblam_engine.sentence_encoder import SentenceEncoder
+from kblam_engine.training.divergence import check_step
 from kblam_engine.training.lexicon import Lexicon
 from kblam_engine.training.written import Written
 
@@ -119,6 +120,9 @@ def train_comparison(
         temperature: of InfoNCE.
         pull: weight of the squared distance from the start.
         seed: of batches and values.
+
+    Raises:
+        TrainingError: a loss is not a number.
     """
     torch.manual_seed(seed)
     asked = [(i, q) for i, p in enumerate(lexicon.properties) for q in (*p.questions, *p.follow_ups)]
@@ -133,6 +137,7 @@ def train_comparison(
     start = [m.detach().clone() for m in maps]
     optimizer = torch.optim.AdamW(maps, lr=lr, weight_decay=0)
     every = torch.arange(len(properties))
+    step = 0
     for _ in range(epochs):
         for batch in torch.split(torch.randperm(len(questions)), 256):
             value = values[every, torch.randint(0, n_values, (len(properties),))]
@@ -144,6 +149,8 @@ def train_comparison(
             if written is not None and len(written.questions):
                 chosen = torch.randint(0, len(written.questions), (WRITTEN_BATCH,))
                 loss = loss + WRITTEN_SHARE * written.loss(maps, chosen, temperature)
+            step += 1
+            check_step("comparison", step, float(loss.detach()))
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

@@ -21,8 +21,9 @@ HELD_OUT_PROPERTIES = frozenset(
     file extension; identifier pattern; media type; narrower synonyms; narrower terms; synonyms; version of introduction"""
     .replace("\n   ", "").split("; ")
 )  # fmt: skip
-"""Properties of the evaluation sources elements, cwe and edam: training on them would flatter the evaluation. ("kind" of
-edam is missing: it is a word of every second catalogue.)"""
+"""Properties of the evaluation KBs that are made from elements, cwe and edam, and not of their whole sources, which have
+some 30 more: training on them would flatter the evaluation. ("kind" of edam is missing: it is a word of every second
+catalogue.)"""
 
 SOURCES = ("vital", "factbook", "airports", "bioregistry", "wordnet")
 """Data sets of real triples that training reads unless told otherwise."""

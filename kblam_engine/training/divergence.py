@@ -46,10 +46,8 @@ class LossWatch:
             loss: nats per answer token.
             gradient: length of the gradient before it was clipped.
         """
-        if not math.isfinite(loss):
-            return "the loss is not a number"
-        if not math.isfinite(gradient):
-            return "the gradient is not a number"
+        if (why := not_a_number(loss, gradient)) is not None:
+            return why
         if self.seen == SETTLING and loss > FAR * max(self.mean, FLOOR):
             self.far += 1
             if self.far < PATIENCE:
@@ -62,6 +60,36 @@ class LossWatch:
         self.seen = min(self.seen + 1, SETTLING)
         self.mean += (loss - self.mean) / self.seen
         return None
+
+
+def not_a_number(loss: float, gradient: float = 0.0) -> str | None:
+    """Return which of the numbers of a step is NaN or infinite, as a reason to stop, or None."""
+    for name, number in (("loss", loss), ("gradient", gradient)):
+        if not math.isfinite(number):
+            return f"the {name} is not a number"
+    return None
+
+
+def check_step(name: str, step: int, loss: float, gradient: float = 0.0) -> None:
+    """Stop training whose loss is not a number, at once: every further step would spoil the tensors some more.
+
+    For loops whose losses differ too much from batch to batch to say that one has run away.
+
+    Args:
+        name: what is trained.
+        step: optimiser step, from 1.
+        loss: of the step.
+        gradient: length of its gradient, where that is known.
+
+    Raises:
+        TrainingError: loss or gradient are NaN or infinite.
+    """
+    why = not_a_number(loss, gradient)
+    if why is not None:
+        raise TrainingError(
+            f"{name}, step {step}: {why}: expected finite numbers, got loss {loss} and gradient {gradient}; "
+            "look at the data and at the sentence encoder's embeddings, or try another seed"
+        )
 
 
 def save_batch(

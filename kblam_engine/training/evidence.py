@@ -17,6 +17,7 @@ from kblam_engine.evidence_head import EvidenceHead
 from kblam_engine.key_table import KeyTable
 from kblam_engine.products import Floats
 from kblam_engine.retrieval import Message, Retriever
+from kblam_engine.training.divergence import check_step
 from kblam_engine.training.other_subjects import change_subject
 from kblam_engine.training.pools import EncodedWorld, draw_pool
 from kblam_engine.training.samples import Sample, draw
@@ -138,6 +139,7 @@ def train_head(
 
     Raises:
         ConfigurationError: the units cannot be shared evenly.
+        TrainingError: a loss is not a number.
     """
     units, left_over = divmod(head.inner.out_features, members)
     if left_over:
@@ -150,12 +152,14 @@ def train_head(
         member = EvidenceHead(units, len(head.question_map))
         for name in ("question_map", "property_map", "value_map"):
             getattr(member, name).data.copy_(getattr(head, name))
-        fitted.append(_fit(member, examined, epochs, lr, seed + number))
+        fitted.append(_fit(member, examined, epochs, lr, seed + number, f"evidence head, member {number + 1}"))
     head.load_state_dict(EvidenceHead.mean_of(fitted).state_dict())
     return head
 
 
-def _fit(head: EvidenceHead, examined: Sequence[Examined], epochs: int, lr: float, seed: int) -> EvidenceHead:
+def _fit(
+    head: EvidenceHead, examined: Sequence[Examined], epochs: int, lr: float, seed: int, name: str
+) -> EvidenceHead:
     stacked = np.concatenate([e.features for e in examined])
     with torch.no_grad():
         head.mean.copy_(torch.from_numpy(stacked.mean(0)))
@@ -166,11 +170,14 @@ def _fit(head: EvidenceHead, examined: Sequence[Examined], epochs: int, lr: floa
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=steps)
     order = np.arange(len(examined))
     generator = np.random.default_rng(seed)
+    step = 0
     for _ in range(epochs):
         generator.shuffle(order)
         for start in range(0, len(order), 128):
             batch = [examined[i] for i in order[start : start + 128]]
             loss = head_loss(head, batch)
+            step += 1
+            check_step(name, step, float(loss.detach()))
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()

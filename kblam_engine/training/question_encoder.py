@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from kblam_engine.bert_encoder import BertEncoder
 from kblam_engine.low_rank import LowRankUpdate
 from kblam_engine.retrieval import Questions
+from kblam_engine.training.divergence import check_step
 from kblam_engine.training.evidence import OTHER_SUBJECT_SHARE, Source
 from kblam_engine.training.other_subjects import change_subject
 from kblam_engine.training.pools import EncodedWorld, draw_pool
@@ -58,6 +59,9 @@ def train_question_encoder(
         steps: optimiser steps of ``QUESTIONS`` texts each.
         seed: of batches.
         progress: called after each step with its loss, mean nats per text.
+
+    Raises:
+        TrainingError: a loss or gradient is not a number.
     """
     random = Random(f"{seed} question encoder")
     none = nn.Parameter(torch.tensor(NONE / TEMPERATURE))
@@ -69,7 +73,8 @@ def train_question_encoder(
         loss = _loss(random, encoder, update, none, source.encoded, _drawn(random, source), mask)
         optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(update.parameters(), 1.0)
+        gradient = float(torch.nn.utils.clip_grad_norm_(update.parameters(), 1.0))
+        check_step("question encoder", step + 1, float(loss.detach()), gradient)
         optimizer.step()
         schedule.step()
         progress(step + 1, float(loss.detach()))

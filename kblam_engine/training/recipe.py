@@ -88,7 +88,8 @@ def train(
         ModelNotFoundError: there is no such base model or encoder.
         MissingDependencyError: a data source is not installed, or accelerate for several processes.
         ImportFileError: the user's own data cannot be read.
-        TrainingError: the loss became NaN or ran away.
+        TrainingError: in any stage, a loss is not a number; of native or sentence tokens, the gradient or a validation is
+            not, or the loss ran away; or a finished stage left a tensor that is not finite. No adapter is written.
     """
     processes = distributed.start()
     loaded = load_base_model(config.model, dtype=config.dtype, device=processes.device)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from random import Random
@@ -66,7 +66,7 @@ class Thing:
 
 
 class Writer(Protocol):
-    """Whoever invents the things of one pair."""
+    """Whoever invents the things of one pair; a text ``described`` may tell what decides them (see ``described``)."""
 
     def __call__(self, object_type: str, idea_type: str, n_names: int, /) -> list[Thing]:
         """Return about ``n_names`` things; what it raises other than ``SynthesisError`` ends the run."""
@@ -116,19 +116,21 @@ def synthesize(
 
     Args:
         writer: invents the things of a pair.
-        path: a JSONL file with one finished pair a line. A run that was cut off goes on behind the last of them. None
-            keeps nothing on disk.
+        path: a JSONL file with one finished pair a line, and what made it: the writer and ``n_names``. A run that was
+            cut off, or that wants more pairs, goes on behind the last of them. None keeps nothing on disk.
         wanted: pairs of an object and an idea.
         n_names: things per pair.
         report: told how many pairs are done, and of how many.
         encoder: measures the likeness of names and values; None: it is not measured.
 
     Raises:
-        ImportFileError: a line of the file, other than a torn last one, is not a finished pair.
+        ImportFileError: a line of the file, other than a torn last one, is not a finished pair, or is one of another
+            writer or number of names.
         OSError: the file cannot be written.
     """
     path = None if path is None else Path(path)
-    done = {} if path is None else _finished(path)
+    made_by = {"writer": described(writer), "n_names": n_names}
+    done = {} if path is None else _finished(path, made_by)
     failed: list[tuple[str, str, str]] = []
     for number, pair in enumerate(wanted, 1):
         if pair not in done:
@@ -140,7 +142,7 @@ def synthesize(
             else:
                 done[pair] = things
                 if path is not None:
-                    _append(path, pair, things)
+                    _append(path, pair, things, made_by)
         report(number, len(wanted))
     triples, dropped = triples_of(thing for things in done.values() for thing in things)
     told = None if encoder is None or len(triples) <= len(PROPERTIES) else likeness(triples, encoder)
@@ -210,27 +212,65 @@ def likeness(triples: Sequence[Triple], encoder: SentenceEncoder, most: int = MO
     return float(np.mean(shares))
 
 
-def _finished(path: Path) -> dict[tuple[str, str], list[Thing]]:
-    """Read the finished pairs; a last line that a crash tore is cut off the file."""
+def described(writer: Any) -> str:
+    """Return what tells a writer, or a chat model, from others: what it says of itself, or else its name.
+
+    Args:
+        writer: any; what it says of itself is a text ``described``, or ``name`` (``_name`` of a ``LocalChat``).
+    """
+    told = (getattr(writer, name, None) for name in ("described", "name", "_name", "__qualname__"))
+    return next((text for text in told if isinstance(text, str)), type(writer).__qualname__)
+
+
+def _finished(path: Path, made_by: Mapping[str, Any]) -> dict[tuple[str, str], list[Thing]]:
+    """Read the finished pairs of this run; a last line that a crash tore is cut off the file.
+
+    Args:
+        path: of the file; there may be none.
+        made_by: what decides the lines of this run.
+    """
     if not path.exists():
         return {}
     done: dict[tuple[str, str], list[Thing]] = {}
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    if whole != content:
-        path.write_bytes(whole)
-    for number, line in enumerate(whole.decode("utf-8").splitlines(), 1):
+    unknown = 0
+    *lines, torn = path.read_bytes().split(b"\n")
+    for number, line in enumerate(lines, 1):
         try:
             item = json.loads(line)
             done[item["object"], item["idea"]] = [Thing(**thing) for thing in item["things"]]
         except (ValueError, KeyError, TypeError) as error:
             reason = f"not a finished pair ({error}); move the file away to begin anew"
             raise ImportFileError(path, number, reason) from error
+        unknown += not made_by.keys() & item.keys()
+        found = {name: item.get(name, told) for name, told in made_by.items()}
+        if found != made_by:
+            reason = (
+                f"expected pairs of {_told(made_by)}, got one of {_told(found)}: "
+                "go on with the settings of that run, or name another file"
+            )
+            raise ImportFileError(path, number, reason)
+    # Not before every line has turned out to be of this run: whatever else the file is, it stays as it is.
+    if torn:
+        if not torn.startswith(_BEGIN[: len(torn)]):
+            raise ImportFileError(path, len(lines) + 1, "not a finished pair; move the file away to begin anew")
+        with path.open("rb+") as file:
+            file.truncate(file.seek(0, 2) - len(torn))
+    if unknown:
+        # Files of earlier versions: what a chat model was paid for is not thrown away.
+        logger.warning("%s: %d pairs do not say what made them, and are taken for pairs of %s", path, unknown, _told(made_by))
     return done
 
 
-def _append(path: Path, pair: tuple[str, str], things: list[Thing]) -> None:
-    item = {"object": pair[0], "idea": pair[1], "things": [asdict(thing) for thing in things]}
+def _told(made_by: Mapping[str, Any]) -> str:
+    return f"{made_by['writer']} with n_names={made_by['n_names']}"
+
+
+_BEGIN = b'{"object": '
+"""How each line begins."""
+
+
+def _append(path: Path, pair: tuple[str, str], things: list[Thing], made_by: Mapping[str, Any]) -> None:
+    item = {"object": pair[0], "idea": pair[1], **made_by, "things": [asdict(thing) for thing in things]}
     with path.open("a", encoding="utf-8") as file:
         file.write(json.dumps(item, ensure_ascii=False) + "\n")
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from kblam_engine.chat_model import ChatModel, Message
 from kblam_engine.training import inventions
-from kblam_engine.training.synthesis import THING_FIELDS, SynthesisError, Thing, thing_from
+from kblam_engine.training.synthesis import THING_FIELDS, SynthesisError, Thing, described, thing_from
 
 _SYSTEM = "You write synthetic data as JSON and nothing else."
 _NAMES = (
@@ -28,17 +28,23 @@ _VARIED = (
 
 
 class ChatWriter:
-    """Asks a chat model for names, then for their texts, then for more variety in the same conversation."""
+    """Asks a chat model for names, then for their texts, then for more variety in the same conversation.
 
-    def __init__(self, chat: ChatModel, *, varied: bool = True, tries: int = 3) -> None:
+    Attributes:
+        described: what decides the replies, for the file that they are kept in.
+    """
+
+    def __init__(self, chat: ChatModel, *, varied: bool = True, tries: int = 3, name: str | None = None) -> None:
         """Take the chat model.
 
         Args:
             chat: messages in, text out.
             varied: whether to ask for the round that varies the style; if its reply cannot be read, the first is kept.
             tries: how often to ask for the same thing before giving up.
+            name: of the chat model, where neither its own name nor its class tells it from others.
         """
         self._chat, self._varied, self._tries = chat, varied, tries
+        self.described = f"ChatWriter({name or described(chat)}, varied={varied})"
 
     def __call__(self, object_type: str, idea_type: str, n_names: int, /) -> list[Thing]:
         """Return the things of one pair.
@@ -138,11 +144,16 @@ _SIZES = ("small", "sprawling", "two-person", "century-old", "brand-new", "loose
 
 
 class OfflineWriter:
-    """Writes things out of a grammar: no LLM, the same seed gives the same things, names tell nothing of the texts."""
+    """Writes things out of a grammar: no LLM, the same seed gives the same things, names tell nothing of the texts.
+
+    Attributes:
+        described: what decides the things, for the file that they are kept in.
+    """
 
     def __init__(self, seed: int = 0) -> None:
         """Take the seed of every draw."""
         self._seed = seed
+        self.described = f"OfflineWriter(seed={seed})"
 
     def __call__(self, object_type: str, idea_type: str, n_names: int, /) -> list[Thing]:
         """Return the things of one pair."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage, ChatMessage
 from langchain_core.messages import content as blocks
@@ -11,23 +11,31 @@ from langchain_core.messages.ai import UsageMetadata
 from langchain_core.messages.block_translators import register_translator
 
 from kblam_engine.answers import Answer, Selected
+from kblam_engine.chat_text import chat_text
 from kblam_engine.errors import ConfigurationError
 from kblam_integrations._documents import without_texts
+from kblam_integrations._fields import NO_TOOL_CALLS
+
+if TYPE_CHECKING:
+    from kblam_engine.engine import KBLaM
 
 PROVIDER = "kblam"
 """The name under which ``content_blocks`` finds the translator below."""
 _ROLES = {"system": "system", "human": "user", "ai": "assistant"}
 _CHAT_ROLES = {"system", "user", "assistant"}
-_SILENT_BLOCKS = {"reasoning", "tool_call", "invalid_tool_call", "tool_call_chunk"}
+_OTHER_ROLES = {"human": "user", "ai": "assistant", "developer": "system"}
+_THOUGHTS = {"reasoning", "thinking", "redacted_thinking"}
+_TOOL_CALLS = {"tool_call", "invalid_tool_call", "tool_call_chunk", "tool_use"}
 
 
 def chat_of(messages: Sequence[BaseMessage]) -> list[dict[str, str]]:
     """Return LangChain messages as the engine's; neighbours of one role become one message.
 
-    Chat templates of many models refuse two messages of one role in a row, and LangChain's users send them.
+    Chat templates of many models refuse two messages of one role in a row, and LangChain's users send them. What a model
+    has thought before an answer is left out: chat templates leave it out of earlier turns as well.
 
     Raises:
-        ConfigurationError: a message is of another kind (a tool's result, say) or holds more than text.
+        ConfigurationError: a message is of another kind (a tool's result, say), calls tools, or holds more than text.
     """
     chat: list[dict[str, str]] = []
     for number, message in enumerate(messages):
@@ -41,7 +49,7 @@ def chat_of(messages: Sequence[BaseMessage]) -> list[dict[str, str]]:
 
 def _role_of(message: BaseMessage, number: int) -> str:
     if isinstance(message, ChatMessage):
-        role = {"human": "user", "ai": "assistant"}.get(message.role, message.role)
+        role = _OTHER_ROLES.get(message.role, message.role)
         if role in _CHAT_ROLES:
             return role
         raise ConfigurationError(f"message {number}: expected the role system, user or assistant, got {role!r}")
@@ -55,16 +63,29 @@ def _role_of(message: BaseMessage, number: int) -> str:
 
 
 def _text_of(message: BaseMessage, number: int) -> str:
+    if isinstance(message, AIMessage) and (message.tool_calls or message.invalid_tool_calls):
+        raise ConfigurationError(f"message {number}: {NO_TOOL_CALLS}")
     if isinstance(message.content, str):
         return message.content
     parts = []
     for block in message.content:
         kind = "text" if isinstance(block, str) else block.get("type")
         if kind == "text":
-            parts.append(block if isinstance(block, str) else str(block.get("text", "")))
-        elif kind not in _SILENT_BLOCKS:
+            parts.append(block if isinstance(block, str) else str(block.get("text") or ""))
+        elif kind in _TOOL_CALLS:
+            raise ConfigurationError(f"message {number}: {NO_TOOL_CALLS}")
+        elif kind not in _THOUGHTS:
             raise ConfigurationError(f"message {number}: this model reads text only, got a block of type {kind!r}")
     return "".join(parts)
+
+
+def size_of(engine: KBLaM, chat: Sequence[Mapping[str, str]], template_kwargs: Mapping[str, Any] | None) -> int:
+    """Return how many tokens a chat is, or a part of one that nobody could answer."""
+    try:
+        text = chat_text(engine.tokenizer, chat, template_kwargs)
+    except ConfigurationError:
+        return sum(len(engine.token_ids(message["content"])) for message in chat)
+    return len(engine.token_ids(text))
 
 
 def usage_of(answer: Answer) -> UsageMetadata:

@@ -17,12 +17,19 @@ from langchain_core.messages import AIMessage, AIMessageChunk, BaseMessage
 from langchain_core.outputs import ChatGeneration, ChatGenerationChunk, ChatResult, LLMResult
 from langchain_core.runnables import Runnable, RunnableConfig, run_in_executor
 from langchain_core.runnables.config import get_config_list
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from kblam_engine.answers import Answer, Selected
 from kblam_engine.engine import KBLaM
 from kblam_engine.knowledge_base import KnowledgeBase
-from kblam_integrations._fields import PASSED_ON, VERSION, AnsweringFields, kb_identity, kb_revision_of
+from kblam_integrations._fields import (
+    PASSED_ON,
+    VERSION,
+    AnsweringFields,
+    kb_identity,
+    kb_revision_of,
+    too_late,
+)
 from kblam_integrations._serving import MAX_BATCH, queue_of
 from kblam_integrations.langchain._messages import (
     PROVIDER,
@@ -30,6 +37,7 @@ from kblam_integrations.langchain._messages import (
     first_chunk_of,
     last_chunk_of,
     message_of,
+    size_of,
 )
 
 
@@ -85,7 +93,7 @@ class ChatKBLaM(AnsweringFields, BaseChatModel):
     # Not False by default: `configurable_fields` sets every field again, and a False that was set turns streaming off.
     streaming: bool | None = None
     max_retries: int | None = None
-    api_key: Any = None
+    api_key: Any = Field(default=None, exclude=True, repr=False)  # many an app passes along a real one
 
     @model_validator(mode="after")
     def _name_version(self) -> Self:
@@ -139,9 +147,9 @@ class ChatKBLaM(AnsweringFields, BaseChatModel):
         call = _Call(self, messages, stop, kwargs)
         future = call.submit(self.load_engine(call.model))
         try:
-            answer = future.result(self.timeout)
+            answer = future.result(call.timeout)
         except TimeoutError:
-            raise _too_late(self.timeout) from None
+            raise too_late(call.timeout) from None
         finally:
             future.cancel()  # after a timeout or Ctrl-C nothing goes on; of an answer that is there, nothing happens
         return _result(answer, call.where)
@@ -157,9 +165,9 @@ class ChatKBLaM(AnsweringFields, BaseChatModel):
         future = call.submit(await self._aload_engine(call.model))
         # A cancelled task cancels the future, and that ends the decoding.
         try:
-            answer = await asyncio.wait_for(asyncio.wrap_future(future), self.timeout)
+            answer = await asyncio.wait_for(asyncio.wrap_future(future), call.timeout)
         except TimeoutError:
-            raise _too_late(self.timeout) from None
+            raise too_late(call.timeout) from None
         return _result(answer, call.where)
 
     def _stream(
@@ -174,7 +182,7 @@ class ChatKBLaM(AnsweringFields, BaseChatModel):
         news: queue.SimpleQueue[Selected | str | None] = queue.SimpleQueue()
         future = call.submit(engine, news.put, news.put)
         future.add_done_callback(lambda _: news.put(None))
-        ends = _end_of(self.timeout)
+        ends = _end_of(call.timeout)
         try:
             while (piece := news.get(timeout=_left(ends))) is not None:
                 chunk = _chunk(piece)
@@ -186,7 +194,7 @@ class ChatKBLaM(AnsweringFields, BaseChatModel):
                 run_manager.on_llm_new_token("", chunk=chunk)
             yield chunk
         except queue.Empty:
-            raise _too_late(self.timeout) from None
+            raise too_late(call.timeout) from None
         finally:
             future.cancel()
 
@@ -207,7 +215,7 @@ class ChatKBLaM(AnsweringFields, BaseChatModel):
 
         future = call.submit(engine, tell, tell)
         future.add_done_callback(lambda _: tell(None))
-        ends = _end_of(self.timeout)
+        ends = _end_of(call.timeout)
         try:
             while (piece := await asyncio.wait_for(news.get(), _left(ends))) is not None:
                 chunk = _chunk(piece)
@@ -219,7 +227,7 @@ class ChatKBLaM(AnsweringFields, BaseChatModel):
                 await run_manager.on_llm_new_token("", chunk=chunk)
             yield chunk
         except TimeoutError:
-            raise _too_late(self.timeout) from None
+            raise too_late(call.timeout) from None
         finally:
             future.cancel()
 
@@ -267,12 +275,19 @@ class ChatKBLaM(AnsweringFields, BaseChatModel):
     def get_num_tokens_from_messages(self, messages: list[BaseMessage], tools: Sequence[Any] | None = None) -> int:
         """Return how many tokens the prompt of a chat is, the chat template's included.
 
+        Parts of a chat count as well, such as ``trim_messages`` tries: one without a question, or in an order that the
+        template does not take, which is then counted without it.
+
         Raises:
+            ConfigurationError: a message is no text of a system, a user or an assistant.
             NotImplementedError: tools are given.
         """
         if tools:
             raise NotImplementedError(_NO_TOOLS)
-        return len(self.load_engine().prompt_ids(chat_of(messages), self.chat_template_kwargs))
+        chat = chat_of(messages)
+        if chat and chat[-1]["role"] == "assistant" and not chat[-1]["content"].strip():
+            chat.pop()  # an answer that has not begun: the template makes room for it by itself
+        return size_of(self.load_engine(), chat, self.chat_template_kwargs) if chat else 0
 
     def bind_tools(
         self,
@@ -327,13 +342,15 @@ class _Call:
     ) -> None:
         given = {key: value for key, value in kwargs.items() if key != "stream"}  # LangChain's own switch
         self.model: str | None = given.pop("model", None)
+        timeout = given.pop("timeout", None)
+        self.timeout: float | None = llm.timeout if timeout is None else timeout
         kb = llm.knowledge_base(given.pop("kb_id", None))
         # The state that the key of a cache was made of, not the one of when the queue comes to this call.
         self._kb = kb.snapshot() if isinstance(kb, KnowledgeBase) else kb
         self.where = {"model_name": llm.model_name(self.model), **kb_revision_of(self._kb)}
         self._chat = chat_of(messages)
         own = [stop] if isinstance(stop, str) else stop or []
-        self._options = llm.engine_options(given, *own, others="kb_id or model")
+        self._options = llm.engine_options(given, *own, others="kb_id, model or timeout")
 
     def submit(
         self,
@@ -362,6 +379,3 @@ def _end_of(timeout: float | None) -> float | None:
 def _left(ends: float | None) -> float | None:
     return None if ends is None else max(0.0, ends - time.monotonic())
 
-
-def _too_late(timeout: float | None) -> TimeoutError:
-    return TimeoutError(f"the answer took longer than timeout={timeout} seconds; it has been cancelled")

@@ -11,7 +11,7 @@ from langchain_core.messages import BaseMessage
 from langchain_core.retrievers import BaseRetriever
 
 from kblam_engine.triples import Triple
-from kblam_integrations.langchain.retriever import document_of
+from kblam_integrations.langchain._triple_documents import document_of
 
 __all__ = ["NullRetriever", "attended_documents"]
 

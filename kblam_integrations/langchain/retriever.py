@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from langchain_core.callbacks import CallbackManagerForRetrieverRun
 from langchain_core.documents import Document
 from langchain_core.retrievers import BaseRetriever
 from pydantic import ConfigDict, Field
 
 from kblam_engine.errors import ConfigurationError
-from kblam_engine.triples import Triple
-from kblam_integrations._documents import without_texts
 from kblam_integrations._fields import EngineFields
+from kblam_integrations.langchain._triple_documents import document_of
 
 
 class KBLaMRetriever(EngineFields, BaseRetriever):
@@ -73,18 +70,3 @@ class KBLaMRetriever(EngineFields, BaseRetriever):
             return []
         found = self.load_engine().retrieve(query, kb, k=n_wanted)
         return [document_of(f.id, f.triple, f.score) for f in found if f.score >= self.min_score]
-
-
-def document_of(triple_id: int, triple: Triple, score: float) -> Document:
-    """Return a triple as a document."""
-    origin = triple.provenance
-    known = {} if origin is None else {"provenance": origin.to_dict(), "source": origin.place}
-    metadata: dict[str, Any] = {
-        **known,
-        **without_texts(triple.metadata),
-        "name": triple.name,
-        "property": triple.property,
-        "value": triple.value,
-        "score": round(score, 6),
-    }
-    return Document(id=str(triple_id), page_content=triple.statement, metadata=metadata)

@@ -13,6 +13,7 @@ from typing import Any
 from kblam_engine.answers import Answer, Selected
 from kblam_engine.engine import KBLaM
 from kblam_engine.knowledge_base import KBSnapshot
+from kblam_integrations._fields import too_late
 from kblam_integrations._serving import queue_of
 
 
@@ -44,6 +45,8 @@ class EngineCall:
         future = self._submit()
         try:
             self.answer = future.result(self.timeout)
+        except TimeoutError:
+            raise too_late(self.timeout) from None
         finally:
             future.cancel()
         return self.answer
@@ -52,7 +55,10 @@ class EngineCall:
         """Return the answer, leaving the event loop to others meanwhile."""
         future = self._submit()
         # A cancelled task cancels the future, and that ends the decoding.
-        self.answer = await asyncio.wait_for(asyncio.wrap_future(future), self.timeout)
+        try:
+            self.answer = await asyncio.wait_for(asyncio.wrap_future(future), self.timeout)
+        except TimeoutError:
+            raise too_late(self.timeout) from None
         return self.answer
 
     def pieces(self) -> Generator[Selected | str, None, None]:
@@ -62,9 +68,11 @@ class EngineCall:
         future.add_done_callback(lambda _: found.put(None))
         ends = None if self.timeout is None else time.monotonic() + self.timeout
         try:
-            while (piece := _next(found, ends)) is not None:
+            while (piece := found.get(timeout=_left(ends))) is not None:
                 yield piece
             self.answer = future.result()
+        except queue.Empty:
+            raise too_late(self.timeout) from None
         finally:
             future.cancel()
 
@@ -83,6 +91,8 @@ class EngineCall:
             while (piece := await asyncio.wait_for(found.get(), _left(ends))) is not None:
                 yield piece
             self.answer = future.result()
+        except TimeoutError:
+            raise too_late(self.timeout) from None
         finally:
             future.cancel()
 
@@ -96,10 +106,3 @@ class EngineCall:
 
 def _left(ends: float | None) -> float | None:
     return None if ends is None else max(0.0, ends - time.monotonic())
-
-
-def _next(found: queue.SimpleQueue[Selected | str | None], ends: float | None) -> Selected | str | None:
-    try:
-        return found.get(timeout=_left(ends))
-    except queue.Empty:
-        raise TimeoutError("the answer took longer than `timeout`") from None

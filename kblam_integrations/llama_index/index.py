@@ -11,7 +11,6 @@ from typing import Any
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.base_retriever import BaseRetriever
 from llama_index.core.chat_engine.types import BaseChatEngine, ChatMode
-from llama_index.core.data_structs.data_structs import EmptyIndexStruct
 from llama_index.core.graph_stores.types import PropertyGraphStore
 from llama_index.core.indices.base import BaseIndex
 from llama_index.core.llms.utils import LLMType
@@ -22,6 +21,8 @@ from kblam_engine.errors import ConfigurationError, TripleError
 from kblam_engine.knowledge_base import KnowledgeBase
 from kblam_engine.triples import Triple
 from kblam_integrations._documents import SourceDocument
+from kblam_integrations.llama_index._index_struct import KBLaMIndexStruct, register
+from kblam_integrations.llama_index._options import names_of_engines
 from kblam_integrations.llama_index._stored import NodeStore
 from kblam_integrations.llama_index.chat_engine import KBLaMChatEngine
 from kblam_integrations.llama_index.graph import (
@@ -93,7 +94,7 @@ def _warn(reason: str) -> None:
     _log.warning("no usable triple: %s", reason)
 
 
-class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
+class KBLaMIndex(BaseIndex[KBLaMIndexStruct]):
     r"""An index over a knowledge base: documents become triples, and the query engine has them in its attention.
 
     Where a ``VectorStoreIndex`` embeds chunks, this one extracts triples from nodes: with ``extract``, or from what KG
@@ -118,7 +119,7 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
         TripleError: what `extract` gives is not usable; nothing of its batch is stored.
     """
 
-    index_struct_cls = EmptyIndexStruct
+    index_struct_cls = KBLaMIndexStruct
 
     def __init__(
         self,
@@ -127,7 +128,7 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
         kb: Any = None,
         llm: KBLaMLLM | None = None,
         extract: Extract = extract_triples,
-        index_struct: EmptyIndexStruct | None = None,
+        index_struct: KBLaMIndexStruct | None = None,
         **kwargs: Any,
     ) -> None:
         """Index the nodes.
@@ -138,16 +139,22 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
                 several nodes may give one property of one name different values.
             llm: what answers; None makes one over `kb`. If it has a knowledge base, that is the one to fill.
             extract: from a node to its triples.
-            index_struct: of LlamaIndex; there is nothing in it.
+            index_struct: of LlamaIndex, which has it from its storage; there is nothing in it.
             kwargs: of ``BaseIndex``.
 
         Raises:
-            ConfigurationError: `kb` cannot be changed, or `kb` and `llm` have different ones.
+            ConfigurationError: `kb` cannot be changed, `kb` and `llm` have different ones, or LlamaIndex loads an index from
+                its storage and no `kb` is given.
         """
         if llm is not None and llm.kb is not None:
             if kb is not None and kb is not llm.kb:
                 raise ConfigurationError("expected one knowledge base, got kb and another one in llm")
             kb = llm.kb
+        if index_struct is not None and kb is None:
+            raise ConfigurationError(
+                "kb: expected the knowledge base that the index was made over, got none: LlamaIndex's storage does not hold the "
+                "triples; open its directory with KBLaMIndex(kb=...), or load_index_from_storage(storage_context, kb=...)"
+            )
         self._llm = llm or KBLaMLLM()
         self._kb = writable(kb if kb is not None else self._new_kb())
         self._llm = self._with_kb(self._llm)
@@ -156,7 +163,7 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
         self._store = NodeStore(self._kb)
         kwargs.pop("show_progress", None)
         if nodes is None and index_struct is None:
-            index_struct = EmptyIndexStruct()
+            index_struct = KBLaMIndexStruct()
         super().__init__(nodes=nodes, index_struct=index_struct, **kwargs)
 
     @classmethod
@@ -211,10 +218,19 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
         """Return the retrieval layer as a retriever; see ``KBLaMRetriever``.
 
         Args:
-            kwargs: `similarity_top_k`, `kb_id`, `callback_manager`; LlamaIndex hands those of engines on to the retriever
-                as well, which are none of its business and are passed over.
+            kwargs: `similarity_top_k`, `kb_id`, `callback_manager`; LlamaIndex hands those of query and chat engines on to the
+                retriever as well, which are none of its business and are passed over.
+
+        Raises:
+            ConfigurationError: any other, such as `filters`, which would be left out in silence.
         """
-        return KBLaMRetriever(llm=self._llm, **{k: v for k, v in kwargs.items() if k in _OF_RETRIEVERS})
+        own = {name: value for name, value in kwargs.items() if name in _OF_RETRIEVERS}
+        if unknown := sorted(kwargs.keys() - _OF_RETRIEVERS - names_of_engines()):
+            raise ConfigurationError(
+                f"expected {', '.join(sorted(_OF_RETRIEVERS))}, got {', '.join(unknown)}: triples are found by what they "
+                "say; to search a part of the knowledge base, give a KBLaMRetriever a view of it (kb.view)"
+            )
+        return KBLaMRetriever(llm=self._llm, **own)
 
     def as_query_engine(self, llm: LLMType | None = None, **kwargs: Any) -> BaseQueryEngine:
         """Return what answers from inside the model, or, given another LLM, one that reads retrieved triples.
@@ -227,7 +243,8 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
                 means nothing to the former and is passed over.
 
         Raises:
-            ConfigurationError: an argument that would change a prompt or nodes, of which there are none, and no other LLM.
+            ConfigurationError: an argument that would change a prompt or nodes, of which there are none, and no other LLM; one
+                that no engine and no retriever knows.
         """
         if llm is not None and not isinstance(llm, KBLaMLLM):
             return super().as_query_engine(llm=llm, **kwargs)
@@ -248,10 +265,11 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
             chat_mode: "best" and "simple" give the conversation to the index's own LLM, which understands what refers to
                 earlier messages; the responses have sources (see ``KBLaMChatEngine``). The other modes have an LLM rewrite questions or read triples in its prompt.
             llm: for the other modes, any LLM that follows instructions.
-            kwargs: of the chat engine.
+            kwargs: of the chat engine: `kb_id`, `system_prompt`, `memory`, `chat_history` ... What means nothing to a
+                ``KBLaMQueryEngine`` means nothing here either and is passed over, and so is `streaming`.
 
         Raises:
-            ConfigurationError: an unknown mode, or one other than "best" and "simple", and no other LLM.
+            ConfigurationError: an unknown mode or argument, or a mode other than "best" and "simple", and no other LLM.
         """
         try:
             chat_mode = ChatMode(chat_mode)
@@ -265,7 +283,8 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
                 f"chat_mode: {chat_mode.value!r} needs an LLM that follows instructions, and a KBLaMLLM answers from its "
                 "triples: give another llm, or use the mode 'best'"
             )
-        return KBLaMChatEngine.from_defaults(llm=self._with_kb(llm), **kwargs)
+        own = {name: value for name, value in kwargs.items() if name not in _OF_PROMPTS | {"streaming"}}
+        return KBLaMChatEngine.from_defaults(llm=self._with_kb(llm), **own)
 
     def delete_ref_doc(self, ref_doc_id: str, delete_from_docstore: bool = False, **delete_kwargs: Any) -> None:
         """Take back what only this document said; an unknown one is fine."""
@@ -316,9 +335,9 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
         """Insert nodes, in a thread, because triples are embedded; see ``insert_nodes``."""
         await asyncio.to_thread(self.insert_nodes, nodes, **insert_kwargs)
 
-    def _build_index_from_nodes(self, nodes: Sequence[BaseNode], **build_kwargs: Any) -> EmptyIndexStruct:
+    def _build_index_from_nodes(self, nodes: Sequence[BaseNode], **build_kwargs: Any) -> KBLaMIndexStruct:
         self._insert(nodes, whole_documents=True)
-        return EmptyIndexStruct()
+        return KBLaMIndexStruct()
 
     def _insert(
         self, nodes: Sequence[BaseNode], *, whole_documents: bool = False, **insert_kwargs: Any
@@ -342,5 +361,7 @@ class KBLaMIndex(BaseIndex[EmptyIndexStruct]):
     def _new_kb(self) -> KnowledgeBase:
         return KnowledgeBase.open(":memory:", encoder=self._llm._sentence_encoder(), multi=True)
 
+
+register(KBLaMIndex)
 
 __all__ = ["KBLaMIndex", "extract_triples"]

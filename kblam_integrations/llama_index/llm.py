@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncGenerator, Generator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from llama_index.core.base.llms.types import (
     ChatMessage,
@@ -18,7 +18,6 @@ from llama_index.core.base.llms.types import (
     CompletionResponseGen,
     LLMMetadata,
     MessageRole,
-    TextBlock,
 )
 from llama_index.core.llms import CustomLLM
 from llama_index.core.llms.callbacks import llm_chat_callback, llm_completion_callback
@@ -29,17 +28,9 @@ from kblam_engine.decoding import DecodingOptions
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.knowledge_base import KnowledgeBase
 from kblam_engine.models import resolve_model
-from kblam_integrations._fields import PASSED_ON, AnsweringFields, kb_revision_of
+from kblam_integrations._fields import NOT_TEXT, PASSED_ON, AnsweringFields, kb_revision_of
 from kblam_integrations.llama_index._calls import EngineCall
-
-_ROLES = {
-    MessageRole.SYSTEM: "system",
-    MessageRole.DEVELOPER: "system",
-    MessageRole.USER: "user",
-    MessageRole.ASSISTANT: "assistant",
-    MessageRole.CHATBOT: "assistant",
-    MessageRole.MODEL: "assistant",
-}
+from kblam_integrations.llama_index._messages import chat_of
 
 _NO_STRUCTURE = (
     'KBLaMLLM writes no structured output: read the triples of an answer from response.raw["attended"], or give what '
@@ -113,6 +104,30 @@ class KBLaMLLM(AnsweringFields, CustomLLM):
             is_function_calling_model=False,
             model_name=self.model_name(),
         )
+
+    def to_dict(self, **kwargs: Any) -> dict[str, Any]:
+        """Return the options as JSON, and under `left_out` what no JSON can say: the engine and the knowledge bases."""
+        held = [name for name in NOT_TEXT if getattr(self, name) is not None]
+        return {**super().to_dict(**kwargs), **({"left_out": held} if held else {})}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any], **kwargs: Any) -> Self:
+        """Return an LLM of these options; what they leave out has to be given.
+
+        Args:
+            data: what ``to_dict`` has returned.
+            kwargs: further fields, which come before those of `data`: `kb`, `kbs`, `engine` ...
+
+        Raises:
+            ConfigurationError: the LLM had an engine or knowledge bases, and they are not given.
+        """
+        options = dict(data)
+        if missing := [name for name in options.pop("left_out", ()) if kwargs.get(name) is None]:
+            raise ConfigurationError(
+                f"{', '.join(missing)}: expected what the dictionary of a KBLaMLLM leaves out, got none: without it, another "
+                f"model or the base model alone would answer; from_dict(data, {missing[0]}=...)"
+            )
+        return super().from_dict(options, **kwargs)
 
     def to_payload(self) -> dict[str, Any]:
         """Return what events say about the model; loads nothing."""
@@ -303,33 +318,6 @@ class KBLaMLLM(AnsweringFields, CustomLLM):
                     return found
             engine = self.load_engine()
         return int(engine.lm.config.max_position_embeddings)
-
-
-def chat_of(messages: Sequence[ChatMessage]) -> list[dict[str, str]]:
-    """Return LlamaIndex messages as the engine's; neighbours of one role become one message.
-
-    Chat templates of many models refuse two messages of one role in a row.
-
-    Raises:
-        ConfigurationError: a message has another role (a tool's result, say) or holds more than text.
-    """
-    chat: list[dict[str, str]] = []
-    for number, message in enumerate(messages):
-        role = _ROLES.get(message.role)
-        if role is None:
-            raise ConfigurationError(
-                f"message {number}: expected the role system, user or assistant, got {message.role.value!r}; "
-                "this model calls no tools"
-            )
-        other = next((block for block in message.blocks if not isinstance(block, TextBlock)), None)
-        if other is not None:
-            raise ConfigurationError(f"message {number}: this model reads text only, got a {type(other).__name__}")
-        text = message.content or ""
-        if chat and chat[-1]["role"] == role:
-            chat[-1]["content"] = f"{chat[-1]['content']}\n\n{text}".strip()
-        else:
-            chat.append({"role": role, "content": text})
-    return chat
 
 
 def _raw(call: EngineCall, found: Answer | Selected) -> Mapping[str, Any]:

@@ -18,7 +18,7 @@ from kblam_integrations.llama_index.nodes import triple_node
 class KBLaMRetriever(BaseRetriever):
     """The triples that most probably answer a question, as nodes; nothing is generated.
 
-    A node's score is the probability, 0 to 1, that its triple answers.
+    A node's score is the probability, 0 to 1, that its triple answers. A blank question finds nothing.
 
     Example:
         .. code-block:: python
@@ -69,6 +69,8 @@ class KBLaMRetriever(BaseRetriever):
         kb = self._llm.knowledge_base(self._kb_id)
         if kb is None:
             raise ConfigurationError("kb: expected a knowledge base to search, got none")
+        if not query_bundle.query_str.strip():
+            return []
         snapshot = engine.snapshot_of(kb)
         found = engine.retrieve(query_bundle.query_str, snapshot, k=self.similarity_top_k)
         return [
