@@ -13,9 +13,8 @@ judged on others. No LLM in here.
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,19 +22,16 @@ import numpy as np
 from kblam_engine.leads import best_of_others, leads_among_siblings, leads_of_names
 from kblam_engine.products import Floats, product
 from kblam_engine.triples import Triple
+from kblam_engine.word_evidence import left_over, mention_of, overlap, places_of, turn_words, unexplained
 from kblam_engine.wording import (
     ASKS,
-    FUNCTION_WORDS,
     VALUE_KINDS,
-    WORD,
     Rarity,
     asks,
     refers_back,
-    same_word,
     short_name,
     spans_of,
     stem,
-    stems_of,
     value_shape,
     words,
 )
@@ -179,11 +175,13 @@ class Examiner:
 
     def mask_name(self, turn: str, name: str, by: str = "it") -> str:
         """Return the turn with the words of ``name`` replaced by "it" (or another word), to compare what is left."""
-        name_words = [w for w in words(name) if self.rarity(w) > 0.25 or w.isdigit()]
+        said = turn_words(turn)
+        hits = said.alike_any(w for w in words(name) if self.rarity(w) > 0.25 or w.isdigit())
+        if not hits:
+            return turn
         masked, last_end, previous_masked = [], 0, False
-        for found in WORD.finditer(turn):
-            word = found.group().casefold()
-            hit = any(same_word(word, n) > 0 for n in name_words)
+        for found, word in zip(said.places, said.at_places, strict=True):
+            hit = word in hits
             between = turn[last_end : found.start()]
             if not (hit and previous_masked and not between.strip(" -'’.&")):
                 masked.append(between)
@@ -211,20 +209,20 @@ class Examiner:
             comparison: the learned comparison of questions with properties and values.
         """
         turn = messages[-1]["content"]
-        turn_words = words(turn)
-        history = [words(m["content"]) for m in messages[:-1] if m["role"] != "system"]
+        said = turn_words(turn)
+        history = [frozenset(words(m["content"])) for m in messages[:-1] if m["role"] != "system"]
         names = {c.name_id: c.triple.name for c in candidates}
         name_words = {i: words(n) for i, n in names.items()}
         spans = {
-            i: spans_of(name_words[i], turn_words) or spans_of(short_name(n), turn_words) for i, n in names.items()
+            i: spans_of(name_words[i], said.words) or spans_of(short_name(n), said.words) for i, n in names.items()
         }
-        mentions = {i: self._mention(n, turn_words, history) for i, n in name_words.items()}
+        mentions = {i: mention_of(n, said, history, self.rarity) for i, n in name_words.items()}
         # A turn is masked for a few names only: what depends on the masked turn alone is computed once for each.
         row_of = {name_id: row for row, name_id in enumerate(asked)}
         asked_at = np.array([row_of.get(c.name_id, row_of[-1]) for c in candidates])
         questions = np.stack(list(asked.values()))
         mapped, asked_rows = comparison.questions(questions), questions[asked_at]
-        stems = {stem(w) for w in turn_words if self.rarity(w) > 0.2}
+        stems = {stem(w) for w in said.words if self.rarity(w) > 0.2}
         rivals = [self._rivals(q, m, stems, table, comparison) for q, m in zip(questions, mapped, strict=True)]
         own_property = np.einsum("nd,nd->n", table.properties, asked_rows)
         own_value = np.einsum("nd,nd->n", table.values, asked_rows)
@@ -232,29 +230,29 @@ class Examiner:
         compared = cosines(mapped[asked_at], properties + comparison.values(table.values))
         by_property = cosines(mapped[asked_at], properties)
         name_ids = [c.name_id for c in candidates]
-        overlap = np.array([_overlap(c.triple.property, stems) for c in candidates], np.float32)
+        shared = np.array([overlap(c.triple.property, stems) for c in candidates], np.float32)
         kinds = asks(turn)
-        best_turn = max((m[0] for m in mentions.values()), default=0.0)
+        best_turn = max((m.in_turn for m in mentions.values()), default=0.0)
         best_score = max((c.score for c in candidates), default=0.0)
-        said = np.stack((asked[-1], conversation))
-        name_cos, name_cos_conversation = name_cosines(said, table)
+        queries = np.stack((asked[-1], conversation))
+        name_cos, name_cos_conversation = name_cosines(queries, table)
         name_cos_leads = leads_of_names(name_ids, np.maximum(name_cos, name_cos_conversation).tolist())
         # What is not named is described, at times by what another of its triples says.
-        statement_cos = _best_cosines(said, table.keys + VALUE_SHARE * table.values)
+        statement_cos = _best_cosines(queries, table.keys + VALUE_SHARE * table.values)
         statement_leads = leads_of_names(name_ids, statement_cos.tolist())
-        value_leads = leads_of_names(name_ids, _best_cosines(said, table.values).tolist())
+        value_leads = leads_of_names(name_ids, _best_cosines(queries, table.values).tolist())
         score_leads = leads_of_names(name_ids, [c.score for c in candidates])
         conversation_leads = leads_of_names(name_ids, [c.cos_conversation for c in candidates])
-        places = list(WORD.finditer(turn))
-        left_over = {i: self._left_over(turn, places, n, _apart(i, spans)) for i, n in name_words.items()}
+        places = places_of(said, self.rarity)
+        of_names = {i: said.alike_any(n) for i, n in name_words.items()}
+        others_said = {i: left_over(places, of_name, _apart(i, spans)) for i, of_name in of_names.items()}
         # In order: a set's would change the last digit from process to process.
-        telling = {w: max(0.0, self.rarity(w) - 0.15) for w in dict.fromkeys(turn_words)}
-        matches = {i: _matches(telling, n) for i, n in name_words.items()}
-        by_name = {i: sum(telling[w] * match for w, match in m.items()) for i, m in matches.items()}
+        telling = {w: max(0.0, self.rarity(w) - 0.15) for w in dict.fromkeys(said.words)}
+        by_name = {i: sum(weight * m.get(w, 0.0) for w, weight in telling.items()) for i, m in of_names.items()}
         goes_on = refers_back(turn)
-        ahead, n_siblings = leads_among_siblings(name_ids, np.stack((own_property, overlap, own_value, compared), 1))
+        ahead, n_siblings = leads_among_siblings(name_ids, np.stack((own_property, shared, own_value, compared), 1))
         best_compared = compared.max(initial=-np.inf)
-        other_mentions, others_explained = best_of_others({i: m[0] for i, m in mentions.items()}), best_of_others(by_name)
+        other_mentions, others_explained = best_of_others({i: m.in_turn for i, m in mentions.items()}), best_of_others(by_name)
         ascending = sorted(by_name.values())
         n_as_good = {i: len(ascending) - bisect_left(ascending, x - 0.2) - 1 for i, x in by_name.items()}
         rows = np.zeros((len(candidates), len(FEATURES)), np.float32)
@@ -266,69 +264,19 @@ class Examiner:
                 score_leads[c.name_id], conversation_leads[c.name_id],
                 name_cos[at], name_cos_conversation[at], name_cos_leads[c.name_id],
                 statement_cos[at], statement_leads[c.name_id], value_leads[c.name_id],
-                mine[0], bool(spans[c.name_id]), mine[1], mine[2], mine[3],
-                mine[0] - other_mentions[c.name_id], best_turn, mine[4],
+                mine.in_turn, bool(spans[c.name_id]), mine.identifier, mine.in_history, mine.recency,
+                mine.in_turn - other_mentions[c.name_id], best_turn, mine.fuzzy,
                 explained, explained - others_explained[c.name_id], np.log1p(n_as_good[c.name_id]),
-                *_unexplained(telling, matches[c.name_id], c.triple), *left_over[c.name_id], goes_on,
+                *unexplained(telling, of_names[c.name_id], c.triple), *others_said[c.name_id], goes_on,
                 own_property[at], ahead[at, 0], own_property[at] - rival.cosine,
-                overlap[at], ahead[at, 1],
-                overlap[at] - rival.words, by_property[at] - rival.compared,
+                shared[at], ahead[at, 1],
+                shared[at] - rival.words, by_property[at] - rival.compared,
                 own_value[at], ahead[at, 2],
                 compared[at], ahead[at, 3], compared[at] - best_compared,
-                np.log1p(n_siblings[at]), np.log1p(len(turn_words)), float(not history),
+                np.log1p(n_siblings[at]), np.log1p(len(said.words)), float(not history),
                 *kinds, *value_shape(c.triple.value),
             )  # fmt: skip
         return rows
-
-    def _left_over(
-        self, turn: str, found: Sequence[re.Match[str]], name: list[str], elsewhere: set[int]
-    ) -> tuple[float, float]:
-        """Return what the name leaves of other names in the turn: capitalised words, telling words beside it.
-
-        ``found`` are the places of its words. Those at the places ``elsewhere`` are other names of the KB: "How severe
-        are NX-104 and NX-118?"
-        """
-        hits = [
-            at not in elsewhere and any(same_word(f.group().casefold(), n) > 0 for n in name)
-            for at, f in enumerate(found)
-        ]
-        capitals = beside = 0.0
-        for at, f in enumerate(found):
-            word = f.group()
-            if hits[at] or at in elsewhere or word.casefold() in FUNCTION_WORDS:
-                continue
-            starts = at == 0 or turn[: f.start()].rstrip()[-1:] in (".", "?", "!", ":", "")
-            marked = word.isdigit() or (word[0].isupper() and not starts)
-            if marked:
-                capitals += 1.0
-            if (at > 0 and hits[at - 1]) or (at + 1 < len(hits) and hits[at + 1]):
-                single = len(word) == 1 and word.isalpha()
-                beside = max(beside, 1.0 if marked or single else 0.5 * self.rarity(word.casefold()))
-        return capitals, beside
-
-    def _mention(
-        self, name: list[str], turn: list[str], history: list[list[str]]
-    ) -> tuple[float, float, float, float, float]:
-        """Return how the turn and the history mention a name.
-
-        (weighted share of its words in the turn, its most telling word in the turn, share in the history,
-        how recently, share in the turn that is only nearly the same word)
-        """
-        weights = [0.15 + self.rarity(w) for w in name] or [1.0]
-        total = sum(weights)
-        found = [max((same_word(w, t) for t in turn), default=0.0) for w in name] or [0.0]
-        in_turn = sum(w * f for w, f in zip(weights, found, strict=True)) / total
-        fuzzy = sum(w for w, f in zip(weights, found, strict=True) if 0 < f < 0.9) / total
-        # A number in a name ("ERR-2041 Loss of signal") identifies it; without one, its rarest word does.
-        numbers = [f for w, f in zip(name, found, strict=False) if w.isdigit()]
-        telling = min(numbers) if numbers else found[int(np.argmax(weights))] if name else 0.0
-        share, recency = 0.0, 0.0
-        for age, message in enumerate(reversed(history)):
-            seen = set(message)
-            covered = sum(w for w, n in zip(weights, name, strict=False) if n in seen) / total
-            if covered > share + 0.05:
-                share, recency = covered, 1.0 / (1 + age)
-        return in_turn, telling, share, recency, fuzzy
 
     def _rivals(
         self, asked: Floats, mapped: Floats, stems: set[str], table: CandidateEmbeddings, comparison: Comparison
@@ -337,7 +285,7 @@ class Examiner:
         scores = product(table.all_properties, asked)
         near = np.argsort(-scores)[:N_RIVALS]
         compared = cosines(mapped[None].repeat(len(near), 0), comparison.properties(table.all_properties[near]))
-        shared = max(_overlap(table.property_names[i], stems) for i in near)
+        shared = max(overlap(table.property_names[i], stems) for i in near)
         return _Rivals(float(scores[near[0]]), shared, float(compared.max()))
 
 
@@ -357,28 +305,3 @@ def _apart(name_id: int, spans: dict[int, list[range]]) -> set[int]:
         return set()
     others = [span for i, each in spans.items() if i != name_id for span in each]
     return {at for span in others if own.isdisjoint(span) for at in span}
-
-
-def _matches(turn: Iterable[str], name: Sequence[str]) -> dict[str, float]:
-    """Return how far each word of the turn is one of the name's words."""
-    return {w: max((same_word(w, n) for n in name), default=0.0) for w in turn}
-
-
-def _unexplained(telling: dict[str, float], in_name: dict[str, float], triple: Triple) -> tuple[float, float, float]:
-    """Return what neither name nor property nor value has: numbers, the most telling word, the share of all that tells.
-
-    Args:
-        telling: how telling the words of the turn are.
-        in_name: how far each of them is a word of the triple's name.
-        triple: the triple.
-    """
-    said = stems_of(triple.name) | stems_of(triple.property) | stems_of(triple.value)
-    left = {w: weight * (1.0 - in_name[w]) for w, weight in telling.items() if stem(w) not in said}
-    numbers = sum(w.isdigit() for w in left)
-    rest = [weight for w, weight in left.items() if w not in FUNCTION_WORDS]
-    return float(numbers), max(rest, default=0.0), sum(rest) / (sum(telling.values()) + 1e-6)
-
-
-def _overlap(property_name: str, stems: set[str]) -> float:
-    telling = [stem(w) for w in words(property_name) if len(w) > 2 or w not in FUNCTION_WORDS]
-    return sum(s in stems for s in telling) / len(telling) if telling else 0.0
