@@ -5,8 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import fields
+from difflib import get_close_matches
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
 
 from kblam_engine.answers import Answer, AttendedTriple, RetrievedTriple, Selected, Usage
 from kblam_engine.decoding import DecodingBatch, Place
@@ -26,6 +30,8 @@ Question = str | Sequence[Message]
 """A text, or chat messages ``{"role", "content"}``."""
 KB = KnowledgeBase | KBSnapshot
 _ROLES = ("system", "user", "assistant")
+_DECODING = tuple(option.name for option in fields(DecodingOptions))
+_OF_CALLS = ("refusal_threshold", "max_hops", "unknown", "chat_template_kwargs")
 
 
 class AnswerStream:
@@ -108,10 +114,8 @@ class Call:
             raise ConfigurationError(
                 f"chat_template_kwargs: expected a mapping or None, got {type(template_kwargs).__name__}"
             )
-        try:
-            checked = DecodingOptions(**options)
-        except TypeError as error:
-            raise ConfigurationError(f"unknown option: {error}") from error
+        _check_names(options)
+        checked = DecodingOptions(**options)
         self._engine = engine
         rows = [
             Row(as_messages(q), None if kb is None else engine.snapshot_of(kb))
@@ -235,7 +239,7 @@ class CallBatch:
         """Begin with no call."""
         self._engine = engine
         self._calls: dict[DecodingRows, Call] = {}
-        self._batch = DecodingBatch(engine.lm, min(engine.end_ids, default=0), self._scope)
+        self._batch = DecodingBatch(engine.lm, min(engine.end_ids, default=0), self._scope, self._guide)
         self._seated: tuple[Place, ...] = ()
         self._state: KBState | None = None
 
@@ -273,12 +277,27 @@ class CallBatch:
             self._seated, self._state = seated, self._state_of(seated)
         return self._engine.injection.use(self._state)
 
+    def _guide(self, places: Sequence[Place], logits: Tensor) -> Tensor:
+        return logits if self._state is None else self._state.guided(logits)
+
     def _state_of(self, places: Sequence[Place]) -> KBState | None:
         by_call = groupby(places, key=lambda place: self._calls[place.rows])
         shares = [call.share(tuple(place.row for place in own)) for call, own in by_call]
         if len(shares) == 1 and shares[0].is_whole:
             return shares[0].state
         return JoinedStates(shares) if any(share.state is not None for share in shares) else None
+
+
+def _check_names(options: Mapping[str, Any]) -> None:
+    """Refuse an option that there is not, which would be one that is misspelt."""
+    for name in options:
+        if name not in _DECODING:
+            known = (*_DECODING, *_OF_CALLS)
+            close = get_close_matches(name, known, n=1)
+            raise ConfigurationError(
+                f"unknown option {name}: expected {', '.join(known)}; "
+                + (f"did you mean {close[0]}?" if close else "leave it out")
+            )
 
 
 def _check_lengths(prompts: Sequence[Sequence[int]], config: Any) -> None:

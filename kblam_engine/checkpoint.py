@@ -156,6 +156,6 @@ def shipped_adapter(base_model: str) -> Path:
     if not (folder / CONFIG).is_file():
         raise ModelNotFoundError(
             f"no adapter ships for {base_model!r}: train one with `kblam train --model {base_model} --output FOLDER` "
-            "and pass it with --adapter FOLDER"
+            "and name its folder as adapter= (--adapter FOLDER)"
         )
     return folder

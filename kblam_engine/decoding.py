@@ -39,7 +39,11 @@ class DecodingBatch:
     """
 
     def __init__(
-        self, model: Any, padding: int, scope: Callable[[Sequence[Place]], AbstractContextManager[object]]
+        self,
+        model: Any,
+        padding: int,
+        scope: Callable[[Sequence[Place]], AbstractContextManager[object]],
+        guide: Callable[[Sequence[Place], Tensor], Tensor] | None = None,
     ) -> None:
         """Begin with no rows.
 
@@ -47,8 +51,10 @@ class DecodingBatch:
             model: a causal language model of transformers; left padding and its position ids are taken care of.
             padding: any token id.
             scope: entered around every forward that reads new tokens, told whose they are, in order.
+            guide: told the same places and the logits `[len(places), n_tokens]` after their new tokens; gives those to choose
+                from. None: all.
         """
-        self._model, self._padding, self._scope = model, padding, scope
+        self._model, self._padding, self._scope, self._guide = model, padding, scope, guide
         self._forward: Forward | None = None
         self._places: list[Place] = []
         self._last: list[int] = []  # the token of each place that has not been read yet
@@ -101,6 +107,7 @@ class DecodingBatch:
                 new_ids = torch.tensor(self._last, device=self._model.device)
                 places = tuple(self._places)
                 logits = self._forward(new_ids, lambda: self._scope(places))
+                logits = logits if self._guide is None else self._guide(places, logits)
             steps, at = [], 0
             self._last = []
             for rows in calls:

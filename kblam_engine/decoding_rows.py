@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +49,7 @@ class DecodingOptions:
     def __post_init__(self) -> None:
         """Check the ranges; a single stop text and None become tuples."""
         stop: Any = self.stop
-        stop = (stop,) if isinstance(stop, str) else tuple(stop or ())
+        stop = tuple(stop or ()) if isinstance(stop, Iterable | None) and not isinstance(stop, str) else (stop,)
         object.__setattr__(self, "stop", stop)
         _check("max_new_tokens", self.max_new_tokens, _is_int(self.max_new_tokens, 1), "an integer above 0")
         number = _is_number(self.temperature) and 0 <= self.temperature < math.inf

@@ -32,6 +32,7 @@ from kblam_engine.search.device import DeviceKeys
 from kblam_engine.search.indexes import Indexes, IndexSource
 from kblam_engine.sentence_encoder import SentenceEncoder, load_sentence_encoder
 from kblam_engine.statements import StatementTokenizer, StatementTokens
+from kblam_engine.triple_files import checked_path
 from kblam_engine.triples import Triple
 from kblam_engine.wording import Rarity
 
@@ -111,7 +112,7 @@ class KBLaM:
             SeamError: the model's attention does not take knowledge bases.
         """
         resolve_model(model)  # an unknown model is told as such, not as one without an adapter
-        folder = Path(adapter) if adapter is not None else shipped_adapter(os.fspath(model))
+        folder = shipped_adapter(os.fspath(model)) if adapter is None else checked_path("adapter", adapter, "an adapter folder")
         sentence_encoder = load_sentence_encoder(
             encoder if encoder is not None else read_config(folder).encoder
         )
@@ -247,7 +248,8 @@ class KBLaM:
     def token_ids(self, text: str) -> list[int]:
         """Return the base model's token ids of a text, without special tokens; safe in any thread."""
         with self._tokenizer_lock:
-            ids: list[int] = self.tokenizer(text, add_special_tokens=False)["input_ids"]
+            # Not verbose: a text that is too long is refused in the words of this package, and needs no warning before it.
+            ids: list[int] = self.tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]
         return ids
 
     def _tokenize_statement(self, name: str, property_name: str, value: str) -> StatementTokens:

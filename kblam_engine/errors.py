@@ -33,6 +33,10 @@ class KnowledgeBaseLockedError(KnowledgeBaseError, TimeoutError):
     """Another writer has held a knowledge base for longer than this one was willing to wait."""
 
 
+class KnowledgeBaseUnreachableError(KnowledgeBaseError, ConnectionError):
+    """A service that holds keys of a knowledge base does not answer, or refuses to."""
+
+
 class ReadOnlyError(KnowledgeBaseError, PermissionError):
     """A change of a knowledge base that is open for reading only: a view, or a folder that cannot be written."""
 

@@ -127,6 +127,14 @@ class JoinedStates(KBState):
             if share.state is not None and block is not None:
                 share.state.observe_weights(layer, share.widened(own[..., : block.logits.shape[-1]]))
 
+    def guided(self, logits: Tensor) -> Tensor:
+        """Ask every state about its rows."""
+        parts = [
+            own if share.state is None else share.narrowed(share.state.guided(share.widened(own, own[:1])))
+            for share, own in self._each(logits)
+        ]
+        return torch.cat(parts)
+
     def _split(self, batch: Tensor) -> tuple[Tensor, ...]:
         return torch.split(batch, [len(share.rows) for share in self._shares])
 

@@ -50,6 +50,10 @@ class KBState:
     def observe_weights(self, layer: int, weights: Tensor) -> None:
         """See the triples' weights in the softmax of `layer`, float32, shaped like the logits of the block."""
 
+    def guided(self, logits: Tensor) -> Tensor:
+        """Return the logits of the newest position, `[batch, n_tokens]`, as a token of the answer is chosen from them."""
+        return logits
+
     def repeat(self, n: int) -> None:
         """Follow a batch in which every sequence was repeated n times in a row."""
 

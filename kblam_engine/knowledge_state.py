@@ -252,6 +252,10 @@ class KnowledgeState(KBState):
         states = [s for s in (self._native, self._sentence) if s is not None and layer in s.layers]
         return join([state.extend(layer, hidden, prompt_logsumexp) for state in states])
 
+    def guided(self, logits: Tensor) -> Tensor:
+        """Leave out tokens that would put the value of one triple into the statement of another."""
+        return logits if self._native is None else self._native.reader.guided(logits)
+
     def observe_weights(self, layer: int, weights: Tensor) -> None:
         """Keep which native tokens the newest position attended, at the last KB layer (first beam of each row)."""
         if self._native is None or layer != max(self._native_layers):

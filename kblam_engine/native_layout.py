@@ -104,14 +104,18 @@ class Progress:
     Attributes:
         match: int64 [batch, s], length of the suffix match before each position.
         covered: bool [batch, s], the triple of this position has had its value written out.
+        remaining: float [batch], log-probability of the best triple not yet written out.
+        start: float [batch], 1 where a statement may begin: nothing written yet, or a line break just now.
+        aligned: bool [batch, s], the line so far is the statement up to this position, from its first token.
+        written: bool [batch, s], the statement of this position fills a whole line.
     """
 
     match: Tensor
     covered: Tensor
-    remaining: Tensor  # float [batch], log-probability of the best triple not yet written out
-    start: (
-        Tensor  # float [batch], 1 where a statement may begin: nothing written yet, or a line break just now
-    )
+    remaining: Tensor
+    start: Tensor
+    aligned: Tensor
+    written: Tensor
 
 
 def _remaining(tokens: NativeTokens, covered: Tensor) -> Tensor:
@@ -123,7 +127,8 @@ def start_progress(tokens: NativeTokens) -> Progress:
     """Return the progress of an answer that has not begun."""
     covered = torch.zeros_like(tokens.mask)
     start = torch.ones(len(tokens.ids), device=tokens.ids.device)
-    return Progress(torch.zeros_like(tokens.ids), covered, _remaining(tokens, covered), start)
+    aligned = tokens.mask & (tokens.previous < 0)
+    return Progress(torch.zeros_like(tokens.ids), covered, _remaining(tokens, covered), start, aligned, covered)
 
 
 def advance(tokens: NativeTokens, progress: Progress, written: Tensor) -> Progress:
@@ -143,12 +148,43 @@ def advance(tokens: NativeTokens, progress: Progress, written: Tensor) -> Progre
     # Only where nothing matches longer: "2009" ends the dates of two triples, but one of them was being written.
     longest = match.amax(1, keepdim=True)
     done = (tokens.cover_length > 0) & (match >= tokens.cover_length) & (match == longest)
-    n_slots = int(tokens.slots.max()) + 1
-    per_slot = torch.zeros(len(match), n_slots, dtype=torch.int64, device=match.device)
-    per_slot.scatter_add_(1, tokens.slots, done.long())
-    covered = progress.covered | (per_slot.gather(1, tokens.slots) > 0)
+    covered = progress.covered | _all_of_slots(tokens, done)
     start = ((tokens.roles == Role.MORE) & (tokens.ids == written[:, None])).any(1)
-    return Progress(match, covered, _remaining(tokens, covered), start.to(tokens.gates.dtype))
+    begins = tokens.mask & (tokens.previous < 0) & start[:, None]
+    aligned = begins | (nn.functional.pad(progress.aligned[:, :-1], (1, 0)) & same & tokens.mask)
+    ended = aligned & ((tokens.roles == Role.MORE) | (tokens.roles == Role.END))
+    whole = progress.written | _all_of_slots(tokens, ended)
+    return Progress(
+        match, covered, _remaining(tokens, covered), start.to(tokens.gates.dtype), aligned, whole
+    )
+
+
+def _all_of_slots(tokens: NativeTokens, some: Tensor) -> Tensor:
+    """Return bool [batch, s]: every position of the triples of which some position is True."""
+    per_slot = torch.zeros(len(some), int(tokens.slots.max()) + 1, dtype=torch.int64, device=some.device)
+    per_slot.scatter_add_(1, tokens.slots, some.long())
+    return per_slot.gather(1, tokens.slots) > 0
+
+
+def continuations(tokens: NativeTokens, progress: Progress) -> Tensor:
+    """Return where the statements go on that the line so far has begun; nowhere, if it has begun otherwise or is whole.
+
+    Those that are not written yet, if there are any: two statements that begin alike ("The price of the Orca" and "of the
+    Orca 2") part where one has been written and the other has not.
+
+    Args:
+        tokens: the native tokens.
+        progress: of the answer so far.
+
+    Returns:
+        bool [batch, s].
+    """
+    inside = torch.ones_like(tokens.mask)
+    for role in (Role.BEGIN, Role.NULL_BEGIN, Role.MORE, Role.END):
+        inside &= tokens.roles != role
+    going_on = progress.aligned & inside & tokens.mask
+    new = going_on & ~progress.written
+    return torch.where(new.any(1, keepdim=True), new, going_on)
 
 
 def deficits(tokens: NativeTokens, match: Tensor, covered: Tensor) -> Tensor:
@@ -174,4 +210,6 @@ def stack_progress(steps: Sequence[Progress]) -> Progress:
         torch.stack([p.covered for p in steps], 1),
         torch.stack([p.remaining for p in steps], 1),
         torch.stack([p.start for p in steps], 1),
+        torch.stack([p.aligned for p in steps], 1),
+        torch.stack([p.written for p in steps], 1),
     )

@@ -31,6 +31,7 @@ from kblam_engine.native_layout import (
     NativeTokens,
     Progress,
     advance,
+    continuations,
     deficits,
     stack_progress,
     start_progress,
@@ -261,6 +262,20 @@ class NativeTokenReader:
     def _look(self, steps: list[Progress]) -> None:
         """Take the progress at each active position of the coming forward pass."""
         self._biases = self.adapter.biases(self.tokens, stack_progress(steps))
+
+    def guided(self, logits: Tensor) -> Tensor:
+        """Return logits [batch, n_tokens] of the next token without what would mix two statements.
+
+        A line that has begun as a statement goes on as one: the value that follows a name and a property is theirs. What
+        begins otherwise is left alone, and so is what follows a whole statement.
+        """
+        allowed = continuations(self.tokens, self.progress)
+        if not bool(allowed.any()):
+            return logits
+        batch, n_tokens = logits.shape
+        left_out = torch.ones(batch, n_tokens + 1, dtype=torch.bool, device=logits.device)  # the last for other positions
+        left_out.scatter_(1, self.tokens.ids.masked_fill(~allowed, n_tokens), value=False)
+        return logits.masked_fill(left_out[:, :n_tokens] & allowed.any(1, keepdim=True), -torch.inf)
 
     @property
     def n_active(self) -> int:

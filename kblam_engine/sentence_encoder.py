@@ -18,6 +18,7 @@ import numpy as np
 
 from kblam_engine.errors import ConfigurationError, ModelNotFoundError
 from kblam_engine.models.registry import DEFAULT_ENCODER, EMBEDDED, HUB_ID, folder_digest, unknown_model
+from kblam_engine.triple_files import checked_path
 
 if TYPE_CHECKING:
     import torch
@@ -67,8 +68,9 @@ def load_sentence_encoder(
     Raises:
         ModelNotFoundError: there is no such encoder, or its weights are not the expected ones.
         MissingDependencyError: the package with the embedded encoder is not installed.
-        ConfigurationError: `dtype` is not float32, bfloat16 or float16.
+        ConfigurationError: `dtype` is not float32, bfloat16 or float16, or the name is neither a text nor a path.
     """
+    checked_path("encoder", name, f"the name of a sentence encoder, such as {DEFAULT_ENCODER!r}, a folder, or a Hugging Face id")
     key = (os.fspath(name), str(device), str(dtype))
     with _loaded_lock:
         if key not in _loaded:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,11 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
-from kblam_engine.errors import ImportFileError, TripleError
+from kblam_engine.errors import ConfigurationError, ImportFileError, TripleError
 from kblam_engine.triples import Triple
 
 MAX_LINE = 16_000_000
 """Bytes of a line of JSONL; a triple has far fewer."""
+WRITTEN = (".jsonl", ".csv")
+"""Suffixes of the files that `write_triples` writes."""
 _CSV_COLUMNS = ("name", "property", "value", "namespace", "tags", "valid_from", "valid_to", "provenance", "metadata")
 _PARTS = ("name", "property", "value")
 _OTHER_WORDS = {"property": "description_type", "value": "description"}
@@ -42,7 +45,7 @@ def read_triples(path: str | os.PathLike[str]) -> Iterator[Triple]:
 
 def write_triples(path: str | os.PathLike[str], triples: Iterable[Triple]) -> int:
     """Write a file of triples, `.jsonl` or `.csv` by its suffix; return how many."""
-    return _by_suffix(path, {".jsonl": write_jsonl, ".csv": write_csv})(path, triples)
+    return _by_suffix(path, dict(zip(WRITTEN, (write_jsonl, write_csv), strict=True)))(path, triples)
 
 
 def read_jsonl(path: str | os.PathLike[str]) -> Iterator[Triple]:
@@ -205,6 +208,17 @@ def _verbatim(data: Any, line: str) -> Any:
     return data
 
 
+def checked_path(what: str, path: object, expected: str) -> Path:
+    """Return what is given as a path, as one.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    if not isinstance(path, str | os.PathLike) or isinstance(fspath := os.fspath(path), bytes):
+        raise ConfigurationError(f"{what}: expected {expected}, got {path!r}")
+    return Path(fspath)
+
+
 def _by_suffix(path: str | os.PathLike[str], choices: Mapping[str, _Chosen]) -> _Chosen:
     suffix = Path(path).suffix.lower()
     if suffix not in choices:
@@ -217,6 +231,8 @@ def _by_suffix(path: str | os.PathLike[str], choices: Mapping[str, _Chosen]) -> 
 def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Provide where to write a file: beside `path`, where it is renamed to at the end, so that a full disk leaves no half file."""
     target = Path(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "the folder to write it in does not exist", str(target.parent))
     if target.exists() and not target.is_file():  # a pipe or a terminal takes no rename
         yield target
         return
@@ -224,6 +240,10 @@ def whole_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield draft
         os.replace(draft, target)
+    except OSError as error:
+        if error.filename == str(draft):  # a name that nobody knows
+            error.filename = str(target)
+        raise
     finally:
         draft.unlink(missing_ok=True)
 

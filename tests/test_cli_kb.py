@@ -171,7 +171,7 @@ def test_counterfactual(kb, tmp_path, kblam):
     assert founders == [LINES[2]["value"], "Berlin", LINES[0]["value"]]
     assert kblam("kb", "counterfactual", "-", "--kb", kb, "--seed", 1)[1] == target.read_text("utf-8")
     assert "wrote 3 triples to " in kblam("kb", "counterfactual", target, "--kb", kb)[1]
-    assert_one_line(kblam("kb", "counterfactual", tmp_path / "copy.txt", "--kb", kb), 1, r"expected a \.jsonl or \.csv")
+    assert_one_line(kblam("kb", "counterfactual", tmp_path / "copy.txt", "--kb", kb), 2, r"expected a \.jsonl or \.csv")
 
 
 def test_info_and_verify(kb, kblam):
@@ -217,10 +217,10 @@ def test_where_a_triple_was_read_can_be_said(kb, kblam):
         assert base.get("Acme", "seat").provenance == Provenance("", "https://acme.example", (0, 3))
     for wrong, pattern in (("12", "expected START-END"), ("-3-4", "expected START-END"), ("9-3", "expected start and end")):
         result = kblam("kb", "add", "a", "b", "c", "--kb", kb, "--source", "x", f"--span={wrong}")
-        assert_one_line(result, 1 if wrong == "9-3" else 2, pattern)
+        assert_one_line(result, 2, pattern)
     assert_one_line(kblam("kb", "add", "a", "b", "c", "--kb", kb, "--confidence", 1), 2, "expected --source or --uri beside")
     assert_one_line(
-        kblam("kb", "add", "a", "b", "c", "--kb", kb, "--uri", "x", "--confidence", 2), 1, "confidence: expected 0 to 1"
+        kblam("kb", "add", "a", "b", "c", "--kb", kb, "--uri", "x", "--confidence", 2), 2, "'--confidence': .*less than or equal to 1"
     )
 
 
@@ -250,7 +250,7 @@ def test_nothing_is_left_of_a_knowledge_base_that_cannot_be_made(tmp_path, file,
         result = kblam("kb", *command, "--kb", new, "--encoder", "nope")
         assert_one_line(result, 1, "unknown sentence encoder 'nope'")
         assert not new.exists()
-    assert_one_line(kblam("kb", "add", "a", "b", "c", "--kb", ":memory:"), 1, "expected a folder, got :memory:")
+    assert_one_line(kblam("kb", "add", "a", "b", "c", "--kb", ":memory:"), 2, "expected a folder, got :memory:")
 
 
 def test_control_characters_do_not_reach_the_terminal(kb, kblam, monkeypatch):
@@ -314,7 +314,7 @@ def test_other_mistakes_are_one_line(tmp_path, kb, file, kblam):
     assert_one_line(kblam("kb", "import", tmp_path, "--kb", kb), 1, r"expected a file, got a folder")
     assert_one_line(kblam("kb", "list", "--kb", file), 1, "expected a knowledge base")
     assert_one_line(kblam("kb", "import", file, "--kb", kb, "--encoder", "hashing-32"), 1, "got hashing-32")
-    assert_one_line(kblam("kb", "add", "a", "b", " ", "--kb", kb), 1, "value: expected text")
+    assert_one_line(kblam("kb", "add", "a", "b", " ", "--kb", kb), 2, "value: expected text")
     assert_one_line(kblam("kb", "remove", "Nobody", "--kb", kb), 1, r"no triple matches \(Nobody\)")
     assert_one_line(kblam("kb", "add", "a", "b", "c", "--kb", kb, "--meta", "x"), 2, "expected KEY=VALUE")
     assert_one_line(kblam("kb", "list"), 2, "Missing option '--kb'")

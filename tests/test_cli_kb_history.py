@@ -103,7 +103,7 @@ def test_removal_by_what_is_given(kb, kblam):
     assert kblam("kb", "remove", "--kb", kb, "--source", "atlas")[1].startswith("removed 1 ")
     assert kblam("kb", "remove", "--kb", kb, "--namespace", "rumours")[1].startswith("removed 1 ")
     assert "no triple matches (atlas)" in kblam("kb", "remove", "--kb", kb, "--source", "atlas")[2]
-    assert "expected a name, ids" in kblam("kb", "remove", "--kb", kb)[2]
+    assert "expected a NAME, --id, " in kblam("kb", "remove", "--kb", kb)[2]
     assert "no triple matches (Acme, --tag ''); " in kblam("kb", "remove", "Acme", "--tag", "", "--kb", kb)[2]
 
 

@@ -1,6 +1,7 @@
 """`kblam kb index`, what `kblam kb info` shows of it, and `kblam bench search`."""
 
 import json
+import re
 from math import log10
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,7 +102,8 @@ def test_a_device_that_is_not_there_is_refused_before_anything_is_done(kblam, fo
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     code, out, err = kblam("kb", "index", "--kb", folder, "--device", device)
-    assert code == 1 and out == "" and err.startswith("kblam: --device: expected ") and err.count("\n") == 1
+    assert code == (1 if device in ("cuda", "cuda:3") else 2)
+    assert out == "" and re.match("kblam: (Invalid value for )?--device: expected ", err) and err.count("\n") == 1
     assert not list(folder.glob("index*")) and device in err
 
 
@@ -113,7 +115,7 @@ def test_a_damaged_record_is_shown_and_not_fatal(kblam, folder):
 
 def test_an_unknown_index_is_a_usage_error(kblam, folder):
     assert kblam("kb", "index", "--kb", folder, "--index", "forest")[0] == 2
-    assert kblam("bench", "search", "--index", "forest")[0] == 1
+    assert kblam("bench", "search", "--index", "forest")[0] == 2
 
 
 def test_searches_are_measured_and_drawn(kblam, tmp_path, monkeypatch, hashing_encoder):

@@ -22,7 +22,7 @@ CLASSES = {
 }
 BLOCK = re.compile(r"^ *\.\. code-block:: python\n\n((?: {12}.*\n|\n)+)", re.MULTILINE)
 # What holds values and does nothing has nothing to raise.
-PLAIN = {"KBLaMAttentionEvent", "PieceEvent", "RefusedEvent", "SourcesEvent", "Neighbour"}
+PLAIN = {"KBLaMAttentionEvent", "LineSplitter", "PieceEvent", "RefusedEvent", "SourcesEvent", "Neighbour"}
 BARE = {"langchain.NullRetriever"}  # no fields of its own
 
 

@@ -10,6 +10,7 @@ from langchain_core.indexing import InMemoryRecordManager, index
 from pydantic import ValidationError
 
 from kblam_engine.errors import ConfigurationError, TripleError
+from kblam_engine.sources.loaded import LoadedDocumentExtractor
 from kblam_engine.triples import Provenance, Triple
 from kblam_integrations._documents import MAX_TEXT
 from kblam_integrations._shared import triples_of
@@ -290,3 +291,57 @@ def test_node_types_are_triples_when_asked_for():
     known = SimpleNamespace(nodes=[lena, SimpleNamespace(id="Acme", type="Node", properties={})], relationships=[])
     assert contents(triples_from_graph_document(known, node_types=True)) == {("Lena", "type", "Person")}
     assert not list(triples_from_graph_document(known))
+
+
+@pytest.mark.parametrize(("value", "text"), [(0, "0"), (False, "false"), (0.0, "0.0"), ([1, 2], "1, 2"), ({"a": 1}, "{'a': 1}")])
+def test_a_value_in_the_metadata_is_the_value_even_if_it_is_nought(value, text):
+    document = Document("The whole page.", metadata={"name": "Orca 2", "property": "weight", "value": value})
+    for read in (triples_from_document, LoadedDocumentExtractor(["structured"])):
+        assert contents(read(document)) == {("Orca 2", "weight", text)}
+    for nothing in (None, float("nan"), "", " ", []):
+        document.metadata["value"] = nothing
+        assert contents(triples_from_document(document)) == {("Orca 2", "weight", "The whole page.")}
+
+
+def test_a_name_may_be_nought_and_none_is_no_name():
+    assert contents(triples_from_document(Document("maker: Acme", metadata={"name": 0, "title": "b"}))) == {("0", "maker", "Acme")}
+    nameless = Document("maker: Acme", metadata={"name": None, "property": None, "title": "Orca 2"})
+    assert contents(triples_from_document(nameless)) == {("Orca 2", "maker", "Acme")}
+
+
+def test_of_documents_with_one_id_in_a_batch_the_last_counts():
+    kb_index = new_index(empty="skip")
+    response = kb_index.upsert([ORCA, KITE, Document("prose", id="kite"), Document("name: Orca 2\nmaker: Borealis", id="orca")])
+    assert (response["succeeded"], response["failed"]) == (["orca"], ["kite"])
+    assert contents(kb_index.kb) == {("Orca 2", "maker", "Borealis")}
+    assert [found.page_content for found in kb_index.get(["orca", "kite"])] == ["name: Orca 2\nmaker: Borealis"]
+
+
+UNUSABLE = {
+    "a long value": (Document("name: Kite\nlog: " + "x" * 10_001, id="bad"), "value: document 'bad': expected at most 10000"),
+    "no name": (Document("a", id="bad", metadata={"name": "Kite", "property": "n" * 501}), "property: document 'bad'"),
+    "a long text": (Document("name: Kite\nmaker: Acme\n" + "\n" * MAX_TEXT, id="bad"), "document 'bad': expected at most 20000"),
+    "much metadata": (Document(KITE.page_content, id="bad", metadata={"a": "a" * 70_000}), "metadata: document 'bad'"),
+    "no id": (Document("name: Kite\nlog: " + "x" * 10_001), "document 'name: Kite"),
+}
+
+
+@pytest.mark.parametrize("case", UNUSABLE)
+def test_a_document_that_cannot_be_stored_is_named_or_skipped(case, caplog):
+    bad, told = UNUSABLE[case]
+    with pytest.raises((TripleError, ConfigurationError), match=told):
+        (strict := new_index()).upsert([ORCA, bad])
+    assert len(strict.kb) == 0
+    skipping = new_index(empty="skip")
+    skipping.upsert([Document("name: Kite\nmaker: Acme", id="bad")])
+    response = skipping.upsert([ORCA, bad])
+    assert response["succeeded"] == ["orca"] and len(response["failed"]) == 1
+    if bad.id:
+        assert response["failed"] == ["bad"] and {t.name for t in skipping.kb} == {"Orca 2"}  # nor what it said before
+    assert told in caplog.text and caplog.text.rstrip().endswith("; skipped")
+
+
+def test_a_row_with_an_empty_cell_in_its_metadata_is_stored():
+    kb_index = new_index()
+    kb_index.upsert([ORCA.model_copy(update={"metadata": {"price": float("nan"), "row": 0}})])
+    assert kb_index.get(["orca"])[0].metadata == {"price": None, "row": 0} and len(kb_index.kb) == 2

@@ -83,6 +83,16 @@ def test_conversion_keeps_the_dequantised_weights(tiny_gguf: Path, cache: Path) 
         assert error < 5e-4, f"{name}: {error:.1e}"
 
 
+def test_conversion_shows_no_bars(tiny_gguf: Path, cache: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Neither those of transformers nor the one of its reader of GGUF, which comes back afterwards."""
+    from transformers import AutoModelForCausalLM
+
+    preparation.prepare(tiny_card(tiny_gguf))
+    assert capfd.readouterr().err == ""
+    AutoModelForCausalLM.from_pretrained(tiny_gguf.parent, gguf_file=tiny_gguf.name, dtype=torch.float32)
+    assert "GGUF tensors" in capfd.readouterr().err
+
+
 def test_conversion_happens_once(tiny_gguf: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = preparation.prepare(tiny_card(tiny_gguf))
     monkeypatch.setattr(preparation, "_convert_into", lambda *args: pytest.fail("converted twice"))

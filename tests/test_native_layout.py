@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from kblam_engine.errors import ConfigurationError
-from kblam_engine.native_layout import MIN_LOG_GATE, advance, collate, deficits, start_progress
+from kblam_engine.native_layout import MIN_LOG_GATE, advance, collate, continuations, deficits, start_progress
 from kblam_engine.statements import Role, StatementTokens
 from kblam_engine.triples import Triple
 
@@ -180,3 +180,41 @@ def test_padding_beats_nothing_and_rows_do_not_mix():
     found = deficits(tokens, match, torch.zeros_like(match, dtype=torch.bool))
     assert found[0].eq(0).all()
     assert found[1, 0].tolist() == [3 if i != 3 else 0 for i in range(tokens.ids.shape[1])]
+
+
+def going_on(tokens, written):
+    """Return the ids that `continuations` allows after these tokens, row 0."""
+    progress = start_progress(tokens)
+    for token in written:
+        progress = advance(tokens, progress, torch.tensor([token]))
+    return sorted(tokens.ids[0][continuations(tokens, progress)[0]].tolist())
+
+
+def naive_continuations(row, written):
+    """Return the same, statement by statement: the line since the last break, and the lines before it."""
+    lines = [[]]
+    for token in written:
+        lines[-1].append(token)
+        if token == 90:
+            lines.append([])
+    *done, line = lines
+    begun = [(s, s[len(line)]) for s in row if 0 < len(line) < len(s) and s[: len(line)] == line]
+    new = [token for s, token in begun if not any(whole[: len(s)] == s for whole in done)]
+    return sorted(new or [token for _, token in begun])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.lists(st.lists(ids, min_size=2, max_size=4), min_size=1, max_size=3),
+    st.lists(st.one_of(ids, st.just(90)), max_size=10),
+)
+def test_a_line_goes_on_as_the_statements_that_it_begins(row, written):
+    assert going_on(made([row]), written) == naive_continuations(row, written)
+
+
+def test_what_is_written_is_not_begun_again_while_something_is_left():
+    row = [[1, 2, 3, 7], [1, 2, 8]]
+    assert going_on(made([row]), [1, 2]) == [3, 8]
+    assert going_on(made([row]), [1, 2, 3, 7, 90, 1, 2]) == [8]
+    assert going_on(made([row]), [1, 2, 3, 7, 90, 1, 2, 8, 90, 1, 2]) == [3, 8]
+    assert going_on(made([row]), [1, 5]) == going_on(made([row]), [5]) == going_on(made([row]), []) == []

@@ -11,7 +11,12 @@ from engine_parts import BASE, adapter_config, build_llama, engine_fixture, rand
 from kblam_engine import KBLaM, KnowledgeBase, Triple, retrieval
 from kblam_engine import engine as engine_module
 from kblam_engine.checkpoint import save_adapter
-from kblam_engine.errors import ConfigurationError, KnowledgeBaseError, MissingDependencyError
+from kblam_engine.errors import (
+    ConfigurationError,
+    KnowledgeBaseError,
+    KnowledgeBaseUnreachableError,
+    MissingDependencyError,
+)
 from kblam_engine.models import LoadedModel
 from kblam_engine.search.indexes import Indexes
 from kblam_engine.search.remote import RemoteIndex, connect
@@ -223,3 +228,24 @@ def test_what_another_process_has_sent_disturbs_no_earlier_revision(kb, queries,
     check(kb.snapshot(), index, queries)
     assert index.n_slots == 200 and index.of(kb.snapshot()).n_slots == 240
     check(kb.snapshot(), index, queries)
+
+
+@pytest.mark.parametrize("place", ["http://127.0.0.1:1", "http://no-such-host.invalid:6333"])
+def test_a_service_that_cannot_be_reached_is_told_with_its_address(kb, queries, recwarn, place):
+    index = connect(place, "orcas", timeout=2)
+    for use in (lambda: index.send(kb.snapshot()), lambda: index.of(kb.snapshot()), lambda: index.search(queries, 3)):
+        with pytest.raises(KnowledgeBaseUnreachableError) as caught:
+            use()
+        told = str(caught.value)
+        assert told.startswith(f"collection 'orcas' at {place}: expected an answer") and "check its address" in told
+        assert "\n" not in told
+    indexes = Indexes(index, lambda: 0.0)
+    for _ in range(2):  # every question asks again, and none is answered by scoring every key
+        with pytest.raises(KnowledgeBaseUnreachableError):
+            indexes.of(kb.snapshot())
+    assert not [warning for warning in recwarn if "server version" in str(warning.message)]
+
+
+def test_an_address_of_another_kind_is_told():
+    with pytest.raises(ConfigurationError, match="expected an address such as http://localhost:6333, got gopher://x"):
+        connect("gopher://x", "orcas")

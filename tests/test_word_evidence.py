@@ -6,7 +6,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kblam_engine.triples import Triple
-from kblam_engine.word_evidence import TurnWords, left_over, mention_of, overlap, places_of, turn_words, unexplained
+from kblam_engine.word_evidence import (
+    TurnWords,
+    left_over,
+    mention_of,
+    overlap,
+    places_of,
+    turn_words,
+    unexplained,
+)
 from kblam_engine.wording import Rarity, same_word
 
 RARITY = Rarity(token_ids, 50_000)

@@ -1,20 +1,22 @@
 """The `kblam` command: parse, call, show. Commands import what they need when they run.
 
-A user's mistake becomes one line on stderr and an exit code: 1 for what went wrong, 2 for wrong usage,
-130 for Ctrl-C.
+A user's mistake becomes one line on stderr and an exit code: 2 for a command line that is wrong whatever there is on the
+disk, 1 for everything else that went wrong, 130 for Ctrl-C, 141 where nobody reads the output any more.
 """
 
 from __future__ import annotations
 
 import errno
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib import import_module
+from typing import Any
 
 import typer
 
 from kblam_engine import __version__
+from kblam_engine.cli._printing import OUTPUT_CLOSED, reader_is_gone, say, say_error, tame_warnings
 from kblam_engine.errors import KBLaMError
 
 # Order of the help text. Each module has `register(app)`.
@@ -23,7 +25,7 @@ _MODULES = ("ask", "chat", "kb", "models", "train", "eval", "untouched", "report
 
 def _show_version(value: bool) -> None:
     if value:
-        typer.echo(f"kblam {__version__}")
+        say(f"kblam {__version__}")
         raise typer.Exit
 
 
@@ -52,10 +54,9 @@ def build_app() -> typer.Typer:
 
 
 @cache
-def _command() -> Callable[..., object]:
+def _command() -> Any:
     """Return the command line as what runs it: typer reads the signatures of all commands, which takes a tenth of a second."""
-    command: Callable[..., object] = typer.main.get_command(build_app())
-    return command
+    return typer.main.get_command(build_app())
 
 
 def describe_os_error(error: OSError) -> str:
@@ -68,22 +69,27 @@ def describe_os_error(error: OSError) -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line on `argv` (default: the process's arguments) and exit with its code."""
+    tame_warnings()
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     try:
-        # Outside standalone mode typer raises usage errors instead of drawing a box of several lines.
-        code = _command()(args=arguments, prog_name="kblam", standalone_mode=False)
+        # Not by the command's own `main`, which draws boxes of several lines, and exits with 1 where a pipe is closed.
+        with _command().make_context("kblam", arguments) as context:
+            _command().invoke(context)
+        sys.stdout.flush()
+    except typer.Exit as done:
+        code = done.exit_code
     except typer.exceptions.TyperException as error:
-        _fail(_describe_usage_error(error), 2)
-    except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted", 130)
+        code = _told(_describe_usage_error(error), 2)
+    except (KeyboardInterrupt, EOFError, typer.Abort):
+        code = _told("interrupted", 130)
     except KBLaMError as error:
-        _fail(str(error), 1)
+        code = _told(error, 1)
     except OSError as error:
-        _fail(describe_os_error(error), 1)
+        gone = isinstance(error, BrokenPipeError) and reader_is_gone()
+        code = OUTPUT_CLOSED if gone else _told(describe_os_error(error), 1)
     else:
-        if code == 130:  # typer's own handling of Ctrl-C is silent
-            _fail("interrupted", 130)
-        sys.exit(code if isinstance(code, int) else 0)
+        code = 0
+    sys.exit(code)
 
 
 def _describe_usage_error(error: Exception) -> str:
@@ -93,6 +99,6 @@ def _describe_usage_error(error: Exception) -> str:
     return f"{format_message()} (see `{command} --help`)"
 
 
-def _fail(message: str, code: int) -> None:
-    typer.echo(f"kblam: {' '.join(message.split())}", err=True)
-    sys.exit(code)
+def _told(error: object, code: int) -> int:
+    say_error(error)
+    return code

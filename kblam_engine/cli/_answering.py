@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from kblam_engine.cli._options import a_folder, a_number, a_threshold
+from kblam_engine.cli._printing import new_console, say, styled
 from kblam_engine.cli.kb_common import Part
+from kblam_engine.cli.models import tell_preparation
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.threads import BusyCores
 
@@ -23,7 +26,8 @@ if TYPE_CHECKING:
     from kblam_engine.triples import Triple
 
 KBOption = Annotated[
-    Path, typer.Option("--kb", help="Directory of the knowledge base, or of its shards.", show_default=False)
+    Path,
+    typer.Option("--kb", callback=a_folder, help="Directory of the knowledge base, or of its shards.", show_default=False),
 ]
 AddressOption = Annotated[
     str | None,
@@ -35,7 +39,8 @@ AddressOption = Annotated[
 ]
 MaxNewTokensOption = Annotated[int, typer.Option("--max-new-tokens", min=1, help="Longest answer.")]
 TemperatureOption = Annotated[
-    float, typer.Option("--temperature", min=0.0, help="0 for the likeliest words, higher for variety.")
+    float,
+    typer.Option("--temperature", min=0.0, callback=a_number, help="0 for the likeliest words, higher for variety."),
 ]
 SeedOption = Annotated[
     int | None,
@@ -45,6 +50,7 @@ ThresholdOption = Annotated[
     float | None,
     typer.Option(
         "--refusal-threshold",
+        callback=a_threshold,
         help="Confidence below which the model refuses; default: the adapter's.",
         show_default=False,
     ),
@@ -91,19 +97,19 @@ def model_and_kb(
     # A wrong path is told at once, not after the seconds that loading takes.
     with opened(kb, index, address) as whole:
         base = _part_of(whole, part, kb)
-        from rich.console import Console
 
         busy = busy or BusyCores()
         busy.watch()
-        with Console(stderr=True).status(f"loading {model}"):
+        tell_preparation(model)
+        with new_console(stderr=True).status(f"loading {model}"):
             from kblam_engine.engine import KBLaM
 
             loaded = KBLaM.from_pretrained(model, adapter=adapter, dtype=dtype, device=device, index=index)
         leave_busy_cores(busy)
         if not len(base) and not part.is_all:
-            typer.echo(f"no triple of {kb} fits these options; kblam kb list takes the same ones", err=True)
+            say(f"no triple of {kb} fits these options; kblam kb list takes the same ones", err=True)
         elif not len(base):
-            typer.echo(f"{kb} holds no triples yet: add some with kblam kb add or import", err=True)
+            say(f"{kb} holds no triples yet: add some with kblam kb add or import", err=True)
         yield loaded, base
 
 
@@ -111,7 +117,7 @@ def leave_busy_cores(busy: BusyCores) -> None:
     """Give torch no more threads than there are cores left beside other programs, and say so."""
     told = busy.adjust()
     if told:
-        typer.echo(told, err=True)
+        say(told, err=True)
 
 
 def opened(kb: Path, index: str, address: str | None) -> KnowledgeBase | ShardedKB:
@@ -155,7 +161,6 @@ def _part_of(whole: KnowledgeBase | ShardedKB, part: Part, kb: Path) -> Knowledg
 def show_attended(console: Console, answer: Answer) -> None:
     """Print the attended triples of an answer with bars for their weights, its confidence and its time."""
     from rich.table import Table
-    from rich.text import Text
 
     if answer.attended:
         table = Table(box=None, pad_edge=False, show_header=False)
@@ -164,13 +169,12 @@ def show_attended(console: Console, answer: Answer) -> None:
         table.add_column(overflow="fold")
         for attended in answer.attended:
             triple = attended.triple
-            # Text: a triple may contain what rich takes for markup.
-            told = Text.assemble((f"{triple.name} | {triple.property} | ", "dim"), triple.value, (source(triple), "dim"))
-            table.add_row(Text(bar(attended.weight)), f"{attended.weight:.2f}", told)
+            told = styled(f"{triple.name} | {triple.property} | ", "dim") + styled(triple.value) + styled(source(triple), "dim")
+            table.add_row(bar(attended.weight), f"{attended.weight:.2f}", told)
         console.print(table)
     else:
         console.print("no triple attended", style="dim")
-    console.print(Text(summary(answer), style="dim"))
+    console.print(styled(summary(answer), "dim"))
 
 
 def source(triple: Triple) -> str:

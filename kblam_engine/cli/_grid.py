@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from kblam_engine.cli._measuring import STDOUT
+from kblam_engine.cli._printing import new_console, say, styled
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -87,9 +88,7 @@ def adapter_digest(adapter: str | None, model: str) -> str:
 
 def show_grid(result: GridResult, *, to_stderr: bool = False) -> None:
     """Print a table for each measure: a row for each system, a column for each size."""
-    from rich.console import Console
-
-    console = Console(stderr=to_stderr)
+    console = new_console(stderr=to_stderr)
     names = list(dict.fromkeys(name for at in result.sizes for name in at.systems))
     for measure, (title, digits) in _TABLES.items():
         rows = {
@@ -99,7 +98,7 @@ def show_grid(result: GridResult, *, to_stderr: bool = False) -> None:
             continue
         table = _new_table(title, result, console)
         for name, line in rows.items():
-            table.add_row(name, *(_cell(found, digits) for found in line))
+            table.add_row(styled(name), *(_cell(found, digits) for found in line))
         console.print(table)
     _show_layers(result, console)
     seeds = result.settings["seeds"]
@@ -109,7 +108,7 @@ def show_grid(result: GridResult, *, to_stderr: bool = False) -> None:
         highlight=False,
     )
     for warning in result.warnings:
-        typer.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}", err=True)
 
 
 def _show_layers(result: GridResult, console: Console) -> None:
@@ -125,7 +124,7 @@ def _show_layers(result: GridResult, console: Console) -> None:
         if rows:
             table = _new_table(f"{_TABLES[measure][0]} by KB layer", result, console)
             for name, layer, line in rows:
-                table.add_row(f"{name}, {layer}", *(_cell(found, 3) for found in line))
+                table.add_row(styled(f"{name}, {layer}"), *(_cell(found, 3) for found in line))
             console.print(table)
 
 

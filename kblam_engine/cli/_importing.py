@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kblam_engine.cli._options import as_usage
+from kblam_engine.cli._printing import say
 from kblam_engine.cli.kb_common import counted, many
 from kblam_engine.errors import ConfigurationError, ImportFileError
 
@@ -54,6 +56,7 @@ LLMOption = Annotated[
 ]
 _LLM_TOKENS = 1024
 """Longest reply of a model on this machine to a chunk of 2,000 characters."""
+_BEGINNING = 65_536
 _LISTS = ("extractors", "languages", "labels", "skip")
 _MAPPINGS = ("properties", "inverse")
 _FLAGS = ("both_directions",)
@@ -115,12 +118,23 @@ def read_source(
     told = source_options(options)
     if llm is not None:
         told = _with_llm(source, told, llm, format)
-    opened = open_source(source, format=format, **told)
+    with as_usage():
+        opened = open_source(source, format=format, **told)
     triples = list(counted(opened, f"reading {source}"))
+    if not triples and _is_blank(Path(source)):  # some formats take it for a file that says nothing
+        raise ImportFileError(source, 0, "expected triples, got an empty file; write it again")
     if opened.skipped:
         reasons = ", ".join(f"{reason}: {count}" for reason, count in opened.skipped.items())
-        typer.echo(f"left out - {reasons}", err=True)
+        say(f"left out - {reasons}", err=True)
     return Reading(opened.uri, triples, dict(opened.skipped))
+
+
+def _is_blank(path: Path) -> bool:
+    """Say whether a file has nothing but white space in it; of a large one the beginning tells."""
+    if not path.is_file():
+        return False
+    with open(path, "rb") as file:
+        return not file.read(_BEGINNING).strip()
 
 
 def _with_llm(source: str, options: dict[str, Any], llm: str, format: str | None) -> dict[str, Any]:
@@ -129,7 +143,7 @@ def _with_llm(source: str, options: dict[str, Any], llm: str, format: str | None
 
     names = option_names(Path(source), format)
     if names is not None and "extractors" not in names:
-        raise ConfigurationError(f"--llm: expected a document, got {source}, which is read as it is; leave it out")
+        raise typer.BadParameter(f"expected a document, got {source}, which is read as it is; leave it out", param_hint="--llm")
     from kblam_engine.local_chat import load_chat
     from kblam_engine.sources.extractors import LLMExtractor
 
@@ -187,7 +201,7 @@ def reconciled(triples: list[Triple], base: KnowledgeBase | None, aliases: Path 
     n_changed = sum(new.name != old.name for new, old in zip(found, triples, strict=True))
     if n_changed:
         have = "has another spelling of its name" if n_changed == 1 else "have another spelling of their names"
-        typer.echo(f"{many(n_changed, 'triple')} {have}", err=True)
+        say(f"{many(n_changed, 'triple')} {have}", err=True)
     return found
 
 
@@ -217,7 +231,9 @@ def write_candidates(source: str, triples: list[Triple]) -> Path:
     from kblam_engine.sources.review import review_path, write_review
 
     if source == STDIN:
-        raise ConfigurationError("--review: expected a file to write the candidates beside, got stdin; save it to a file")
+        raise typer.BadParameter(
+            "expected a file to write the candidates beside, got stdin; save it to a file", param_hint="--review"
+        )
     path = review_path(source)
     try:
         write_review(path, triples)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import typer
+from kblam_engine.cli._printing import new_console, print_exact
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -71,7 +71,7 @@ def write_json(target: Path | None, data: dict[str, Any]) -> None:
         return
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
     if target == STDOUT:
-        typer.echo(text)
+        print_exact(text)
         return
     write_text(target, text + "\n")
 
@@ -92,10 +92,8 @@ def write_text(target: Path, text: str) -> None:
 
 def table_console(*, to_stderr: bool = False) -> Console:
     """Return where tables go: in a pipe, a log or CI they are as wide as they need, for nobody can widen those."""
-    from rich.console import Console
-
-    console = Console(stderr=to_stderr)
-    return console if console.is_terminal else Console(stderr=to_stderr, width=_WIDE)
+    console = new_console(stderr=to_stderr)
+    return console if console.is_terminal else new_console(stderr=to_stderr, width=_WIDE)
 
 
 def cell(value: float | None, digits: int) -> str:
@@ -106,11 +104,10 @@ def cell(value: float | None, digits: int) -> str:
 @contextmanager
 def progress_bar() -> Iterator[Callable[[str, int, int], None]]:
     """Show one bar on stderr for each task named in the calls, only where stderr is a terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
+    console = new_console(stderr=True)
     bar = Progress(*columns, console=console, disable=not console.is_terminal)
     tasks: dict[str, Any] = {}
 

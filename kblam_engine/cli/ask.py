@@ -23,6 +23,7 @@ from kblam_engine.cli._answering import (
     show_attended,
 )
 from kblam_engine.cli._options import DEFAULT_MODEL, AdapterOption, DeviceOption, DtypeOption, ModelOption
+from kblam_engine.cli._printing import new_console, print_exact, say
 from kblam_engine.cli.kb_common import (
     AtOption,
     NamespaceOption,
@@ -83,13 +84,12 @@ def ask(
             unknown=unknown,
         )
     if as_json:
-        typer.echo(json.dumps(answer.to_dict(), ensure_ascii=False, indent=2))
+        print_exact(json.dumps(answer.to_dict(), ensure_ascii=False, indent=2))
         return
-    typer.echo(answer.text)
+    say(answer.text)
     if from_base(answer):
-        typer.echo(FROM_BASE)
+        say(FROM_BASE)
     if explain:
-        from rich.console import Console
 
-        typer.echo()
-        show_attended(Console(highlight=False), answer)
+        say()
+        show_attended(new_console(highlight=False), answer)

@@ -26,6 +26,7 @@ from kblam_engine.cli._options import (
     DtypeOption,
     JSONFileOption,
     ModelOption,
+    as_usage,
 )
 
 if TYPE_CHECKING:
@@ -119,10 +120,8 @@ def scale(
     An index is built before the first question where --index wants one that is not there. A KB of up to 100,000 triples
     is searched key by key, whatever --index says.
     """
-    from kblam_engine.errors import ConfigurationError
-
     if not triples and not kb:
-        raise ConfigurationError("expected --triples N or --kb FOLDER, got neither")
+        raise typer.BadParameter("expected --triples N or --kb FOLDER, got neither")
     from kblam_engine.evaluation.in_prompt import PromptLimits
 
     options: dict[str, Any] = {
@@ -152,7 +151,8 @@ def _run(
     from kblam_engine.knowledge_base import KnowledgeBase
     from kblam_engine.models import cache_dir
 
-    checked = BenchOptions(**options)
+    with as_usage():
+        checked = BenchOptions(**options)
     for folder in folders:  # a wrong path is told at once, not after the seconds that loading takes
         with KnowledgeBase.open(folder, create=False, read_only=True):
             pass

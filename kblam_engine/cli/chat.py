@@ -28,6 +28,7 @@ from kblam_engine.cli._answering import (
     show_attended,
 )
 from kblam_engine.cli._options import DEFAULT_MODEL, AdapterOption, DeviceOption, DtypeOption, ModelOption
+from kblam_engine.cli._printing import new_console, say, say_error
 from kblam_engine.cli.kb_common import (
     AtOption,
     NamespaceOption,
@@ -35,6 +36,7 @@ from kblam_engine.cli.kb_common import (
     RevisionOption,
     SourceOption,
     TagOption,
+    as_known,
     many,
 )
 from kblam_engine.errors import ConfigurationError, KBLaMError, ReadOnlyError
@@ -100,16 +102,23 @@ def chat(
     with model_and_kb(kb, model, adapter, dtype, device, index, address, part, busy) as (loaded, base):
         conversation = Conversation(loaded, base, options)
         if sys.stdin.isatty():
-            typer.echo(f"{many(len(base), 'triple')}; /help for help, Ctrl-D to leave", err=True)
+            say(f"{many(len(base), 'triple')}; /help for help, Ctrl-D to leave", err=True)
         for line in _lines():
             busy.watch()
+            is_read = bool(line.strip()) and not sys.stdin.isatty()
+            if is_read:  # what is typed at a terminal is there already
+                say(f"> {line.strip()}")
             try:
                 if conversation.take(line):
                     break
                 leave_busy_cores(busy)  # for the next answer: what else runs now is seen beside this one
+            except BrokenPipeError:  # nobody reads any more
+                raise
             except (KBLaMError, OSError) as error:
                 # A mistake in one line ends that line, not the conversation.
-                typer.echo(f"kblam: {' '.join(str(error).split())}", err=True)
+                say_error(error)
+            if is_read:
+                say()
 
 
 class Conversation:
@@ -129,7 +138,7 @@ class Conversation:
             "/kb": self._describe_kb,
             "/unknown": self._set_unknown,
             "/forget": self._forget,
-            "/help": lambda rest: typer.echo(_HELP),
+            "/help": lambda rest: say(_HELP),
         }
 
     def take(self, line: str) -> bool:
@@ -153,13 +162,13 @@ class Conversation:
             stream = self._model.stream(messages, kb=self._kb, cancel=cancel, **self._options)
             try:
                 for piece in stream:
-                    typer.echo(piece, nl=False)
+                    say(piece, nl=False)
                     sys.stdout.flush()
             finally:
-                typer.echo()
+                say()
         self.last = stream.answer
         if from_base(self.last):
-            typer.echo(FROM_BASE)
+            say(FROM_BASE)
         # Kept only now: a question that failed is not part of the conversation.
         self.messages = [*messages, {"role": "assistant", "content": self.last.text}]
 
@@ -167,10 +176,11 @@ class Conversation:
         from kblam_engine.triples import Triple
 
         name, prop, value = _parts(rest, 3, 3)
-        triple = Triple(name, prop, value)
-        result = self._to_change().add([triple])
+        base = self._to_change()
+        triple = as_known(base, Triple(name, prop, value))
+        result = base.add([triple])
         done = "added" if result.added else "replaced" if result.replaced else "unchanged"
-        typer.echo(f"{done}: {triple.statement}")
+        say(f"{done}: {triple.statement}")
 
     def _set(self, rest: str) -> None:
         from kblam_engine.triples import Triple
@@ -180,21 +190,20 @@ class Conversation:
         kb = self._to_change()
         before = [known.value for known in kb.get_all(triple.name, triple.property)]
         kb.set(triple.name, triple.property, triple.value)
-        typer.echo(f"{' | '.join(before) or 'nothing'} -> {triple.value}")
+        say(f"{' | '.join(before) or 'nothing'} -> {triple.value}")
 
     def _remove(self, rest: str) -> None:
         parts = _parts(rest, 1, 3)
         count = self._to_change().remove(*parts)
         if not count:
             raise ConfigurationError(f"no triple matches ({', '.join(parts)})")
-        typer.echo(f"removed {count}")
+        say(f"removed {count}")
 
     def _show(self, rest: str) -> None:
         if self.last is None:
             raise ConfigurationError("nothing has been answered yet")
-        from rich.console import Console
 
-        show_attended(Console(highlight=False), self.last)
+        show_attended(new_console(highlight=False), self.last)
 
     def _to_change(self) -> KnowledgeBase:
         """Return the knowledge base.
@@ -221,13 +230,13 @@ class Conversation:
 
         if not isinstance(self._kb, KnowledgeBase):
             n_shards, n_properties = len(self._kb.manifest.shards), len(self._kb.properties)
-            typer.echo(
+            say(
                 f"{self._kb.path}: {many(len(self._kb), 'triple')}, {many(n_properties, 'property', 'properties')}, "
                 f"{many(n_shards, 'shard')}"
             )
             return
         info = self._kb.info()
-        typer.echo(
+        say(
             f"{info.path}: {many(info.n_triples, 'triple')}, {many(info.n_names, 'name')}, "
             f"{many(info.n_properties, 'property', 'properties')}, revision {info.revision}"
         )
@@ -236,11 +245,11 @@ class Conversation:
         if rest not in ("refuse", "base"):
             raise ConfigurationError(f"expected /unknown refuse or /unknown base, got {rest or 'nothing'}")
         self._options["unknown"] = rest
-        typer.echo("such questions are refused" if rest == "refuse" else "the base model answers such questions")
+        say("such questions are refused" if rest == "refuse" else "the base model answers such questions")
 
     def _forget(self, rest: str) -> None:
         self.messages, self.last = [], None
-        typer.echo("a new conversation")
+        say("a new conversation")
 
 
 def _parts(rest: str, least: int, most: int) -> list[str]:
@@ -262,12 +271,12 @@ def _lines() -> Iterator[str]:
             yield input("> " if interactive else "")
         except EOFError:
             if interactive:
-                typer.echo()
+                say()
             return
         except KeyboardInterrupt:
             if not interactive:
                 raise
-            typer.echo("\nCtrl-D leaves")
+            say("\nCtrl-D leaves")
 
 
 def _line_editing() -> None:

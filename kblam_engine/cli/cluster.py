@@ -14,7 +14,9 @@ import typer
 from kblam_engine.cli._answering import IndexOption
 from kblam_engine.cli._measuring import progress_bar
 from kblam_engine.cli._options import DEFAULT_MODEL, AdapterOption, DeviceOption, DtypeOption, ModelOption
-from kblam_engine.cli.kb_common import JSONOption, MultiOption, many, print_json, print_table
+from kblam_engine.cli._printing import say
+from kblam_engine.cli._tables import print_table
+from kblam_engine.cli.kb_common import JSONOption, MultiOption, many, print_json
 
 if TYPE_CHECKING:
     from kblam_engine.cluster.workers import Workers
@@ -80,14 +82,14 @@ def build(
         print_json(report.to_dict())
         return
     if report.skipped:
-        typer.echo(f"left out - {', '.join(f'{why}: {n}' for why, n in report.skipped.items())}", err=True)
+        say(f"left out - {', '.join(f'{why}: {n}' for why, n in report.skipped.items())}", err=True)
     for path in report.empty:
-        typer.echo(f"no triples in {path}", err=True)
+        say(f"no triples in {path}", err=True)
     if report.replaced:
         values = "value is overruled by a later one" if report.replaced == 1 else "values are overruled by later ones"
-        typer.echo(f"{report.replaced:,} {values} of the same name and property; --multi keeps all", err=True)
+        say(f"{report.replaced:,} {values} of the same name and property; --multi keeps all", err=True)
     again = f", {report.unchanged:,} said again" if report.unchanged else ""
-    typer.echo(
+    say(
         f"{report.manifest.n_triples:,} triples{again} in {shards:,} shards, {len(report.made):,} of them made now; "
         f"ask them: kblam ask --kb {output} QUESTION"
     )
@@ -111,13 +113,13 @@ def info(
     else:
         rows = [[s.folder, f"{s.n_triples:,}", f"{s.size_bytes / 1e6:,.1f} MB"] for s in manifest.shards]
         print_table(["shard", "triples", "size"], rows)
-        typer.echo(
+        say(
             f"{manifest.n_triples:,} triples, {size / 1e6:,.1f} MB, encoder {manifest.encoder}, index {manifest.index}"
         )
         for line in wrong:
-            typer.echo(line, err=True)
+            say(line, err=True)
         if verify and not wrong:
-            typer.echo("all files are as they were written")
+            say("all files are as they were written")
     if wrong:
         raise typer.Exit(1)
 
@@ -142,7 +144,7 @@ def push(
         print_json(report.to_dict())
         return
     removed = f", {many(len(report.removed), 'file')} of before deleted" if report.removed else ""
-    typer.echo(
+    say(
         f"{many(report.manifest.n_triples, 'triple')} in {many(len(report.manifest.shards), 'shard')} at {report.url}: "
         f"{len(report.sent):,} of {many(report.n_files, 'file')} sent now ({report.sent_bytes / 1e6:,.1f} MB){removed}; "
         f"get them: kblam cluster pull {report.url} FOLDER"
@@ -161,7 +163,7 @@ def pull(url: _Address, folder: _Folder, as_json: JSONOption = False) -> None:
     if as_json:
         print_json(report.to_dict())
         return
-    typer.echo(
+    say(
         f"{many(report.manifest.n_triples, 'triple')} in {many(len(report.manifest.shards), 'shard')} in {folder}: "
         f"{len(report.fetched):,} of {many(report.n_files, 'file')} fetched now ({report.fetched_bytes / 1e6:,.1f} MB); "
         f"ask them: kblam ask --kb {folder} QUESTION"
@@ -196,7 +198,7 @@ def serve(
     place = str(folder.absolute())
     with connected(address or LOCAL) as ray:
         serve_shards(ray, place, options, replicas=replicas, host=host, port=port)
-        typer.echo(f"answering at http://{host}:{port}/ - Ctrl-C ends it", err=True)
+        say(f"answering at http://{host}:{port}/ - Ctrl-C ends it", err=True)
         try:
             threading.Event().wait()
         finally:

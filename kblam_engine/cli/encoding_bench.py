@@ -6,6 +6,7 @@ import typer
 
 from kblam_engine.cli._measuring import STDOUT, check_target, progress_bar, write_json
 from kblam_engine.cli._options import JSONFileOption
+from kblam_engine.cli._printing import new_console
 
 
 def register(group: typer.Typer) -> None:
@@ -21,7 +22,6 @@ def encoding(
 ) -> None:
     """Measure texts a second and the time of one question."""
     check_target(as_json)
-    from rich.console import Console
 
     from kblam_engine.evaluation.encoding_bench import METHOD, bench_encoding
     from kblam_engine.evaluation.environment import describe
@@ -31,7 +31,7 @@ def encoding(
     with progress_bar() as progress:
         found = bench_encoding(loaded, triples, seed, progress)
     write_json(as_json, {"method": METHOD, **describe(seed), "results": [found.to_dict()]})
-    console = Console(stderr=as_json == STDOUT)
+    console = new_console(stderr=as_json == STDOUT)
     console.print(
         f"{found.encoder}: {found.texts_per_cpu_s:,.0f} texts a second of one processor "
         f"({found.texts_per_s:,.0f} of the clock), a question {found.question_cpu_ms:.1f} ms "

@@ -27,7 +27,9 @@ from kblam_engine.cli._options import (
     EncoderOption,
     JSONFileOption,
     ModelOption,
+    a_threshold,
 )
+from kblam_engine.cli._printing import new_console, say, styled
 from kblam_engine.cli.kb_common import open_kb
 
 if TYPE_CHECKING:
@@ -127,7 +129,10 @@ def evaluate(
         help="Tell baselines to say so when the statements do not contain the answer.",
     ),
     refusal_threshold: float | None = typer.Option(
-        None, "--refusal-threshold", help="Confidence below which the system refuses; default: the adapter's."
+        None,
+        "--refusal-threshold",
+        callback=a_threshold,
+        help="Confidence below which the system refuses; default: the adapter's.",
     ),
     max_hops: HopsOption = 1,
     by_layer: bool = typer.Option(
@@ -239,7 +244,7 @@ def _counterfactual(
 
     found = counterfactual_set(seed, triples, questions)
     if found.n_left_out:
-        typer.echo(f"{found.n_left_out} questions left out: the copy does not change their answers, or does not tell them", err=True)
+        say(f"{found.n_left_out} questions left out: the copy does not change their answers, or does not tell them", err=True)
     return list(found.triples), list(found.questions)
 
 
@@ -253,11 +258,9 @@ def _judge(name: str, device: str | None, questions: list[Question]) -> Judge:
 
 def show(result: EvaluationResult, *, to_stderr: bool = False) -> None:
     """Print one table per kind and one overall, the system's row above those of the baselines."""
-    from rich.console import Console
-
     from kblam_engine.evaluation.questions import OPEN_ENDED
 
-    console = Console(stderr=to_stderr)
+    console = new_console(stderr=to_stderr)
     systems = {"kblam": result.system, **result.baselines}
     if len(result.system.kinds) > 1:
         for kind in result.system.kinds:
@@ -287,7 +290,7 @@ def show(result: EvaluationResult, *, to_stderr: bool = False) -> None:
                 highlight=False,
             )
     for warning in result.warnings:
-        typer.echo(f"warning: {warning}", err=True)
+        say(f"warning: {warning}", err=True)
 
 
 def show_layers(found: Mapping[tuple[str, str], Metrics], console: Console) -> None:
@@ -309,12 +312,12 @@ def _table(title: str | None, rows: dict[str, Metrics], columns: Sequence[tuple[
     from rich.table import Table
 
     # Narrow enough for 80 columns, the width of a pipe: a number cut short says nothing.
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(title=None if title is None else styled(title, "table.title"), title_justify="left", box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("", no_wrap=True)
     for heading, _, _ in columns:
         table.add_column(heading, justify="right", no_wrap=True)
     for name, found in rows.items():
-        table.add_row(name, *(cell(getattr(found, field), digits) for _, field, digits in columns))
+        table.add_row(styled(name), *(cell(getattr(found, field), digits) for _, field, digits in columns))
     return table
 
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from kblam_engine.cli import kb_care, kb_files, kb_import, kb_index, kb_look, kb_names
+from kblam_engine.cli._options import as_usage
+from kblam_engine.cli._printing import say
 from kblam_engine.cli.kb_common import (
     LARGEST,
     EncoderOption,
@@ -23,7 +25,7 @@ from kblam_engine.cli.kb_common import (
     PropertyArgument,
     TimeoutOption,
     ValueArgument,
-    clean,
+    as_known,
     many,
     metadata_of,
     open_kb,
@@ -45,7 +47,7 @@ _Span = Annotated[
 ]
 _Extractor = Annotated[str, typer.Option("--extractor", help="What read it there.", show_default=False)]
 _Confidence = Annotated[
-    float | None, typer.Option("--confidence", help="How surely, 0 to 1.", show_default=False)
+    float | None, typer.Option("--confidence", min=0, max=1, help="How surely, 0 to 1.", show_default=False)
 ]
 
 
@@ -85,12 +87,13 @@ def add(
     from kblam_engine.triples import Triple
 
     origin = provenance_of(source, uri, span, extractor, confidence)
-    triple = Triple(
-        name, property, value, metadata_of(meta), origin, namespace, tuple(tag or ()), valid_from, valid_to
-    )
+    with as_usage():
+        triple = Triple(
+            name, property, value, metadata_of(meta), origin, namespace, tuple(tag or ()), valid_from, valid_to
+        )
     with open_kb(kb, create=True, encoder=encoder, multi=multi, timeout=timeout) as base:
         with working("adding"):  # the first needs the sentence encoder
-            result = base.add([triple])
+            result = base.add([as_known(base, triple)])
         show_result(base, result, as_json)
 
 
@@ -125,9 +128,10 @@ def set_value(
     from kblam_engine.triples import Triple
 
     origin = provenance_of(source, uri, span, extractor, confidence)
-    triple = Triple(
-        name, property, value, metadata_of(meta), origin, namespace, tuple(tag or ()), valid_from, valid_to
-    )
+    with as_usage():
+        triple = Triple(
+            name, property, value, metadata_of(meta), origin, namespace, tuple(tag or ()), valid_from, valid_to
+        )
     with open_kb(kb, timeout=timeout) as base, working("changing"):
         if triple_id is None:
             before = [old.value for old in base.view(namespace=triple.namespace).get_all(name, property)]
@@ -140,7 +144,7 @@ def set_value(
     if as_json:
         print_json({"id": new_id, "before": before, "revision": revision})
     else:
-        typer.echo(clean(f"{' | '.join(before) or 'nothing'} -> {value.strip()} (revision {revision})"))
+        say(f"{' | '.join(before) or 'nothing'} -> {value.strip()} (revision {revision})")
 
 
 def _set(base: KnowledgeBase, triple: Triple) -> int:
@@ -182,6 +186,8 @@ def remove(
     as_json: JSONOption = False,
 ) -> None:
     """Remove what all of these apply to: a name, a property of it, ids, a source, a namespace, tags."""
+    if name is None and not ids and source is None and namespace is None and not tag:
+        raise typer.BadParameter("expected a NAME, --id, --source, --namespace or --tag, got nothing, which would be everything")
     with open_kb(kb, timeout=timeout) as base, working("removing"):
         count = base.remove(name, property, value, ids=ids, source=source, namespace=namespace, tags=tag or ())
         revision = base.revision
@@ -189,12 +195,12 @@ def remove(
         given = [("NAME", name), ("PROPERTY", property), ("VALUE", value), *(("--id", str(one)) for one in ids or ())]
         given += [("--source", source), ("--namespace", namespace), *(("--tag", one) for one in tag or ())]
         # An empty text has to be seen as what it is.
-        wanted = ", ".join(clean(text) if text.strip() else f"{what} {text!r}" for what, text in given if text is not None)
+        wanted = ", ".join(text if text.strip() else f"{what} {text!r}" for what, text in given if text is not None)
         raise ConfigurationError(f"no triple matches ({wanted}); kblam kb list --kb {kb} shows what is there")
     if as_json:
         print_json({"removed": count, "revision": revision})
     else:
-        typer.echo(f"removed {count} (revision {revision})")
+        say(f"removed {count} (revision {revision})")
 
 
 def rollback(
@@ -210,4 +216,4 @@ def rollback(
     if as_json:
         print_json({"revision": now, "n_triples": count})
     else:
-        typer.echo(f"{many(count, 'triple')}, as in revision {revision} (revision {now})")
+        say(f"{many(count, 'triple')}, as in revision {revision} (revision {now})")

@@ -9,6 +9,7 @@ import typer
 
 from kblam_engine.cli._measuring import STDOUT, check_target, progress_bar, write_json
 from kblam_engine.cli._options import JSONFileOption
+from kblam_engine.cli._printing import new_console
 
 
 def register(group: typer.Typer) -> None:
@@ -28,7 +29,6 @@ def store(
 ) -> None:
     """Measure import, opening, look-ups, changes until a search shows them, and memory."""
     check_target(as_json)
-    from rich.console import Console
     from rich.table import Table
 
     from kblam_engine.evaluation.environment import describe
@@ -53,7 +53,7 @@ def store(
         if part not in ("n_triples", "goals_met"):
             goal = f"{GOALS[part]:,}" if part in GOALS else ""
             table.add_row(part, *(_cell(result[part], result["goals_met"].get(part)) for result in results), goal)
-    Console(stderr=as_json == STDOUT).print(table)
+    new_console(stderr=as_json == STDOUT).print(table)
 
 
 def _cell(value: object, met: bool | None) -> str:

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
+from kblam_engine.cli._printing import say
 from kblam_engine.cli.kb_common import (
     JSONOption,
     KBOption,
     TimeoutOption,
-    clean,
     many,
     open_kb,
     print_json,
@@ -46,10 +46,10 @@ def verify(
         print_json({"ok": not problems, "problems": problems, "notes": notes, "n_triples": count, **told})
     else:
         if repaired is not None:
-            typer.echo(_as_text(repaired))
-        typer.echo(clean("\n".join(problems)) or f"{many(count or 0, 'triple')}, all sound")
+            say(_as_text(repaired))
+        say("\n".join(problems) or f"{many(count or 0, 'triple')}, all sound")
         if notes:
-            typer.echo(clean("\n".join(notes)))
+            say("\n".join(notes))
     if problems:
         raise typer.Exit(1)
 
@@ -102,7 +102,7 @@ def compact(
     if as_json:
         print_json({"dropped": done.n_dropped, "bytes_before": done.bytes_before, "bytes_after": done.bytes_after})
     else:
-        typer.echo(
+        say(
             f"{many(done.n_dropped, 'removed triple')} dropped; {done.bytes_before / 1e6:.1f} -> {done.bytes_after / 1e6:.1f} MB"
         )
 
@@ -120,4 +120,4 @@ def backup(
     if as_json:
         print_json({"backup": str(target), "n_triples": count, "revision": revision})
     else:
-        typer.echo(f"{many(count, 'triple')}, revision {revision}, copied to {target}")
+        say(f"{many(count, 'triple')}, revision {revision}, copied to {target}")

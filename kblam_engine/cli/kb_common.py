@@ -7,20 +7,22 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from kblam_engine.errors import ConfigurationError, KnowledgeBaseError
+from kblam_engine.cli._options import a_folder, a_time, as_usage
+from kblam_engine.cli._printing import new_console, print_exact, say, styled
+from kblam_engine.errors import KnowledgeBaseError
 
 if TYPE_CHECKING:
     from kblam_engine.knowledge_base import AddResult, KnowledgeBase
     from kblam_engine.sentence_encoder import SentenceEncoder
     from kblam_engine.triples import Provenance, Triple
 
-KBOption = Annotated[Path, typer.Option("--kb", help="Directory of the knowledge base.", show_default=False)]
+KBOption = Annotated[Path, typer.Option("--kb", callback=a_folder, help="Directory of the knowledge base.", show_default=False)]
 JSONOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
 EncoderOption = Annotated[
     str | None,
@@ -39,20 +41,23 @@ LARGEST = 2**31 - 1
 """For options that count or name triples: no knowledge base has more, and beyond 2^63 SQLite fails."""
 _LONGEST_WAIT = 86_400
 _SHOWN_EVERY = 200
-_NUMBERS = {"score", "added", "removed", "triples", "id"}
 NamespaceOption = Annotated[
     str | None, typer.Option("--namespace", help='Only this namespace; "" for triples of none.')
 ]
 TagOption = Annotated[list[str] | None, typer.Option("--tag", help="Only triples with this tag; repeatable.")]
 SourceOption = Annotated[str | None, typer.Option("--source", help="Only from this document or URI.")]
-AtOption = Annotated[str | None, typer.Option("--at", help="Only what holds at this time, as 2024-03-05.")]
+AtOption = Annotated[
+    str | None, typer.Option("--at", callback=a_time, help="Only what holds at this time, as 2024-03-05.")
+]
 NewNamespaceOption = Annotated[str, typer.Option("--namespace", help="Namespace of what is added.", show_default=False)]
 NewTagOption = Annotated[list[str] | None, typer.Option("--tag", help="Tag of what is added; repeatable.")]
-NewFromOption = Annotated[str, typer.Option("--from", help="What is added holds from this time on.", show_default=False)]
-NewToOption = Annotated[str, typer.Option("--to", help="What is added holds until this time.", show_default=False)]
+NewFromOption = Annotated[
+    str, typer.Option("--from", callback=a_time, help="What is added holds from this time on.", show_default=False)
+]
+NewToOption = Annotated[
+    str, typer.Option("--to", callback=a_time, help="What is added holds until this time.", show_default=False)
+]
 RevisionOption = Annotated[int | None, typer.Option("--revision", help="As of an earlier revision.")]
-_UNSEEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-"""What moves a cursor, rings a bell or turns the writing round; not tabs and line ends."""
 _SPAN = re.compile(r"(\d{1,15})-(\d{1,15})", re.ASCII)
 
 
@@ -110,7 +115,6 @@ class Part:
 
         Raises:
             ConfigurationError: there is no such revision, or no longer.
-            TripleError: the time is none.
         """
         if self.is_all:
             return base
@@ -122,14 +126,12 @@ class Part:
 @contextmanager
 def working(what: str) -> Iterator[Callable[[str], None]]:
     """Show on stderr that something takes its time, where it is a terminal; what it gives changes the words."""
-    from rich.console import Console
-
-    console = Console(stderr=True)
+    console = new_console(stderr=True)
     if not console.is_terminal:
         yield lambda _: None
         return
-    with console.status(what) as status:
-        yield status.update
+    with console.status(styled(what)) as status:
+        yield lambda now: status.update(styled(now))
 
 
 def counted(triples: Iterable[Triple], what: str) -> Iterator[Triple]:
@@ -152,16 +154,11 @@ def open_kb(
     """Open a knowledge base; a new one is made once its sentence encoder is there, and not before.
 
     Raises:
-        ConfigurationError: it would be in memory, and gone with the command.
         KnowledgeBaseError: there is none, or there are shards.
     """
     from kblam_engine.knowledge_base import KnowledgeBase
     from kblam_engine.knowledge_base.connections import TIMEOUT
 
-    if str(path) == ":memory:":
-        raise ConfigurationError(
-            "--kb: expected a folder, got :memory:, which would be gone when this command ends; name a folder"
-        )
     loaded = _encoder_of_new(encoder) if create and _is_free(path) else encoder
     try:
         return KnowledgeBase.open(
@@ -208,7 +205,7 @@ def provenance_of(
     """Return where a triple comes from, as said on the command line; `span` as START-END.
 
     Raises:
-        TripleError: a part is not usable.
+        BadParameter: a part is not usable.
     """
     from kblam_engine.triples import Provenance
 
@@ -222,7 +219,28 @@ def provenance_of(
     if span and ends is None:
         raise typer.BadParameter(f"expected START-END in characters, as 120-164, got {span!r}", param_hint="--span")
     between = None if ends is None else (int(ends[1]), int(ends[2]))
-    return Provenance(document, uri, between, extractor, confidence)
+    with as_usage():
+        return Provenance(document, uri, between, extractor, confidence)
+
+
+def as_known(base: KnowledgeBase, triple: Triple) -> Triple:
+    """Return a triple with what a knowledge base says beside the same one and the command line does not.
+
+    Where the value is from above all: who adds again what is there has not said that it is from nowhere.
+    """
+    known = base.view(namespace=triple.namespace).get_all(triple.name, triple.property)
+    same = next((old for old in known if old.value == triple.value), None)
+    if same is None:
+        return triple
+    said = triple.provenance is not None  # page and line are of the place that was said before
+    return replace(
+        triple,
+        metadata=triple.metadata if said else {**same.metadata, **triple.metadata},
+        provenance=triple.provenance if said else same.provenance,
+        tags=triple.tags or same.tags,
+        valid_from=triple.valid_from or same.valid_from,
+        valid_to=triple.valid_to or same.valid_to,
+    )
 
 
 def show_result(
@@ -236,7 +254,7 @@ def show_result(
         print_json({**counts, "n_triples": len(base), "revision": base.revision, **more})
     else:
         told = ", ".join(f"{n} {what}" for what, n in counts.items())
-        typer.echo(f"{told}; {many(len(base), 'triple')} in {base.path}")
+        say(f"{told}; {many(len(base), 'triple')} in {base.path}")
 
 
 def many(n: int, what: str, several: str = "") -> str:
@@ -244,14 +262,9 @@ def many(n: int, what: str, several: str = "") -> str:
     return f"{n:,} {what if n == 1 else several or f'{what}s'}"
 
 
-def clean(text: str) -> str:
-    """Return a text of a triple as a terminal may have it: what would act on the terminal is spelled out."""
-    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
-
-
 def tell_none() -> None:
     """Say that nothing was found, beside what a program may read."""
-    typer.echo("no triples match", err=True)
+    say("no triples match", err=True)
 
 
 def record_of(id: int, triple: Triple, **more: Any) -> dict[str, Any]:
@@ -265,19 +278,4 @@ def record_of(id: int, triple: Triple, **more: Any) -> dict[str, Any]:
 
 def print_json(data: Any) -> None:
     """Print JSON."""
-    typer.echo(json.dumps(data, ensure_ascii=False, indent=2))
-
-
-def print_table(columns: list[str], rows: list[list[str]]) -> None:
-    """Print a table."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    table = Table(show_header=any(columns), header_style="bold")
-    for column in columns:
-        # fold: a URL, or a language without spaces, goes on in the next line and is not cut
-        table.add_column(column, justify="right" if column in _NUMBERS else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(clean(cell)) for cell in row))  # Text: values may contain what rich takes for markup
-    Console().print(table)
+    print_exact(json.dumps(data, ensure_ascii=False, indent=2))

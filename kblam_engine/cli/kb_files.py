@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kblam_engine.cli._printing import print_exact, say
 from kblam_engine.cli.kb_common import (
     AtOption,
     JSONOption,
@@ -27,7 +28,6 @@ from kblam_engine.cli.kb_common import (
 )
 
 if TYPE_CHECKING:
-    from kblam_engine.knowledge_base import KnowledgeBase
     from kblam_engine.triples import Triple
 
 
@@ -54,20 +54,23 @@ def export_file(
     as_json: JSONOption = False,
 ) -> None:
     """Write every triple to a file, or those that the options choose."""
-    is_parquet = file.suffix.lower() in (".parquet", ".pq")
-    if embeddings and not is_parquet:
+    from kblam_engine.knowledge_base.reader import PARQUET
+    from kblam_engine.triple_files import WRITTEN
+
+    if embeddings and file.suffix.lower() not in PARQUET:
         raise typer.BadParameter(f"expected a .parquet file, got {file}", param_hint="--embeddings")
+    _check_suffix(file, (*WRITTEN, *PARQUET))
     with open_kb(kb) as whole:
         base = Part.of(namespace, tag, source, at, revision).view(whole)
         if str(file) == "-":
             _write_lines(base)
             return
         with working(f"writing {file}"):
-            count = _write_parquet(file, base, embeddings) if is_parquet else base.export_file(file)
+            count = base.export_file(file, embeddings=embeddings)
     if as_json:
         print_json({"exported": count, "file": str(file)})
     else:
-        typer.echo(f"exported {many(count, 'triple')} to {file}")
+        say(f"exported {many(count, 'triple')} to {file}")
 
 
 def counterfactual_file(
@@ -85,8 +88,9 @@ def counterfactual_file(
     from random import Random
 
     from kblam_engine.training.counterfactual import counterfactual
-    from kblam_engine.triple_files import write_triples
+    from kblam_engine.triple_files import WRITTEN, write_triples
 
+    _check_suffix(file, WRITTEN)
     with open_kb(kb) as base, working("exchanging values"):
         copy = counterfactual(Random(seed), base)
     if str(file) == "-":
@@ -98,7 +102,7 @@ def counterfactual_file(
         counts = {"written": count, "kept": len(copy.kept), "borrowed": len(copy.borrowed)}
         print_json({**counts, "file": str(file)})
     else:
-        typer.echo(
+        say(
             f"wrote {many(count, 'triple')} to {file}; {many(len(copy.kept), 'value')} kept, no other being possible; "
             f"{many(len(copy.borrowed), 'value')} borrowed, which another triple has as well"
         )
@@ -129,8 +133,9 @@ def synthesize_file(
     from kblam_engine.sentence_encoder import load_sentence_encoder
     from kblam_engine.training.synthesis import MOST_COMPARED, pairs, synthesize
     from kblam_engine.training.writers import OfflineWriter
-    from kblam_engine.triple_files import write_triples
+    from kblam_engine.triple_files import WRITTEN, write_triples
 
+    _check_suffix(file, WRITTEN)
     measure = load_sentence_encoder(encoder) if likeness else None  # a missing one is told before anything is written
     made = synthesize(OfflineWriter(seed), None, pairs(Random(seed), n_pairs), n_names=n_names, encoder=measure)
     count = write_triples(file, made.triples)
@@ -139,20 +144,21 @@ def synthesize_file(
         print_json({"written": count, "dropped": made.dropped, "likeness": told, "file": str(file)})
         return
     reasons = ", ".join(f"{reason}: {n}" for reason, n in made.dropped.items() if n) or "none"
-    typer.echo(f"wrote {many(count, 'triple')} to {file}; things dropped - {reasons}")
+    say(f"wrote {many(count, 'triple')} to {file}; things dropped - {reasons}")
     if made.likeness is not None:
         compared = min(MOST_COMPARED, len({triple.name for triple in made.triples}))
-        typer.echo(f"likeness of {many(compared, 'name')} to their own texts: {made.likeness:.2f} (0.5 is chance)")
+        say(f"likeness of {many(compared, 'name')} to their own texts: {made.likeness:.2f} (0.5 is chance)")
 
 
-def _write_parquet(file: Path, base: KnowledgeBase, embeddings: bool) -> int:
-    from kblam_engine.sources.parquet import write_parquet
-
-    return write_parquet(file, base, embeddings=embeddings)
+def _check_suffix(file: Path, suffixes: Sequence[str]) -> None:
+    """Refuse a file of another kind before anything is read for it."""
+    if str(file) != "-" and file.suffix.lower() not in suffixes:
+        expected = f"{', '.join(suffixes[:-1])} or {suffixes[-1]}"
+        raise typer.BadParameter(f"expected a {expected} file, got {file}", param_hint="FILE")
 
 
 def _write_lines(triples: Iterable[Triple]) -> None:
     """Write triples to stdout as JSONL, counting them on stderr unless both are one terminal."""
     shown = triples if sys.stdout.isatty() else counted(triples, "writing")
     for triple in shown:
-        typer.echo(json.dumps(triple.to_dict(), ensure_ascii=False))
+        print_exact(json.dumps(triple.to_dict(), ensure_ascii=False))

@@ -27,6 +27,7 @@ from kblam_engine.cli._importing import (
     source_options,
     write_candidates,
 )
+from kblam_engine.cli._printing import say
 from kblam_engine.cli.kb_common import (
     EncoderOption,
     JSONOption,
@@ -90,7 +91,7 @@ def import_file(
         _write_review(source, triples, reading, kb, as_json)
         return
     if not triples:
-        typer.echo(f"no triples in {source}" + ("" if kb.exists() else f"; {kb} is not made"), err=True)
+        say(f"no triples in {source}" + ("" if kb.exists() else f"; {kb} is not made"), err=True)
         if not kb.exists():
             if as_json:
                 nothing = dict.fromkeys(("added", "replaced", "unchanged", "n_triples", "revision", "overruled"), 0)
@@ -117,9 +118,9 @@ def _write_review(source: str, triples: list[Triple], reading: Reading, kb: Path
     if as_json:
         print_json({"candidates": len(triples), "file": str(path) if triples else None, "skipped": reading.skipped})
     elif triples:
-        typer.echo(f"{len(triples)} candidates in {path}; edit it, then: kblam kb import {path} --kb {kb}")
+        say(f"{len(triples)} candidates in {path}; edit it, then: kblam kb import {path} --kb {kb}")
     else:
-        typer.echo(f"no candidates in {source}", err=True)
+        say(f"no candidates in {source}", err=True)
 
 
 def _last_said(base: KnowledgeBase, source: str, triples: list[Triple]) -> tuple[list[Triple], int]:
@@ -129,7 +130,7 @@ def _last_said(base: KnowledgeBase, source: str, triples: list[Triple]) -> tuple
         last, n_overruled = last_said(triples, multi=True)
     if n_overruled:
         later = "value is overruled by a later one" if n_overruled == 1 else "values are overruled by later ones"
-        typer.echo(f"{n_overruled} {later} of the same name and property in {source}; --multi keeps all", err=True)
+        say(f"{n_overruled} {later} of the same name and property in {source}; --multi keeps all", err=True)
     return last, n_overruled
 
 
@@ -156,5 +157,5 @@ def _places(base: KnowledgeBase, source: str, reading: Reading, triples: list[Tr
         places |= {place for place, _ in sources if place.startswith(inside)}
     if not any(base.view(source=place).ids() for place in places):
         new = "all of it is new" if triples else "nothing is replaced"
-        typer.echo(f"nothing in {base.path} is from {reading.uri}, spelled like this; {new}", err=True)
+        say(f"nothing in {base.path} is from {reading.uri}, spelled like this; {new}", err=True)
     return places

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from kblam_engine.cli._measuring import progress_bar
+from kblam_engine.cli._printing import say
 from kblam_engine.cli.kb_common import LARGEST, JSONOption, KBOption, open_kb, print_json
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def index(
             if as_json:
                 print_json({"removed": removed})
             else:
-                typer.echo("the index is removed; every key is scored" if removed else "there was no index")
+                say("the index is removed; every key is scored" if removed else "there was no index")
             return
         _check_device(device)
         from kblam_engine.search.build import build_index
@@ -53,12 +54,12 @@ def index(
     if as_json:
         print_json(shown(record))
     else:
-        typer.echo(
+        say(
             f"{record.kind} of {record.n_slots:,} keys in {record.build_s:.1f} s, {record.size_bytes / 1e6:,.1f} MB; finds "
             f"{record.recall:.1%} of the best {record.recall_k}, in {record.time_ratio:.1%} of the time of scoring every key"
         )
     if told := _complaints(record):
-        typer.echo(told, err=True)
+        say(told, err=True)
 
 
 def index_facts(base: KnowledgeBase) -> dict[str, Any]:
@@ -129,7 +130,7 @@ def _check_device(device: str) -> None:
 
     found = re.fullmatch(r"cpu|cuda(?::([0-9]{1,4}))?", device)
     if found is None:
-        raise ConfigurationError(f"--device: expected cpu, cuda or cuda:N, got {device!r}")
+        raise typer.BadParameter(f"expected cpu, cuda or cuda:N, got {device!r}", param_hint="--device")
     if device != "cpu":
         import torch
 

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from kblam_engine.cli._options import as_usage
+from kblam_engine.cli._printing import say
+from kblam_engine.cli._tables import print_table
 from kblam_engine.cli.kb_common import (
     LARGEST,
     AtOption,
@@ -22,7 +25,6 @@ from kblam_engine.cli.kb_common import (
     many,
     open_kb,
     print_json,
-    print_table,
     record_of,
     tell_none,
     working,
@@ -84,7 +86,7 @@ def list_triples(
             return
         print_triples(shown, triples)
         if len(shown) < len(ids):
-            typer.echo(f"the first {limit:,}, of {len(ids):,}; --limit 0 shows all", err=True)
+            say(f"the first {limit:,}, of {len(ids):,}; --limit 0 shows all", err=True)
 
 
 def _looking(what: str, summary: str, look: Callable[[KnowledgeBase, str, int], list[SearchHit]]) -> Callable[..., None]:
@@ -102,7 +104,9 @@ def _looking(what: str, summary: str, look: Callable[[KnowledgeBase, str, int], 
         as_json: JSONOption = False,
     ) -> None:
         with open_kb(kb) as whole, working("searching"):
-            hits = look(Part.of(namespace, tag, source, at, revision).view(whole), text, k)
+            part = Part.of(namespace, tag, source, at, revision).view(whole)
+            with as_usage():  # a text without a word in it
+                hits = look(part, text, k)
         _show_hits(hits, as_json)
 
     command.__doc__ = summary
@@ -155,7 +159,7 @@ def log(
         print_json([{**revision.to_dict(), "readable": revision.number >= oldest} for revision in shown])
         return
     if not shown:
-        typer.echo("no revisions yet", err=True)
+        say("no revisions yet", err=True)
         return
     rows = [
         [
@@ -169,9 +173,9 @@ def log(
     ]
     print_table(["revision", "change", "added", "removed", "triples"], rows)
     if shown[-1].number < oldest:
-        typer.echo(f"compacted: cannot be read any more, nor gone back to; the oldest that can is {oldest}", err=True)
+        say(f"compacted: cannot be read any more, nor gone back to; the oldest that can is {oldest}", err=True)
     if len(shown) < len(revisions):
-        typer.echo(f"the newest {len(shown):,}; --last 0 shows all", err=True)
+        say(f"the newest {len(shown):,}; --last 0 shows all", err=True)
 
 
 def show_diff(
@@ -198,9 +202,9 @@ def show_diff(
     shown = changes[: limit or None]
     if shown:
         _print_changes([sign for sign, _ in shown], [triple for _, triple in shown])
-    typer.echo(f"{len(difference.added):,} added, {len(difference.removed):,} removed")
+    say(f"{len(difference.added):,} added, {len(difference.removed):,} removed")
     if len(shown) < len(changes):
-        typer.echo(f"… and {len(changes) - len(shown):,} more; --limit 0 shows all", err=True)
+        say(f"… and {len(changes) - len(shown):,} more; --limit 0 shows all", err=True)
 
 
 def _print_changes(signs: list[str], triples: Sequence[Triple]) -> None:
@@ -246,7 +250,7 @@ def stats(
     if plot is not None:
         missing = plot_stats(found, plot)
         if missing:
-            typer.echo(f"{plot}: boxes stand for what no font here has: {missing}", err=True)
+            say(f"{plot}: boxes stand for what no font here has: {missing}", err=True)
     if as_json:
         print_json({**found.to_dict(), "size_bytes": size})
         return
@@ -255,7 +259,7 @@ def stats(
     _print_counts(found)
     if len(found.growth) < found.n_revisions:
         told = f"{len(found.growth)} of {found.n_revisions:,} revisions; kblam kb log --last 0 shows all"
-        typer.echo(told, err=True)
+        say(told, err=True)
     held = ", ".join(
         (
             many(found.n_triples, "triple"),
@@ -265,7 +269,7 @@ def stats(
             f"{size / 1e6:,.1f} MB" + ("" if part.is_all else " for the whole knowledge base"),
         )
     )
-    typer.echo(held + (f"; drawn in {plot}" if plot else ""))
+    say(held + (f"; drawn in {plot}" if plot else ""))
 
 
 def _print_counts(found: KBStats) -> None:

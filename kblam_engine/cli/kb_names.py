@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kblam_engine.cli._options import as_usage
+from kblam_engine.cli._printing import say
+from kblam_engine.cli._tables import print_table
 from kblam_engine.cli.kb_common import (
     AtOption,
     JSONOption,
@@ -18,7 +21,6 @@ from kblam_engine.cli.kb_common import (
     TimeoutOption,
     open_kb,
     print_json,
-    print_table,
     working,
 )
 
@@ -34,7 +36,7 @@ def register(app: typer.Typer) -> None:
 
 def duplicates(
     kb: KBOption,
-    threshold: Annotated[float, typer.Option("--threshold", help="0 to 1, how alike two spellings are.")] = 0.85,
+    threshold: Annotated[float, typer.Option("--threshold", min=0, max=1, help="0 to 1, how alike two spellings are.")] = 0.85,
     limit: Annotated[int, typer.Option("--limit", min=0, help="At most so many; 0 for all.")] = 50,
     namespace: NamespaceOption = None,
     tag: TagOption = None,
@@ -70,13 +72,13 @@ def duplicates(
         for p in shown
     ]
     if not rows:
-        typer.echo(f"no two of {len(counts):,} names look like one thing")
+        say(f"no two of {len(counts):,} names look like one thing")
         return
     print_table(["score", "name", "triples", "other", "triples", "why"], rows)
     if len(shown) < len(pairs):
-        typer.echo(f"the first {len(shown)} of {len(pairs)}; --limit 0 shows all", err=True)
+        say(f"the first {len(shown)} of {len(pairs)}; --limit 0 shows all", err=True)
     if pairs:
-        typer.echo(f"where two are one thing: kblam kb merge KEEP OTHER --kb {kb}", err=True)
+        say(f"where two are one thing: kblam kb merge KEEP OTHER --kb {kb}", err=True)
 
 
 def merge(
@@ -90,8 +92,11 @@ def merge(
 
     Names may be typed in another Unicode form than theirs; two that look alike are told apart by giving both.
     """
+    from kblam_engine.knowledge_base.merging import check_names
     from kblam_engine.sources.names import stored_spellings
 
+    with as_usage():
+        check_names(keep, others)
     with open_kb(kb, timeout=timeout) as base, working("merging"):
         before = base.revision
         keep, *others = stored_spellings(base.snapshot().names, [keep, *others])
@@ -100,7 +105,7 @@ def merge(
     if as_json:
         print_json({**done.to_dict(), "revision": after})
         return
-    typer.echo(
+    say(
         f"{done.moved} moved to {keep.strip()}, {done.same} were there already, {len(done.overruled)} overruled "
         f"(revision {after}); undo: kblam kb rollback {before} --kb {kb}"
     )

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import typer
+
 from kblam_engine.errors import ConfigurationError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -34,7 +36,8 @@ def plot_stats(found: KBStats, target: Path) -> str:
     for which there are boxes.
 
     Raises:
-        ConfigurationError: the file is not called .png, or there is nothing to draw.
+        BadParameter: the file is not called .png.
+        ConfigurationError: there is nothing to draw.
         MissingDependencyError: matplotlib is not installed.
     """
     check_target(target)
@@ -93,10 +96,10 @@ def check_target(target: Path) -> None:
     """Check the name of a picture before anything is counted for it.
 
     Raises:
-        ConfigurationError: it does not end in .png.
+        BadParameter: it does not end in .png.
     """
     if target.suffix.lower() != ".png":
-        raise ConfigurationError(f"--plot: expected a file NAME.png, got {target}")
+        raise typer.BadParameter(f"expected a file NAME.png, got {target}", param_hint="--plot")
 
 
 def _whole_numbers(axes: Axes) -> None:

@@ -6,7 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from kblam_engine.cli.kb_common import print_table, tell_none
+from kblam_engine.cli._printing import new_console
+from kblam_engine.cli._tables import print_table
+from kblam_engine.cli.kb_common import tell_none
 
 if TYPE_CHECKING:
     from kblam_engine.triples import Triple
@@ -19,14 +21,12 @@ _LONGEST = 60
 
 def print_triples(ids: Sequence[int], triples: Sequence[Triple], scores: Sequence[float] = ()) -> None:
     """Print triples as a table, or that there are none; with ids and, if any has one, sources where it is wide enough."""
-    from rich.console import Console
-
     if not triples:
         tell_none()
         return
     columns = {name: [str(getattr(triple, name)) for triple in triples] for name in ("name", "property", "value")}
     columns |= label_columns(triples)
-    if Console().width >= WIDE:
+    if new_console().width >= WIDE:
         columns = {"id": list(map(str, ids)), **columns}
         sources = [t.provenance.place if t.provenance else "" for t in triples]
         columns |= {"source": sources} if any(sources) else {}

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from kblam_engine.cli._printing import print_exact, say
+
 if TYPE_CHECKING:
     from kblam_engine.models import ModelCard
 
@@ -30,7 +32,7 @@ def models(
         _prepare()
     cards = list_models()
     if as_json:
-        typer.echo(json.dumps([dataclasses.asdict(card) for card in cards], indent=2))
+        print_exact(json.dumps([dataclasses.asdict(card) for card in cards], indent=2))
         return
     _show(cards)
 
@@ -40,18 +42,27 @@ def _prepare() -> None:
 
     A model that not everybody installs is left out where it is not installed.
     """
-    from kblam_engine.models.embedded import is_whole, prepare
-    from kblam_engine.models.registry import EMBEDDED, prepared_folder
+    from kblam_engine.models.embedded import prepare
+    from kblam_engine.models.registry import EMBEDDED
 
     for model in EMBEDDED.values():
         if not model.by_default and model.find() is None:
             continue
         if model.role == "base model":
-            if not is_whole(prepared_folder(model)):
-                typer.echo(f"preparing {model.name}, once; half a minute to two minutes", err=True)
+            tell_preparation(model.name)
             prepare(model)
         else:
             model.verify(model.require())
+
+
+def tell_preparation(name: str) -> None:
+    """Say on stderr that a base model will be converted, if it will: the first time takes long."""
+    from kblam_engine.models.embedded import is_whole
+    from kblam_engine.models.registry import EMBEDDED, prepared_folder
+
+    model = EMBEDDED.get(name)
+    if model is not None and model.role == "base model" and model.find() is not None and not is_whole(prepared_folder(model)):
+        say(f"preparing {name}, once; half a minute to two minutes", err=True)
 
 
 def _show(cards: list[ModelCard]) -> None:
@@ -60,7 +71,7 @@ def _show(cards: list[ModelCard]) -> None:
         state = (
             "not installed" if not card.installed else "ready" if card.prepared else "converts on first use"
         )
-        typer.echo(f"{card.name}  {card.role}, {card.licence}, {state}")
-        typer.echo(f"    from {card.source}")
-        typer.echo(f"    at {card.path}" if card.installed else f"    install it: {card.install}")
-    typer.echo("Any other base model: a folder, or a Hugging Face id (owner/name), given as --model.")
+        say(f"{card.name}  {card.role}, {card.licence}, {state}")
+        say(f"    from {card.source}")
+        say(f"    at {card.path}" if card.installed else f"    install it: {card.install}")
+    say("Any other base model: a folder, or a Hugging Face id (owner/name), given as --model.")

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from kblam_engine.cli._measuring import STDOUT, check_target, write_json
-from kblam_engine.cli._options import JSONFileOption
+from kblam_engine.cli._options import JSONFileOption, as_usage
+from kblam_engine.cli._printing import new_console
 
 if TYPE_CHECKING:
     from kblam_engine.capacity import Estimate, Plan
@@ -40,7 +41,8 @@ def plan(
         name: _whole(name, text)
         for name, text in (("triples", triples), ("nodes", nodes), ("cores", cores), ("context", context))
     }
-    found = planned(PlanRequest(model=model, index=index, **numbers))  # type: ignore[arg-type]  # checked by it
+    with as_usage():
+        found = planned(PlanRequest(model=model, index=index, **numbers))  # type: ignore[arg-type]  # checked by it
     write_json(as_json, found.to_dict())
     _show(found, to_stderr=as_json == STDOUT)
 
@@ -49,11 +51,9 @@ def _whole(name: str, text: str) -> int:
     """Read a whole number, in digits or as 1e9.
 
     Raises:
-        ConfigurationError: it is none.
+        BadParameter: it is none.
     """
-    from kblam_engine.errors import ConfigurationError
-
-    wrong = ConfigurationError(f"--{name}: expected a whole number like 250000 or 1e9, got {text!r}")
+    wrong = typer.BadParameter(f"expected a whole number like 250000 or 1e9, got {text!r}", param_hint=f"--{name}")
     try:
         return int(text)
     except ValueError:
@@ -70,10 +70,9 @@ def _whole(name: str, text: str) -> int:
 
 def _show(found: Plan, *, to_stderr: bool) -> None:
     """Print numbers and formulas by section, then every constant once with its source."""
-    from rich.console import Console
     from rich.markup import escape
 
-    console = Console(stderr=to_stderr, soft_wrap=True, highlight=False)
+    console = new_console(stderr=to_stderr, soft_wrap=True, highlight=False)
     request = found.request
     how = "every key in memory" if request.is_kept else f"index {request.index}"
     console.print(

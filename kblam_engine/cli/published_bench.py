@@ -22,6 +22,7 @@ from kblam_engine.cli._options import (
     DtypeOption,
     JSONFileOption,
     ModelOption,
+    as_usage,
 )
 
 if TYPE_CHECKING:
@@ -52,15 +53,15 @@ def published(
 ) -> None:
     """Measure time and memory against KBLaM and HiKVP as published, with random maps."""
     check_target(as_json)
-    from kblam_engine.errors import ConfigurationError
     from kblam_engine.evaluation.environment import describe
     from kblam_engine.evaluation.latency import BenchOptions
     from kblam_engine.evaluation.published_bench import FORMAT, METHOD, PUBLISHED, bench_published
     from kblam_engine.models import cache_dir
 
     if not set(system) <= set(PUBLISHED):
-        raise ConfigurationError(f"--system: expected {' or '.join(PUBLISHED)}, got {', '.join(system)}")
-    options = BenchOptions(n_pairs=questions, max_new_tokens=max_new_tokens, seed=seed, real_up_to=real_embeddings)
+        raise typer.BadParameter(f"expected {' or '.join(PUBLISHED)}, got {', '.join(system)}", param_hint="--system")
+    with as_usage():
+        options = BenchOptions(n_pairs=questions, max_new_tokens=max_new_tokens, seed=seed, real_up_to=real_embeddings)
     engine = load_model(model, adapter, None, dtype, device)
     results: list[SystemResult] = []
     found = {"format": FORMAT, "method": METHOD, **labels_of(engine, model, adapter), **describe(seed)}

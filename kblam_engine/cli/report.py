@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from kblam_engine.cli._measuring import write_text
+from kblam_engine.cli._printing import say
 
 
 def register(app: typer.Typer) -> None:
@@ -39,4 +40,4 @@ def report(
         drawn = draw(*runs, output)
     write_text(output / REPORT, build_report(*runs, drawn))
     for name in (REPORT, *drawn.values()):
-        typer.echo(output / name)
+        say(str(output / name))

@@ -44,7 +44,7 @@ def search(
     """Measure scoring every key, a tree of clusters and faiss on keys of real data."""
     check_target(as_json)
     if not set(index) <= {"tree", "ann"}:
-        raise ConfigurationError(f"--index: expected tree or ann, got {', '.join(index)}")
+        raise typer.BadParameter(f"expected tree or ann, got {', '.join(index)}", param_hint="--index")
     from kblam_engine.evaluation.environment import describe
     from kblam_engine.evaluation.search_bench import (
         FORMAT,

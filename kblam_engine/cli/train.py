@@ -7,6 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from kblam_engine.cli._options import as_usage
+from kblam_engine.cli._printing import new_console, print_exact, say
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
@@ -75,7 +78,6 @@ def train(
     """
     import json
 
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from kblam_engine.training.config import recipe as named_recipe
@@ -84,25 +86,26 @@ def train(
     from kblam_engine.training.recipe import train as run
 
     names = frozenset(name for path in exclude_names or () for name in names_in(path))
-    config = named_recipe(
-        recipe,
-        model=model,
-        dtype=dtype,
-        seed=seed,
-        native_steps=steps,
-        batch=batch,
-        accumulate=accumulate,
-        exclude_names=names,
-        sentence_steps=sentence_steps,
-        data=tuple(map(str, data or ())),
-        answer_kinds=_kinds(kinds),
-    )
+    with as_usage():
+        config = named_recipe(
+            recipe,
+            model=model,
+            dtype=dtype,
+            seed=seed,
+            native_steps=steps,
+            batch=batch,
+            accumulate=accumulate,
+            exclude_names=names,
+            sentence_steps=sentence_steps,
+            data=tuple(map(str, data or ())),
+            answer_kinds=_kinds(kinds),
+        )
     if dry_run:
         _tell_estimate(config, json_output)
         return
     output.mkdir(parents=True, exist_ok=True)  # a place that cannot be written is told now, not after the run
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True, quiet=not is_main())
+    console = new_console(stderr=True, quiet=not is_main())
     with Progress(*columns, TextColumn("{task.fields[numbers]}"), console=console) as progress:
         report = _with_curves(_Reporter(progress), tensorboard)
         result = run(config, output, report, checkpoint_every=checkpoint_every)
@@ -117,9 +120,9 @@ def train(
         }
         if result.sentence_loss is not None:
             summary["sentence_validation_loss"] = result.sentence_loss
-        typer.echo(json.dumps(summary, indent=2))
+        print_exact(json.dumps(summary, indent=2))
     else:
-        typer.echo(
+        say(
             f"adapter written to {result.folder} in {result.seconds / 60:.1f} minutes; "
             f"validation loss {result.validation_loss:.3f}"
         )
@@ -152,19 +155,19 @@ def _tell_estimate(config: TrainConfig, json_output: bool) -> None:
     if not is_main():
         return
     if json_output:
-        typer.echo(json.dumps(found.to_dict(), indent=2))
+        print_exact(json.dumps(found.to_dict(), indent=2))
         return
     lines = [f"{n:>14,}  {part}" for part, n in found.parameters.items()]
-    typer.echo("\n".join(["parameters of the adapter", *lines, f"{sum(found.parameters.values()):>14,}  in all"]))
-    typer.echo(f"adapter on disk  {found.adapter_bytes / 1e6:.1f} MB")
+    say("\n".join(["parameters of the adapter", *lines, f"{sum(found.parameters.values()):>14,}  in all"]))
+    say(f"adapter on disk  {found.adapter_bytes / 1e6:.1f} MB")
     for where, megabytes in (("peak memory", found.memory_mb), ("on the accelerator", found.device_memory_mb)):
         if megabytes is not None:
-            typer.echo(f"{where}  about {megabytes / 1024:.1f} GiB")
+            say(f"{where}  about {megabytes / 1024:.1f} GiB")
     lines = [f"{seconds / 60:>10.1f} min  {part}" for part, seconds in found.seconds.items()]
     total = sum(found.seconds.values()) / 60
-    typer.echo("\n".join(["time on this machine as busy as it is now", *lines, f"{total:>10.1f} min  in all"]))
+    say("\n".join(["time on this machine as busy as it is now", *lines, f"{total:>10.1f} min  in all"]))
     if config.sources or config.data:
-        typer.echo(f"besides: reading the real triples of {', '.join((*config.data, *config.sources))}")
+        say(f"besides: reading the real triples of {', '.join((*config.data, *config.sources))}")
 
 
 def _with_curves(shown: Report, folder: Path | None) -> Report:

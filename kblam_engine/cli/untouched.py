@@ -18,7 +18,10 @@ from kblam_engine.cli._options import (
     EncoderOption,
     JSONFileOption,
     ModelOption,
+    a_threshold,
+    as_usage,
 )
+from kblam_engine.cli._printing import new_console, styled
 
 if TYPE_CHECKING:
     from kblam_engine.evaluation.untouched import ComparedAnswer, UntouchedResult
@@ -42,6 +45,7 @@ def untouched(
     refusal_threshold: float | None = typer.Option(
         None,
         "--refusal-threshold",
+        callback=a_threshold,
         help="Confidence below which a triple does not answer; default: the adapter's.",
     ),
     max_new_tokens: int = typer.Option(64, "--max-new-tokens", min=1, help="Longest answer."),
@@ -68,7 +72,8 @@ def untouched(
 
     # Mistakes in a file first: loading a model takes seconds.
     triples = None if kb.is_dir() else list(read_triples(kb))
-    options = UntouchedOptions(max_new_tokens, refusal_threshold, limit, seed, after_question)
+    with as_usage():
+        options = UntouchedOptions(max_new_tokens, refusal_threshold, limit, seed, after_question)
     loaded = load_model(model, adapter, encoder, dtype, device)
     with _opened(kb, triples, loaded.encoder) as base, progress_bar() as progress:
         result = measure_untouched(loaded, base, options, progress=progress)
@@ -99,7 +104,6 @@ def _opened(path: Path, triples: list[Triple] | None, encoder: SentenceEncoder) 
 
 def show(result: UntouchedResult, *, to_stderr: bool = False) -> None:
     """Print a row for each kind of question, both perplexities, and every answer that a triple opened for."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
@@ -108,8 +112,8 @@ def show(result: UntouchedResult, *, to_stderr: bool = False) -> None:
         table.add_column(heading, justify="right")
     for kind, answers in {**result.kinds(), "all": result.answers}.items():
         n_unchanged, n_opened = sum(a.unchanged for a in answers), sum(bool(a.opened) for a in answers)
-        table.add_row(kind, str(len(answers)), str(n_unchanged), str(n_opened))
-    console = Console(stderr=to_stderr, highlight=False)
+        table.add_row(styled(kind), str(len(answers)), str(n_unchanged), str(n_opened))
+    console = new_console(stderr=to_stderr, highlight=False)
     console.print(table)
     n_tokens, n_opened = sum(p.n_tokens for p in result.passages), sum(bool(p.opened) for p in result.passages)
     console.print(
@@ -120,7 +124,7 @@ def show(result: UntouchedResult, *, to_stderr: bool = False) -> None:
     console.print(f"{result.n_triples:,} triples, refusal threshold {result.refusal_threshold}")
     for answer in result.answers:
         if answer.opened:
-            console.print(_told(answer), markup=False)
+            console.print(styled(_told(answer)))
 
 
 def _told(answer: ComparedAnswer) -> str:

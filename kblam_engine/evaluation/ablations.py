@@ -96,7 +96,7 @@ def check_ablations(model: Any, names: Iterable[str], n_triples: int) -> None:
         if name.startswith("sentence-tokens") and model.adapter.sentence is None:
             raise ConfigurationError(
                 f"{name}: expected an adapter with sentence tokens, got one without: train one with "
-                "`kblam train --sentence-steps N` and give it with --adapter"
+                "`kblam train --sentence-steps N` and name it as adapter= (--adapter)"
             )
         if name == "native-tokens" and model.adapter.sentence is None:
             raise ConfigurationError(

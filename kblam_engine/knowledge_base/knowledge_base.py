@@ -8,7 +8,6 @@ import threading
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import date, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from kblam_engine.errors import ConfigurationError, KnowledgeBaseError
@@ -33,7 +32,7 @@ from kblam_engine.knowledge_base.store import Store
 from kblam_engine.knowledge_base.upkeep import KBUpkeep
 from kblam_engine.knowledge_base.values import ValueEmbeddings
 from kblam_engine.knowledge_base.vocabulary import Vocabulary
-from kblam_engine.triple_files import read_triples
+from kblam_engine.triple_files import checked_path, read_triples
 from kblam_engine.triples import Provenance, Triple
 
 if TYPE_CHECKING:
@@ -88,14 +87,15 @@ class KnowledgeBase(KBUpkeep):
             read_only: refuse changes.
 
         Raises:
+            ConfigurationError: the path is none, or the timeout below 0.
             KnowledgeBaseNotFoundError: there is none and `create` is off.
             EncoderMismatchError: it was embedded by another encoder.
             KnowledgeBaseError: the path is something else, or of a newer format.
         """
         if timeout < 0:
             raise ConfigurationError(f"timeout: expected seconds, 0 or more, got {timeout}")
-        in_memory = os.fspath(path) == ":memory:"
-        place = None if in_memory else Path(path)
+        folder = checked_path("path", path, "a folder such as 'company.kb', or ':memory:'")
+        place = None if str(folder) == ":memory:" else folder
         store = Store(place, create=create, timeout=timeout, read_only=read_only)
         try:
             embedder = Embedder(encoder)
@@ -255,7 +255,8 @@ class KnowledgeBase(KBUpkeep):
         Raises:
             ImportFileError: a line is wrong; it names file, line and reason.
         """
-        return self._put(list(read_triples(path)), "import", progress=progress)
+        file = checked_path("path", path, "a .jsonl or .csv file")
+        return self._put(list(read_triples(file)), "import", progress=progress)
 
     def view(
         self,

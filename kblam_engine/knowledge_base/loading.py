@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from kblam_engine.errors import ConfigurationError
 from kblam_engine.knowledge_base.batches import checked
-from kblam_engine.knowledge_base.documents import DocumentStore, SourceDocument
+from kblam_engine.knowledge_base.document_entries import SourceDocument
+from kblam_engine.knowledge_base.documents import DocumentStore
 from kblam_engine.knowledge_base.reader import KBReader
 from kblam_engine.knowledge_base.records import DocumentsResult, KBDocument
 from kblam_engine.triples import Triple
@@ -60,6 +61,7 @@ class KBDocuments(KBReader):
                 places.add(origin.uri)
                 metadata["source"] = origin.uri
             named = origin if origin.document else type(origin)(loaded.id, origin.uri)
+            found.pop(loaded.id, None)  # of several with one id the last one counts, and comes last
             found[loaded.id] = SourceDocument(loaded.id, "", metadata, checked(read(document)), named)
         with self._documents.lock:
             gone = [each for each in self._documents.ids(places) if each not in found]

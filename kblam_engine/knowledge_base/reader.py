@@ -22,12 +22,13 @@ from kblam_engine.knowledge_base.statistics import statistics
 from kblam_engine.knowledge_base.store import CONTENT, Store, triple_from_row
 from kblam_engine.knowledge_base.verification import problems
 from kblam_engine.knowledge_base.words import matching_triples, query_of, split
-from kblam_engine.triple_files import write_triples
+from kblam_engine.triple_files import WRITTEN, checked_path, write_triples
 from kblam_engine.triples import Triple
 
 if TYPE_CHECKING:
     from kblam_engine.sentence_encoder import SentenceEncoder
 
+PARQUET = (".parquet", ".pq")
 _PAGE = 500
 _SCORE_CHUNK = 16_384
 
@@ -67,6 +68,11 @@ class KBReader:
     def revision(self) -> int:
         """The number of changes so far."""
         return self._store.meta().revision if self._pinned is None else self._pinned
+
+    @property
+    def keeps_several_values(self) -> bool:
+        """Whether a name's property may have several values side by side, now or from the next change on."""
+        return bool(self._store.meta().multi) or self._wants_multi
 
     @property
     def encoder(self) -> SentenceEncoder:
@@ -245,7 +251,7 @@ class KBReader:
             n_removed=n_removed,
             revision=self.revision,
             fingerprint=meta.digest if whole else self.snapshot().fingerprint,
-            multi=bool(meta.multi) or self._wants_multi,
+            multi=self.keeps_several_values,
             encoder=meta.encoder_name,
             encoder_fingerprint=meta.encoder_fingerprint,
             embed_dim=meta.embed_dim,
@@ -263,9 +269,29 @@ class KBReader:
         """
         return problems(self._store, self._embedder)
 
-    def export_file(self, path: str | os.PathLike[str]) -> int:
-        """Write every triple to a .jsonl or .csv file; return how many."""
-        return write_triples(path, self)
+    def export_file(self, path: str | os.PathLike[str], *, embeddings: bool = False) -> int:
+        """Write every triple to a .jsonl, .csv or .parquet file; return how many. It appears whole or not at all.
+
+        Args:
+            path: the file; its suffix says which kind.
+            embeddings: of keys and values as well; a .parquet file takes them.
+
+        Raises:
+            ConfigurationError: the suffix is another one, or embeddings are asked for where they cannot be.
+            MissingDependencyError: it is a .parquet file, and pyarrow is not installed.
+            OSError: the file cannot be written.
+        """
+        file = checked_path("path", path, "a .jsonl, .csv or .parquet file")
+        suffix = file.suffix.lower()
+        if embeddings and suffix not in PARQUET:
+            raise ConfigurationError(f"embeddings: expected a .parquet file to write them to, got {file}")
+        if suffix in PARQUET:
+            from kblam_engine.sources.parquet import write_parquet
+
+            return write_parquet(file, self, embeddings=embeddings)
+        if suffix not in WRITTEN:
+            raise ConfigurationError(f"{file}: expected a .jsonl, .csv or .parquet file, got {suffix or 'no suffix'}")
+        return write_triples(file, self)
 
     def _condition(self, name: str | None = None, prop: str | None = None, *, of_few: bool = False) -> Condition:
         """Return the condition on triples `t` that are here, of a name or property where given."""

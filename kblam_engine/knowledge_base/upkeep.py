@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from pathlib import Path
 
 from kblam_engine.knowledge_base.loading import KBDocuments
 from kblam_engine.knowledge_base.maintenance import backup, compact
@@ -16,6 +15,7 @@ from kblam_engine.knowledge_base.slot_reading import check_keep_from
 from kblam_engine.knowledge_base.snapshot import KBSnapshot
 from kblam_engine.knowledge_base.values import ValueEmbeddings
 from kblam_engine.knowledge_base.vocabulary import Vocabulary
+from kblam_engine.triple_files import checked_path
 
 
 class KBUpkeep(KBDocuments):
@@ -56,7 +56,7 @@ class KBUpkeep(KBDocuments):
             KnowledgeBaseError: there is something at `target`, or embeddings are not as they were written.
             OSError: `target` cannot be written; nothing is left of it.
         """
-        backup(self._store, Path(target))
+        backup(self._store, checked_path("target", target, "a folder that does not exist yet"))
 
     def repair(self) -> RepairResult:
         """Make anew what is missing or wrong and follows from the triples: embeddings, words, labels and times.

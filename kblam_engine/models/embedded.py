@@ -11,7 +11,9 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +113,7 @@ def _convert(weights: Path, target: Path, model: EmbeddedModel) -> None:
     from kblam_engine.models.loading import NO_CODE, check_whole, quiet_transformers
 
     source: dict[str, Any] = {"gguf_file": weights.name, **NO_CODE}
-    with quiet_transformers():
+    with quiet_transformers(), _without_bar():
         network, read = AutoModelForCausalLM.from_pretrained(
             str(weights.parent), dtype=torch.float32, output_loading_info=True, **source
         )
@@ -133,6 +135,22 @@ def _convert(weights: Path, target: Path, model: EmbeddedModel) -> None:
         "bytes": file.stat().st_size,
     }
     (target / MARKER).write_text(json.dumps(marker, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _without_bar() -> Iterator[None]:
+    """Switch off the bar of reading GGUF, which the setting of transformers for its bars does not reach."""
+    from transformers import modeling_gguf_pytorch_utils as reading
+
+    bar = getattr(reading, "tqdm", None)
+    if bar is None:  # another version of transformers
+        yield
+        return
+    reading.tqdm = partial(bar, disable=True)
+    try:
+        yield
+    finally:
+        reading.tqdm = bar
 
 
 def _finish_config(network: Any, tokenizer: Any, text: TextFormat) -> None:

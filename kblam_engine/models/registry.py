@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 from kblam_engine.errors import MissingDependencyError, ModelNotFoundError
+from kblam_engine.triple_files import checked_path
 
 DEFAULT_MODEL = "smollm2-135m"
 DEFAULT_ENCODER = "all-minilm-l6-v2"
@@ -284,8 +285,10 @@ def resolve_model(name_or_path: str | os.PathLike[str]) -> ResolvedModel:
     Nothing is loaded or downloaded; whether a Hugging Face id exists is known only when it is loaded.
 
     Raises:
+        ConfigurationError: it is no text and no path.
         ModelNotFoundError: it is none of the three.
     """
+    checked_path("model", name_or_path, "the name of a base model, such as 'smollm2-135m', a folder, or a Hugging Face id")
     text = os.fspath(name_or_path)
     embedded = EMBEDDED.get(text)
     if embedded is not None and embedded.role == "base model":

@@ -14,7 +14,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from kblam_engine.errors import ConfigurationError, KBLaMError
+from kblam_engine.errors import ConfigurationError, KBLaMError, KnowledgeBaseUnreachableError
 from kblam_engine.knowledge_base import KBSnapshot
 from kblam_engine.search.background import Background
 from kblam_engine.search.exact import scan
@@ -142,6 +142,8 @@ class Indexes:
         if not _is_small_view(snapshot):
             try:
                 index = source.of(snapshot)
+            except KnowledgeBaseUnreachableError:  # keys that are elsewhere may be more than can be scored here
+                raise
             except KBLaMError as error:
                 logger.warning("every key is scored: %s", error)
         with self._lock:

@@ -7,11 +7,19 @@ texts and values stay in the knowledge base.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Callable
+from importlib import import_module
 from typing import Any, ClassVar
 
 import numpy as np
 
-from kblam_engine.errors import ConfigurationError, KnowledgeBaseError, MissingDependencyError
+from kblam_engine.errors import (
+    ConfigurationError,
+    KnowledgeBaseError,
+    KnowledgeBaseUnreachableError,
+    MissingDependencyError,
+)
 from kblam_engine.knowledge_base import KBSnapshot
 from kblam_engine.products import Floats
 from kblam_engine.search.interface import Found, Mask, log_sum_exp
@@ -22,6 +30,7 @@ _COMPARED = 8
 """Keys that are compared from the end, where copies of a knowledge base part, and as many from everywhere."""
 _ROUNDED = 1e-3
 """Of a number of a key: by so much may the service change it."""
+_LONGEST_REASON = 200
 _SPARE = 4
 """Keys asked for in multiples of k where some are not alive: the service does not know which."""
 
@@ -35,9 +44,9 @@ class RemoteIndex:
 
     kind: ClassVar[str] = "remote"
 
-    def __init__(self, client: Any, collection: str) -> None:
-        """Take a client of Qdrant, or make one with `connect`, and the name of a collection."""
-        self._client, self.collection = client, collection
+    def __init__(self, client: Any, collection: str, place: str = "") -> None:
+        """Take a client of Qdrant and the name of a collection; `connect` makes both, and knows where the service is."""
+        self._client, self.collection = _Service(client, collection, place), collection
         self._n_slots: int | None = None
 
     @property
@@ -55,6 +64,7 @@ class RemoteIndex:
         Raises:
             KnowledgeBaseError: the collection is of another knowledge base, of one before its last compaction, or of
                 other keys than the knowledge base has since it was restored from a copy.
+            KnowledgeBaseUnreachableError: the service does not answer, here and in all that follows.
         """
         n_slots = self._counted()
         if not n_slots:
@@ -151,6 +161,38 @@ class RemoteIndex:
         )
 
 
+class _Service:
+    """A client of Qdrant that says in one line what its service did not do."""
+
+    def __init__(self, client: Any, collection: str, place: str) -> None:
+        self._client, self._what = client, f"collection {collection!r}{f' at {place}' if place else ''}"
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        call = getattr(self._client, name)
+
+        def asked(*arguments: Any, **options: Any) -> Any:
+            try:
+                return call(*arguments, **options)
+            except _failures() as error:
+                reason = " ".join(f"{error}".split())[:_LONGEST_REASON]
+                raise KnowledgeBaseUnreachableError(
+                    f"{self._what}: expected an answer of the vector service, got: {reason}; start it, or check its address and "
+                    "api_key"
+                ) from error
+
+        return asked
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Return what the client raises where a service cannot be reached, or refuses."""
+    found: list[type[Exception]] = [OSError, import_module("qdrant_client.http.exceptions").ApiException]
+    try:
+        found.append(import_module("grpc").RpcError)
+    except ImportError:  # the client asks over HTTP unless it is told otherwise
+        pass
+    return tuple(found)
+
+
 def _origin(snapshot: KBSnapshot) -> str:
     return f"{snapshot.kb_id}-{snapshot.generation}"
 
@@ -164,16 +206,23 @@ def connect(place: str, collection: str, **options: Any) -> RemoteIndex:
         options: of the client, such as `api_key` or `timeout`.
 
     Raises:
-        ConfigurationError: there is no name.
+        ConfigurationError: there is no name, or the address is of no kind that the client knows.
         MissingDependencyError: the client is not installed.
+
+    Nothing is asked of the service yet: one that cannot be reached is told by the first use.
     """
     if not collection:
         raise ConfigurationError("expected the name of a collection, got nothing")
     client = _qdrant().QdrantClient
     if "://" in place:
-        return RemoteIndex(client(url=place, **options), collection)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Failed to obtain server version")  # the first use tells it, and what to do
+            try:
+                return RemoteIndex(client(url=place, **options), collection, place)
+            except ValueError as error:
+                raise ConfigurationError(f"expected an address such as http://localhost:6333, got {place}: {error}") from None
     where = {"location": place} if place == ":memory:" else {"path": place}
-    return RemoteIndex(client(**where, **options), collection)
+    return RemoteIndex(client(**where, **options), collection, place)
 
 
 def _qdrant() -> Any:

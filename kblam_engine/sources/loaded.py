@@ -12,9 +12,10 @@ from kblam_engine.errors import ConfigurationError, TripleError
 from kblam_engine.sources.documents.source import EXTRACTORS, sure_triples, the_extractors
 from kblam_engine.sources.documents.text import text_document
 from kblam_engine.sources.extractors.base import Extractor
+from kblam_engine.sources.values import flat_text
 from kblam_engine.triples import MAX_LABEL, Provenance, Triple
 
-__all__ = ["NAME_FIELDS", "LoadedDocument", "LoadedDocumentExtractor", "fields_of", "loaded_document"]
+__all__ = ["NAME_FIELDS", "LoadedDocument", "LoadedDocumentExtractor", "fields_of", "loaded_document", "text_under"]
 
 NAME_FIELDS = ("name", "title", "id", "key")
 """Fields that say what a record is about, best first."""
@@ -95,6 +96,14 @@ def fields_of(text: str) -> list[tuple[str, str, tuple[int, int]]] | None:
     return fields or None
 
 
+def text_under(key: str, metadata: Mapping[str, Any]) -> str | None:
+    """Return what metadata says under a key, as text; 0 and False say something, None, NaN and empty ones do not."""
+    said = metadata.get(key)
+    text = flat_text(said)
+    is_nothing = said is None or isinstance(said, str | bytes | float) or said in ([], (), {})
+    return str(said) if text is None and not is_nothing else text
+
+
 class LoadedDocumentExtractor:
     r"""From a loaded document to its triples, for `KnowledgeBase.add_documents` and for the indexes of the bridges.
 
@@ -146,9 +155,10 @@ class LoadedDocumentExtractor:
 
     def _record(self, loaded: LoadedDocument) -> list[Triple] | None:
         metadata = loaded.metadata
-        if "name" in metadata and "property" in metadata:
-            value = str(metadata.get("value") or loaded.text)
-            parts = [(str(metadata["name"]), str(metadata["property"]), value, (0, len(loaded.text)))]
+        name, prop = text_under("name", metadata), text_under("property", metadata)
+        if name is not None and prop is not None:
+            value = text_under("value", metadata)
+            parts = [(name, prop, loaded.text if value is None else value, (0, len(loaded.text)))]
         else:
             fields = fields_of(loaded.text)
             about = None if fields is None else _about(fields, is_row=isinstance(metadata.get("row"), int))

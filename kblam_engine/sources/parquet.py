@@ -17,7 +17,8 @@ from kblam_engine.triple_files import whole_file
 from kblam_engine.triples import Triple
 
 if TYPE_CHECKING:
-    from kblam_engine.knowledge_base import KBSnapshot, KnowledgeBase
+    from kblam_engine.knowledge_base import KBSnapshot
+    from kblam_engine.knowledge_base.reader import KBReader
 
 FORMAT = "kblam-triples/1"
 """What a file written here says of itself in its schema's metadata, under `kblam_format`."""
@@ -137,7 +138,7 @@ def _with(readers: dict[str, Callable[[Any], Any]], record: dict[str, Any]) -> d
     return {key: readers[key](value) if key in readers else value for key, value in record.items()}
 
 
-def write_parquet(path: str | os.PathLike[str], kb: KnowledgeBase, *, embeddings: bool = False) -> int:
+def write_parquet(path: str | os.PathLike[str], kb: KBReader, *, embeddings: bool = False) -> int:
     """Write every triple of a knowledge base or view to a Parquet file; return how many. It appears whole or not at all.
 
     Columns are those of a triple, provenance and metadata as JSON. With `embeddings` there are `key_embedding` and

@@ -15,7 +15,16 @@ from typing import Any
 
 from kblam_engine.errors import ConfigurationError, TripleError
 from kblam_engine.sources.source import FileSource
-from kblam_engine.sources.values import as_text, flat_text, joined, name_key, plain, readable, value_text
+from kblam_engine.sources.values import (
+    as_text,
+    flat_text,
+    joined,
+    n_without_text,
+    name_key,
+    plain,
+    readable,
+    value_text,
+)
 from kblam_engine.triples import Triple
 
 # Headers of long tables, in the words of the KBLaM data sets, of RDF and of knowledge graphs.
@@ -149,6 +158,7 @@ class RecordSource(FileSource):
         """
         name, prop, value = record.get(columns[0]), record.get(columns[1]), record.get(columns[2])
         if not (isinstance(name, str) and isinstance(prop, str) and isinstance(value, str)):  # most are
+            self._count_left_out(name, prop, value)
             name, prop = flat_text(name) or "", flat_text(prop) or ""
             value = value_text(prop, value) or ""
         is_own = self.reads_exports and columns in OWN
@@ -209,11 +219,18 @@ class RecordSource(FileSource):
                 yield from self._named(name, prop, value, line)
             else:
                 text = value_text(prop, value)
+                if text:
+                    self._count_left_out(value)
                 triple = self.checked(name, prop, text, self.place(line)) if text else None
                 if triple is not None:
                     yield triple
                 elif isinstance(value, bytes | list | tuple) and value:
                     self.skipped["value that has no text (bytes, lists in lists)"] += 1
+
+    def _count_left_out(self, *values: Any) -> None:
+        """Count the parts of lists that are not in the text of their list."""
+        if n := sum(map(n_without_text, values)):
+            self.skipped["part of a list that has no text (bytes, objects, lists)"] += n
 
     def _named(self, name: str, prop: str, values: Sequence[Any], line: int) -> Iterator[Triple]:
         """Yield the names of the things in a list as one value, then what is said of each of them."""
@@ -221,6 +238,8 @@ class RecordSource(FileSource):
         for value in values:
             inner = name_key(value) if isinstance(value, Mapping) else None
             text = as_text(value[inner]) if isinstance(value, Mapping) and inner else flat_text(value)
+            if text:
+                self._count_left_out(value)
             if text is None:
                 self.skipped["thing in a list without a name"] += 1
                 continue

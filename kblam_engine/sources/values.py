@@ -59,6 +59,13 @@ def value_text(prop: str, value: object) -> str | None:
     return as_text(value)
 
 
+def n_without_text(value: object) -> int:
+    """Return how many parts of a list say something and have no text, so that `value_text` leaves them out."""
+    if not isinstance(value, list | tuple):
+        return 0
+    return sum(isinstance(part, Mapping | list | tuple | bytes | bytearray | memoryview) and len(part) > 0 for part in value)
+
+
 def joined(prop: str, texts: Iterable[str]) -> str:
     """Return several texts as the one value of a property: "a, b, c", but names that may have commas as "a; b; c"."""
     return ("; " if prop.casefold() in ALIAS_PROPERTIES else ", ").join(texts)

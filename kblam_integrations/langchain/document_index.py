@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 from typing import Any, Literal, Self
 
 from langchain_core.callbacks import CallbackManagerForRetrieverRun
@@ -14,11 +13,18 @@ from langchain_core.indexing import DeleteResponse, UpsertResponse
 from langchain_core.indexing.base import DocumentIndex
 from pydantic import ConfigDict, Field, PrivateAttr, model_validator
 
-from kblam_engine.errors import ConfigurationError
+from kblam_engine.errors import ConfigurationError, TripleError
 from kblam_engine.knowledge_base import KnowledgeBase
-from kblam_engine.sources.loaded import NAME_FIELDS, fields_of
+from kblam_engine.sources.loaded import NAME_FIELDS, fields_of, text_under
 from kblam_engine.triples import Provenance, Triple
-from kblam_integrations._documents import DocumentStore, SourceDocument, provenance_of
+from kblam_integrations._documents import (
+    DocumentStore,
+    SourceDocument,
+    error_in,
+    last_of_each,
+    problem_with,
+    provenance_of,
+)
 from kblam_integrations._shared import as_knowledge_base
 
 _log = logging.getLogger(__name__)
@@ -36,18 +42,20 @@ def triples_from_document(document: Document) -> list[Triple]:
 
     Raises:
         ConfigurationError: it does neither; give the index a function that reads such documents.
+        TripleError: a name, property or value is empty or too long.
     """
     metadata = document.metadata
-    if "name" in metadata and "property" in metadata:
-        value = str(metadata.get("value") or document.page_content)
-        return [Triple(str(metadata["name"]), str(metadata["property"]), value, provenance=origin_of(document))]
+    name, prop = text_under("name", metadata), text_under("property", metadata)
+    if name is not None and prop is not None:
+        value = text_under("value", metadata)
+        return [Triple(name, prop, document.page_content if value is None else value, provenance=origin_of(document))]
     fields = fields_of(document.page_content) or []
     named = {field.lower(): (field, value) for field, value, _ in reversed(fields)}
-    name_field, name = next((named[key] for key in NAME_FIELDS if key in named), (None, ""))
-    name = name or str(metadata.get("name") or metadata.get("title") or "")
+    name_field, said = next((named[key] for key in NAME_FIELDS if key in named), (None, ""))
+    name = said or name or text_under("title", metadata)
     if not fields or not name:
         raise _NothingSaidError(
-            f"document {document.id or document.page_content[:40]!r}: expected metadata name and property, or lines "
+            f"document {_called(document)}: expected metadata name and property, or lines "
             "`field: value` with a name; for other documents give KBLaMDocumentIndex(extract=LoadedDocumentExtractor()) of "
             "kblam_engine.sources.loaded, or another function from a document to its triples"
         )
@@ -101,13 +109,15 @@ class KBLaMDocumentIndex(DocumentIndex):
             one name different values; else the last document's value counts.
         extract: from a document to its triples; for graph transformers,
             ``lambda d: triples_from_graph_document(transformer.convert_to_graph_documents([d])[0])``.
-        empty: what happens with a document that gives no triples: "error", or "skip", which logs a warning, takes back what
-            a document with its id said before, and goes on.
+        empty: what happens with a document that gives no triples, or cannot be stored (a value too long, more than 20,000
+            characters): "error", or "skip", which logs a warning, takes back what a document with its id said before, and
+            goes on.
         k: how many documents a query returns at most.
 
     Raises:
-        ConfigurationError: a document gives no triples (nothing of its batch is stored) and `empty` is "error", or `kb`
-            cannot be changed.
+        ConfigurationError: a document gives no triples or is too long, and `empty` is "error": nothing of its batch is stored;
+            or `kb` cannot be changed.
+        TripleError: what a document says cannot be stored, and `empty` is "error": nothing of its batch is stored.
         ValueError: `delete` without ids.
     """
 
@@ -131,34 +141,38 @@ class KBLaMDocumentIndex(DocumentIndex):
     def upsert(self, items: Sequence[Document], /, **kwargs: Any) -> UpsertResponse:
         """Store documents, or replace those with the same id; one without an id gets one.
 
-        The response's ``failed`` are the ids of those that gave no triples and were skipped.
+        Of several with the same id, the last one counts. The response's ``failed`` are the ids of those that were skipped;
+        of these nothing is stored, and what they said before goes.
         """
-        sources = []
-        for item in items:
-            document_id = item.id if item.id is not None else str(uuid.uuid4())
-            triples = self._triples_of(item)
-            origin = origin_of(item.model_copy(update={"id": document_id}))
-            sources.append(SourceDocument(document_id, item.page_content, item.metadata, triples, origin))
-        skipped = {source.id for source in sources if not source.triples}
-        # Of an empty one nothing is stored, its text neither, and so none is too long.
-        self._store.upsert([replace(each, text="") if each.id in skipped else each for each in sources])
-        return UpsertResponse(
-            succeeded=[source.id for source in sources if source.id not in skipped], failed=sorted(skipped)
-        )
+        sources, skipped = [], set[str]()
+        given = last_of_each((str(uuid.uuid4()) if item.id is None else item.id, item) for item in items)
+        for document_id, item in given.items():
+            read = self._read(document_id, item)
+            if not isinstance(read, SourceDocument):
+                if self.empty == "error":
+                    raise read
+                why = f"document {_called(item)}: no triples were found in it" if isinstance(read, _NothingSaidError) else read
+                _log.warning("%s; skipped", why)
+                skipped.add(document_id)
+                read = SourceDocument(document_id)
+            sources.append(read)
+        self._store.upsert(sources)
+        return UpsertResponse(succeeded=[each for each in given if each not in skipped], failed=sorted(skipped))
 
-    def _triples_of(self, document: Document) -> list[Triple]:
-        """Return what a document says; nothing, if it says nothing and that is no error."""
-        what = repr(document.id or document.page_content[:40])
+    def _read(self, document_id: str, item: Document) -> SourceDocument | ConfigurationError | TripleError:
+        """Return a document with what it says, or what is wrong with it."""
+        called = _called(item)
         try:
-            triples = list(self.extract(document))
-            if not triples:
-                raise _NothingSaidError(f"document {what}: no triples were found in it, and empty is 'error'")
-        except _NothingSaidError:
-            if self.empty == "error":
-                raise
-            _log.warning("document %s: no triples were found in it; skipped", what)
-            return []
-        return triples
+            triples = list(self.extract(item))
+        except _NothingSaidError as error:
+            return error
+        except TripleError as error:
+            return error_in(f"document {called}", error)
+        if not triples:
+            return _NothingSaidError(f"document {called}: no triples were found in it, and empty is 'error'")
+        origin = origin_of(item.model_copy(update={"id": document_id}))
+        source = SourceDocument(document_id, item.page_content, item.metadata, triples, origin)
+        return problem_with(source, called) or source
 
     def delete(self, ids: list[str] | None = None, **kwargs: Any) -> DeleteResponse:
         """Take documents and what only they said out of the knowledge base; unknown ids are fine."""
@@ -179,6 +193,11 @@ class KBLaMDocumentIndex(DocumentIndex):
         hits = self.kb.search(query, k=8 * n_wanted)
         ids = dict.fromkeys(each for hit in hits for each in self._store.ids_of(hit.triple))
         return [_document(source) for source in self._store.get(list(ids)[:n_wanted])]
+
+
+def _called(document: Document) -> str:
+    """Return what messages call a document: its id, or how it begins."""
+    return repr(document.id or document.page_content[:40])
 
 
 def _document(source: SourceDocument) -> Document:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from kblam_integrations.llama_index.events import KBLaMAttentionEvent
     from kblam_integrations.llama_index.graph import triples_from_node, triples_from_property_graph
     from kblam_integrations.llama_index.index import KBLaMIndex
+    from kblam_integrations.llama_index.lines import LineSplitter
     from kblam_integrations.llama_index.llm import KBLaMLLM
     from kblam_integrations.llama_index.query_engine import KBLaMQueryEngine
     from kblam_integrations.llama_index.retriever import KBLaMRetriever
@@ -32,6 +33,7 @@ __all__ = [
     "KBLaMTripleSink",
     "KBLaMWorkflow",
     "KBRegistry",
+    "LineSplitter",
     "PieceEvent",
     "RefusedEvent",
     "SourcesEvent",
@@ -50,6 +52,7 @@ _HOMES = {
     "KBLaMTripleSink": "kblam_integrations.llama_index.sink",
     "KBLaMWorkflow": "kblam_integrations.llama_index.workflow",
     "KBRegistry": "kblam_integrations._shared",
+    "LineSplitter": "kblam_integrations.llama_index.lines",
     "PieceEvent": "kblam_integrations.llama_index.workflow",
     "RefusedEvent": "kblam_integrations.llama_index.workflow",
     "SourcesEvent": "kblam_integrations.llama_index.workflow",

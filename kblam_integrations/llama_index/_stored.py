@@ -23,23 +23,28 @@ class NodeStore:
         self._store = DocumentStore(kb)
         self._ref_docs: dict[str, str | None] = {}  # by node id; what is not here has not been looked at yet
 
-    def put(self, nodes: Sequence[SourceDocument], *, whole_documents: bool = True) -> None:
+    def put(
+        self, nodes: Sequence[SourceDocument], *, whole_documents: bool = True, documents_read: Iterable[str] = ()
+    ) -> None:
         """Store nodes.
 
         Args:
-            nodes: with the id of their document, where they have one, as ``ref_doc_id`` in their metadata.
+            nodes: with the id of their document, where they have one, as ``ref_doc_id`` in their metadata; of those with
+                the same id, the last one counts.
             whole_documents: these are all nodes of each of their documents, and the others of it that are stored go;
                 else what is stored stays, but for nodes with the same ids.
+            documents_read: ids of documents that have been read whole and may have no node any more: all that is stored of
+                them, and not among `nodes`, goes.
 
         Raises:
             TripleError: a triple is not usable; nothing is changed.
             ConfigurationError: a node is too long; nothing is changed.
         """
         with self._store.lock:
-            stale: list[str] = []
+            replaced, put = set(documents_read), {node.id for node in nodes}
             if whole_documents:
-                documents = {ref_doc for node in nodes if (ref_doc := _ref_doc_of(node)) is not None}
-                stale = [each for each in self.ids(documents) if each not in {node.id for node in nodes}]
+                replaced |= {ref_doc for node in nodes if (ref_doc := _ref_doc_of(node)) is not None}
+            stale = [each for each in self.ids(replaced) if each not in put]
             self._store.upsert(nodes, instead_of=stale)
             self._ref_docs.update((node.id, _ref_doc_of(node)) for node in nodes)
 
@@ -54,10 +59,10 @@ class NodeStore:
             return []
         with self._store.lock:
             stored = self._store.ids()
-            unknown = [each for each in stored if each not in self._ref_docs]
-            found = {node.id: _ref_doc_of(node) for node in self._store.get(unknown)}
-            self._ref_docs = {each: self._ref_docs.get(each, found.get(each)) for each in stored}
-            return [each for each in stored if self._ref_docs[each] in wanted]
+            known = {each: self._ref_docs[each] for each in stored if each in self._ref_docs}
+            found = self._store.get(each for each in stored if each not in known)
+            self._ref_docs = known | {node.id: _ref_doc_of(node) for node in found}
+            return [each for each in stored if self._ref_docs.get(each) in wanted]
 
     def all(self) -> list[SourceDocument]:
         """Return all stored nodes."""

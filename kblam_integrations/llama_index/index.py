@@ -3,95 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 from llama_index.core.base.base_query_engine import BaseQueryEngine
 from llama_index.core.base.base_retriever import BaseRetriever
+from llama_index.core.callbacks import CallbackManager
 from llama_index.core.chat_engine.types import BaseChatEngine, ChatMode
 from llama_index.core.graph_stores.types import PropertyGraphStore
 from llama_index.core.indices.base import BaseIndex
 from llama_index.core.llms.utils import LLMType
-from llama_index.core.schema import BaseNode, Document, MetadataMode
+from llama_index.core.schema import BaseNode, Document, TransformComponent
+from llama_index.core.settings import Settings
 from llama_index.core.storage.docstore.types import RefDocInfo
+from llama_index.core.storage.storage_context import StorageContext
 
-from kblam_engine.errors import ConfigurationError, TripleError
+from kblam_engine.errors import ConfigurationError
 from kblam_engine.knowledge_base import KnowledgeBase
 from kblam_engine.triples import Triple
-from kblam_integrations._documents import SourceDocument
+from kblam_integrations._documents import SourceDocument, last_of_each
 from kblam_integrations.llama_index._index_struct import KBLaMIndexStruct, register
 from kblam_integrations.llama_index._options import names_of_engines
 from kblam_integrations.llama_index._stored import NodeStore
 from kblam_integrations.llama_index.chat_engine import KBLaMChatEngine
-from kblam_integrations.llama_index.graph import (
-    NODE,
-    REF_DOC,
-    OnRejected,
-    origin_of,
-    provenance_from,
-    triples_from_node,
-    triples_from_property_graph,
-)
+from kblam_integrations.llama_index.graph import NODE, REF_DOC, triples_from_property_graph
+from kblam_integrations.llama_index.lines import extract_triples, log_rejected, whole_lines
 from kblam_integrations.llama_index.llm import KBLaMLLM
 from kblam_integrations.llama_index.query_engine import KBLaMQueryEngine
 from kblam_integrations.llama_index.retriever import KBLaMRetriever
 from kblam_integrations.llama_index.sink import source_of, writable
 
-_log = logging.getLogger(__name__)
 Extract = Callable[[BaseNode], Iterable[Triple]]
 _OF_RETRIEVERS = frozenset({"similarity_top_k", "kb_id", "callback_manager"})
 _OF_QUERY_ENGINES = frozenset({"streaming", "system_prompt", "kb_id", "callback_manager"})
 _OF_PROMPTS = frozenset({"similarity_top_k", "response_mode", "use_async", "verbose"})
 """What every LlamaIndex app passes along, and an answer without a prompt of nodes has no use for."""
-_NAME_KEYS = ("name", "title", "file_name")
-
-
-def extract_triples(node: BaseNode, on_rejected: OnRejected | None = None) -> list[Triple]:
-    """Return the triples that a node says plainly, which needs no model.
-
-    First, what KG extractors left in its metadata. If there is nothing of that, each line ``property: value`` of its text
-    is a triple about the metadata's ``name``, ``title`` or ``file_name``, or about the value of a line ``name: ...``; its
-    provenance has the document and the characters of the line in it.
-
-    Args:
-        node: any node.
-        on_rejected: told, in one line, of each property, relation or line that makes no usable triple, and of a node with
-            such lines that says no name; None: a warning is logged.
-    """
-    told = on_rejected or _warn
-    found = triples_from_node(node, told)
-    if found:
-        return found
-    pairs, start = [], 0
-    for line in node.get_content(MetadataMode.NONE).splitlines(keepends=True):
-        prop, colon, value = line.partition(":")
-        if colon and prop.strip() and value.strip():
-            pairs.append((prop.strip(), value.strip(), (start, start + len(line.rstrip()))))
-        start += len(line)
-    named = (value for prop, value, _ in pairs if prop.lower() == "name")
-    given = (str(node.metadata[key]) for key in _NAME_KEYS if node.metadata.get(key))
-    name = next(named, None) or next(given, None)
-    if name is None:
-        if pairs:
-            told(
-                f"node {node.node_id!r}: {len(pairs)} lines `property: value`, the first about {pairs[0][0]!r}, and no name: "
-                "expected a line `name: ...`, or name, title or file_name in the metadata"
-            )
-        return []
-    origin = origin_of(node)
-    for prop, value, span in pairs:
-        if prop.lower() != "name":
-            try:
-                found.append(Triple(name, prop, value, origin, provenance_from(node, span)))
-            except TripleError as error:
-                told(f"node {node.node_id!r}, {prop[:40]!r}: {error}")
-    return found
-
-
-def _warn(reason: str) -> None:
-    _log.warning("no usable triple: %s", reason)
 
 
 class KBLaMIndex(BaseIndex[KBLaMIndexStruct]):
@@ -162,9 +109,41 @@ class KBLaMIndex(BaseIndex[KBLaMIndexStruct]):
         self._extract = partial(extract_triples, on_rejected=self._reject) if extract is extract_triples else extract
         self._store = NodeStore(self._kb)
         kwargs.pop("show_progress", None)
+        kwargs["transformations"] = kwargs.get("transformations") or whole_lines(Settings.transformations)
         if nodes is None and index_struct is None:
             index_struct = KBLaMIndexStruct()
         super().__init__(nodes=nodes, index_struct=index_struct, **kwargs)
+
+    @classmethod
+    def from_documents(
+        cls,
+        documents: Sequence[Document],
+        storage_context: StorageContext | None = None,
+        show_progress: bool = False,
+        callback_manager: CallbackManager | None = None,
+        transformations: list[TransformComponent] | None = None,
+        **kwargs: Any,
+    ) -> KBLaMIndex:
+        """Return an index of documents; in a knowledge base that has them already, they replace what is stored of them.
+
+        Args:
+            documents: one that is empty by now takes back what is stored under its id.
+            storage_context: of LlamaIndex; no triples are in it.
+            show_progress: while documents become nodes.
+            callback_manager: of LlamaIndex.
+            transformations: from documents to nodes; None: LlamaIndex's own, but with a ``LineSplitter`` in the place of its
+                sentence splitter, which cuts lines in two.
+            kwargs: `kb`, `llm`, `extract` and what else the constructor takes.
+        """
+        return super().from_documents(
+            documents,
+            storage_context,
+            show_progress,
+            callback_manager,
+            transformations or whole_lines(Settings.transformations),
+            documents_read=[each.id_ for each in documents],
+            **kwargs,
+        )
 
     @classmethod
     def from_property_graph_store(
@@ -314,12 +293,12 @@ class KBLaMIndex(BaseIndex[KBLaMIndexStruct]):
         await asyncio.to_thread(self.delete_nodes, node_ids, delete_from_docstore, **delete_kwargs)
 
     def insert(self, document: Document, **insert_kwargs: Any) -> None:
-        """Insert a document in the place of what is stored of it."""
-        super().insert(document, **{"whole_documents": True, **insert_kwargs})
+        """Insert a document in the place of what is stored of it; an empty one takes that back."""
+        super().insert(document, **{"whole_documents": True, "documents_read": [document.id_], **insert_kwargs})
 
     async def ainsert(self, document: Document, **insert_kwargs: Any) -> None:
-        """Insert a document in the place of what is stored of it."""
-        await super().ainsert(document, **{"whole_documents": True, **insert_kwargs})
+        """Insert a document in the place of what is stored of it; an empty one takes that back."""
+        await super().ainsert(document, **{"whole_documents": True, "documents_read": [document.id_], **insert_kwargs})
 
     def insert_nodes(self, nodes: Sequence[BaseNode], **insert_kwargs: Any) -> None:
         """Insert nodes beside those that are stored; one with the same id replaces it.
@@ -327,7 +306,8 @@ class KBLaMIndex(BaseIndex[KBLaMIndexStruct]):
         Args:
             nodes: any nodes.
             insert_kwargs: ``whole_documents=True`` where these are all nodes of each of their documents: then they stand in
-                the place of the stored ones.
+                the place of the stored ones. ``documents_read``: ids of documents of which that is true besides, and of
+                which a node parser may have made no node.
         """
         super().insert_nodes(nodes, **insert_kwargs)
 
@@ -336,18 +316,24 @@ class KBLaMIndex(BaseIndex[KBLaMIndexStruct]):
         await asyncio.to_thread(self.insert_nodes, nodes, **insert_kwargs)
 
     def _build_index_from_nodes(self, nodes: Sequence[BaseNode], **build_kwargs: Any) -> KBLaMIndexStruct:
-        self._insert(nodes, whole_documents=True)
+        self._insert(nodes, **{**build_kwargs, "whole_documents": True})
         return KBLaMIndexStruct()
 
     def _insert(
-        self, nodes: Sequence[BaseNode], *, whole_documents: bool = False, **insert_kwargs: Any
+        self,
+        nodes: Sequence[BaseNode],
+        *,
+        whole_documents: bool = False,
+        documents_read: Iterable[str] = (),
+        **insert_kwargs: Any,
     ) -> None:
-        found = [source_of(node, list(self._extract(node))) for node in nodes]
-        self._store.put(found, whole_documents=whole_documents)
+        unique = last_of_each((node.node_id, node) for node in nodes).values()
+        found = [source_of(node, list(self._extract(node))) for node in unique]
+        self._store.put(found, whole_documents=whole_documents, documents_read=documents_read)
 
     def _reject(self, reason: str) -> None:
         self._n_rejected += 1
-        _warn(reason)
+        log_rejected(reason)
 
     def _delete_node(self, node_id: str, **delete_kwargs: Any) -> None:
         self._store.delete([node_id])

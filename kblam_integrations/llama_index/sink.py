@@ -26,8 +26,8 @@ class KBLaMTripleSink(TransformComponent):
 
     Put it behind the extractors. Nodes go on to what comes next, without the graph in their metadata. A document that
     comes again, under the same id, replaces what it said before, though its nodes have new ids: what is stored of it and is
-    not among the nodes of a call goes with that call. A document that is gone for good is taken back by
-    ``KBLaMIndex(kb=kb).delete_ref_doc(id)``. A pipeline's cache does not get in the way: the component's hash changes with
+    not among the nodes of a call goes with that call. A document that is gone for good, or of which a parser makes no node any
+    more, never gets here: ``KBLaMIndex(kb=kb).delete_ref_doc(id)`` takes it back. A pipeline's cache does not get in the way: the component's hash changes with
     the knowledge base, so that it is skipped only if there is nothing to do.
 
     Example:
