@@ -18,12 +18,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from kblam_engine.ellipsis import completed
 from kblam_engine.evidence import FEATURES, Candidate, CandidateEmbeddings, Examiner
 from kblam_engine.evidence_head import EvidenceHead
 from kblam_engine.key_table import KeySearch, KeyTable
 from kblam_engine.knowledge_base.reading_ahead import read_ahead
 from kblam_engine.mentions import N_MENTIONED_NAMES, names_mentioned
 from kblam_engine.products import Floats, product
+from kblam_engine.rival_names import LEAST, MOST, outdone
 from kblam_engine.search.exact import scan
 from kblam_engine.search.interface import Found
 from kblam_engine.sentence_encoder import SentenceEncoder
@@ -43,6 +45,8 @@ N_MASKED = 2
 """Names for which the turn is encoded again without the name, where they are made of different words of the turn."""
 MASKED_AMONG = 6
 """The best names, among which those are."""
+SHUT = -6.0
+"""Log-odds of a triple whose name is plainly not meant."""
 CONVERSATION_TURNS = 3
 """User turns that make up the conversation's embedding."""
 
@@ -148,11 +152,13 @@ class Retriever:
         """
         if not len(table):
             return Retrieved.nothing()
-        candidates, positions, features = self.examine(messages, table, hidden_query)
+        asking = self._completed(messages, table)
+        candidates, positions, features = self.examine(asking, table, hidden_query)
         if not candidates:
             return Retrieved.nothing()
         with torch.no_grad():
             log_odds = self.head(torch.from_numpy(features)).numpy()
+        log_odds = _without_rivals(log_odds, asking, candidates)
         order = np.argsort(-log_odds, kind="stable")
         chosen = tuple(candidates[i].triple for i in order)
         return Retrieved(positions[order], chosen, log_odds[order])
@@ -161,6 +167,7 @@ class Retriever:
         self, messages: Sequence[Message], table: KeyTable, hidden_query: Floats | None = None
     ) -> tuple[list[Candidate], NDArray[np.int64], Floats]:
         """Return candidates, their positions and features, ordered by retrieval score; none where the search finds none."""
+        messages = up_to_question(messages)
         texts = Questions.of(messages)
         mentioned = names_mentioned(table, texts.conversation, self.examiner.rarity)
         encoded = self._encode_ahead(texts, table, mentioned)
@@ -188,11 +195,21 @@ class Retriever:
             all_properties=table.property_embeddings,
             property_names=table.properties,
         )
-        asking = up_to_question(messages)
         features = self.examiner.features(
-            asking, candidates, asked, queries[1], embeddings, self._comparison
+            messages, candidates, asked, queries[1], embeddings, self._comparison
         )
         return candidates, positions, features
+
+    def _completed(self, messages: Sequence[Message], table: KeyTable) -> Sequence[Message]:
+        """Return the messages up to the question, which says what it asks where it only names something."""
+        asking = up_to_question(messages)
+        said = [m["content"] for m in asking if m["role"] == "user"]
+        if len(said) < 2:
+            return asking
+        turn = completed(said, table, self.examiner)
+        if turn.text == said[-1]:
+            return asking
+        return [*(() if turn.stands_alone else asking[:-1]), {"role": "user", "content": turn.text}]
 
     def _score(self, table: KeyTable, queries: Floats, hidden_query: Floats | None) -> Floats:
         """Return the scores of every key, [n_triples, 3]: turn, conversation, hidden state."""
@@ -244,6 +261,17 @@ class Retriever:
                 found[which] = text
                 gone |= own
         return found
+
+
+def _without_rivals(log_odds: Floats, messages: Sequence[Message], candidates: Sequence[Candidate]) -> Floats:
+    """Return the log-odds with those of triples shut whose name is plainly not the one that is meant."""
+    probable = np.argsort(-log_odds, kind="stable")[:MOST]
+    probable = probable[log_odds[probable] >= np.log(LEAST / (1 - LEAST))]
+    said = [m["content"] for m in reversed(messages) if m["role"] != "system"]
+    shut = outdone(said, [candidates[i].triple for i in probable])
+    found = log_odds.copy()
+    found[probable[shut]] = SHUT
+    return found
 
 
 def nearest(

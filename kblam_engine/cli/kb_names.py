@@ -95,11 +95,11 @@ def merge(
     from kblam_engine.knowledge_base.merging import check_names
     from kblam_engine.sources.names import stored_spellings
 
-    with as_usage():
-        check_names(keep, others)
     with open_kb(kb, timeout=timeout) as base, working("merging"):
         before = base.revision
         keep, *others = stored_spellings(base.snapshot().names, [keep, *others])
+        with as_usage():
+            check_names(keep, others)
         done = base.merge(keep, *others)
         after = base.revision
     if as_json:
