@@ -7,6 +7,9 @@ INPUTS := pyproject.toml constraints.txt requirements-no-deps.txt
 SUM := $(shell cat $(INPUTS) | cksum | cut -d' ' -f1)
 STAMP := $(VENV)/.ready-$(SUM)
 DEV_STAMP := $(VENV)/.ready-dev-$(SUM)
+# Packages that only bring files lack most of their dependencies, and pip would say so in red after each later install.
+# Versions that cannot go together still stop it.
+INSTALL := $(BIN)/python -m pip install --no-warn-conflicts -c constraints.txt
 
 .PHONY: demo test test-cluster test-kills lint typecheck models install install-dev clean
 .DEFAULT_GOAL := test
@@ -19,7 +22,7 @@ test: lint typecheck install-dev models
 
 # Ray on two cores of this machine; 330 MB more to install, so it is on its own.
 test-cluster: install-dev models
-	$(BIN)/python -m pip install -c constraints.txt -e ".[cluster,cluster-serve]"
+	$(INSTALL) -e ".[cluster,cluster-serve]"
 	$(BIN)/python -m pytest tests/test_cluster.py tests/test_cluster_ray.py tests/test_cluster_serving.py
 
 # A writer killed at random 200 times, half of them on the way of large imports.
@@ -46,13 +49,13 @@ $(STAMP):
 	@# Debian without python3-venv has no ensurepip: then the system's pip fills the environment.
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) \
 		|| { $(PYTHON) -m venv --without-pip $(VENV) && $(PYTHON) -m pip --python $(BIN)/python install pip; }
-	$(BIN)/python -m pip install -c constraints.txt -e .
+	$(INSTALL) -e .
 	$(BIN)/python -m pip install --no-deps -r requirements-no-deps.txt
 	@rm -f $(VENV)/.ready-*
 	@touch $@
 
 $(DEV_STAMP): $(STAMP)
-	$(BIN)/python -m pip install -c constraints.txt -e ".[dev]"
+	$(INSTALL) -e ".[dev]"
 	@touch $@
 
 clean:

@@ -46,7 +46,7 @@ def evaluated(formula, knowns):
 def test_every_formula_shown_gives_the_number_shown(index, triples, nodes):
     found = plan(PlanRequest(triples, "llama-3.1-8b", nodes=nodes, index=index, cores=3))
     assert len({(e.section, e.name) for e in found.estimates}) == len(found.estimates)
-    for estimate in found.estimates:
+    for estimate in (*found.results, *found.estimates):
         symbols = [known.symbol for known in estimate.knowns]
         assert len(set(symbols)) == len(symbols), estimate
         if estimate.is_total:
@@ -54,6 +54,29 @@ def test_every_formula_shown_gives_the_number_shown(index, triples, nodes):
         else:
             assert evaluated(estimate.formula, estimate.knowns) == pytest.approx(estimate.value, rel=1e-12), estimate
         assert all(known.source for known in estimate.knowns)
+
+
+@pytest.mark.parametrize("index", INDEXES)
+@pytest.mark.parametrize(("triples", "nodes"), [(100, 1), (10**6, 1), (BILLION, 3)])
+def test_results_are_the_totals_of_the_plan(index, triples, nodes):
+    found = plan(PlanRequest(triples, nodes=nodes, index=index, cores=2))
+    totals = [estimate for estimate in found.estimates if estimate.name.startswith(("build", "question, with", "first token"))]
+    totals = [estimate for estimate in found.estimates if (estimate.section, estimate.name) in
+              ((DISK, "disk"), (MEMORY, "memory"), ("GPU memory, if the model is on one", "GPU memory"))] + totals  # fmt: skip
+    for result, total in zip(found.results, totals, strict=True):
+        assert result.value == pytest.approx(total.value, rel=1e-12) and result.unit == total.unit and result.extrapolated == total.extrapolated
+
+
+def test_the_first_token_by_hand():
+    """As measured among 10,000 triples, where the only difference is that a conversation takes a second search."""
+    name = ("first token of an answer, one thread on two cores", "first token")
+    assert plan(PlanRequest(10_000)).value(*name) == pytest.approx(127.194)
+    assert plan(PlanRequest(10**6)).value(*name) == pytest.approx(127.194 + 2 * (9.6741 - 1.0677))
+    measured_at = results_of("bench-1053370-1-thread.json")[0]
+    assert plan(PlanRequest(measured_at["n_triples"])).value(*name) == pytest.approx(measured_at["ttft_ms_kb"], rel=0.02)
+    other = plan(PlanRequest(10_000, "llama-3.2-1b"))
+    assert other.value(*name) == pytest.approx(112.853 * shape_of_model("llama-3.2-1b").n_parameters / 134_515_008 + 14.341)
+    assert other.results[-1].extrapolated
 
 
 def test_brackets():
@@ -147,6 +170,10 @@ def test_constants_are_those_of_the_files(searches, grown):
     assert encoding["embed_dim"] == measured.DIM.value
     bench = json.loads((RESULTS / "bench-10000-1-thread.json").read_text())
     assert (bench["model"], bench["dtype"]) == ("smollm2-135m", "bfloat16")
+    assert [bench["results"][0][key] for key in ("n_triples", "ttft_ms_base", "ttft_ms_kb")] == [
+        measured.ASKED_AT, measured.PROMPT_MS.value, measured.ASKED_MS.value,
+    ]  # fmt: skip
+    assert results_of("bench-1053370-1-thread.json")[0]["n_triples"] == measured.ASKED_MOST
     assert bench["results"][0]["peak_rss_mb"] * 1024**2 - 2 * 134_515_008 == measured.process_bytes().value
 
 

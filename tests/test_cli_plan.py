@@ -14,13 +14,14 @@ GPU = "GPU memory, if the model is on one"
 GROWN, KB = "a search, by the measured growth", "memory of the KB, beyond mapped files"
 SIZES = (10**6, 10**7, 10**8, 10**9)
 UNITS = {"MB": 1e6, "GB": 1e9, "TB": 1e12, "ms": 1e-3, "s": 1.0, "min": 60.0, "h": 3600.0}
+RESULTS = ["disk", "RAM", "GPU memory", "build time", "query time", "first token"]
 IN_SECONDS = {"ms": 1e-3, "h": 3600.0}
 
 
 def test_command(kblam, tmp_path):
-    code, out, err = kblam("plan", "--triples", "1e9", "--model", "llama-3.1-8b", "--nodes", 4)
+    code, out, err = kblam("plan", "--triples", "1e9", "--model", "llama-3.1-8b", "--nodes", 4, "--explain")
     assert code == 0, err
-    assert out.startswith("1,000,000,000 triples on 4 nodes, 250,000,000 each, index tree, model llama-3.1-8b")
+    assert out.startswith("1,000,000,000 triples on 4 nodes, index tree, model llama-3.1-8b\nOne node, n = 250,000,000 triples")
     for said in ("2 * dim * 2 * n", "docs/results/search/ten-million.json", "extrapolated", "17.72 GB", "180,314 GB"):
         assert said in out
     code, out, err = kblam("plan", "--triples", 200000, "--index", "ann", "--json", "-")
@@ -29,8 +30,35 @@ def test_command(kblam, tmp_path):
     assert (found["format"], found["triples_per_node"]) == ("kblam-plan/1", 200_000)
     assert {"value", "unit", "formula", "knowns", "extrapolated"} <= set(found["estimates"][0])
     assert {"symbol", "value", "unit", "source"} == set(found["estimates"][0]["knowns"][0])
+    assert [result["name"] for result in found["results"]] == RESULTS
     assert kblam("plan", "--triples", 10, "--json", tmp_path / "plan.json")[0] == 0
     assert json.loads((tmp_path / "plan.json").read_text())["request"]["triples"] == 10
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("1e6",), ("1e9", "--nodes", 4), ("10", "--model", "llama-3.1-8b"), ("1e12", "--nodes", 3, "--index", "ann"), ("1e8", "--index", "exact")],
+)
+def test_results_fit_a_terminal_and_have_their_formulas(kblam, arguments):
+    code, out, err = kblam("plan", "--triples", *arguments)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert len(lines) <= 36 and max(map(len, lines)) <= 80
+    shown = [line for line in lines if line.startswith(tuple(f"{name} " for name in RESULTS))]
+    assert [re.match(r"[A-Za-z]+ ?[a-z]*", line)[0].strip() for line in shown] == RESULTS
+    for line, formula in zip(shown, ("n * stored", "n * held", "weights * 2", "n * (2 / (texts * cores)", "question + search", "model + added"), strict=True):
+        assert line[29:].startswith(formula)
+
+
+def test_units_are_those_of_the_formulas(kblam):
+    """A time of seconds has its hours first, as its formula gives them."""
+    _, out, _ = kblam("plan", "--triples", 100000)
+    assert re.search(r"^build time +0\.192 h", out, re.MULTILINE) and "= 0.192" not in out
+    _, out, _ = kblam("plan", "--triples", 100)
+    assert re.search(r"^build time +0\.000192 h .*/ 3600\n +=.0\.693 s", out, re.MULTILINE)
+    _, out, _ = kblam("plan", "--triples", "1e6", "--explain")
+    assert "  0.00434 h  import, one writer (15.61 s)\n              n * imported / 3600\n" in out
+    assert not re.search(r"^ +[\d.,]+ s[* ]", out, re.MULTILINE)
 
 
 @pytest.mark.parametrize(
@@ -115,6 +143,11 @@ def test_the_table_of_the_page_is_what_is_planned():
                 continue
             for value, (amount, off) in zip(values, amounts(shown), strict=True):
                 assert value == pytest.approx(amount, abs=off), (label, n)
+
+
+def test_the_page_shows_what_is_printed(kblam):
+    shown = re.search(r"```text\n(1,000,000 triples on 1 node.*?)```", PAGE, re.DOTALL)[1]
+    assert kblam("plan", "--triples", "1e6")[1] == shown
 
 
 def test_the_page_says_of_the_claim_what_is_planned():

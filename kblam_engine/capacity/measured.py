@@ -23,7 +23,7 @@ RECALL = {"tree": 0.9881, "ann": 0.9838}
 """At `SEARCHED` keys, recall in search/ten-million.json."""
 KEPT_KEYS = 100_000
 """Up to here keys are kept in memory and every one is scored (`kblam_engine/retrieval.py`)."""
-_GROWTH = f"{SEARCH}/ten-million.json"
+GROWTH = f"{SEARCH}/ten-million.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +67,9 @@ class Growth:
         """Return the value measured at one place times the growth between a size and the next."""
         keys, value = self.points[place]
         (start, _), (end, _) = self.points[step : step + 2]
-        anchor = Known(symbol, value, unit, f"{self.kind} at {keys:,} keys, {self.field} in {_GROWTH}")
+        anchor = Known(symbol, value, unit, f"{self.kind} at {keys:,} keys, {self.field} in {GROWTH}")
         exponent = Known(
-            f"b_{symbol}", self.exponents[step], "", f"from {self.field} at {start:,} and {end:,} keys in {_GROWTH}"
+            f"b_{symbol}", self.exponents[step], "", f"from {self.field} at {start:,} and {end:,} keys in {GROWTH}"
         )
         return term(anchor) * (n / keys) ** term(exponent)
 
@@ -139,10 +139,20 @@ SELECTED = Known("selected", 6, "triples", f"n_select in {_ADAPTER}")
 ROLES = Known("roles", 14, "", "rule: roles of a token, kblam_engine/statements.py")
 STATEMENT_TOKENS = Known("tokens", 64, "tokens", "assumed: of a statement, a long one")
 
+ASKED_AT = 10_000
+"""Triples among which the time to the first token was measured."""
+ASKED_MOST = 1_053_370
+"""The most triples among which it was measured; beyond it what is told of it is extrapolated."""
+_ASKED = f"docs/results/bench-{ASKED_AT}-1-thread.json"
+PROMPT_MS = Known("prompt", 112.853, "ms", f"results[0].ttft_ms_base in {_ASKED}, the default model without a KB")
+ASKED_MS = Known("asked", 127.194, "ms", f"results[0].ttft_ms_kb in {_ASKED}, among {ASKED_AT:,} triples")
+SEARCHES = Known("searches", 2, "", "rule: by the turn and by the conversation, kblam_engine/retrieval.py; a first turn takes one")
+DEFAULT_WEIGHTS = Known(
+    "weights_135m", 134_515_008, "", f"parameters of smollm2-135m, 16 bits each in {_ASKED}; time of a prompt as the weights is assumed"
+)
+
 
 def process_bytes() -> Term:
     """Return what a process holds beside the weights of its model, measured with the default one at 10,000 triples."""
-    at = "docs/results/bench-10000-1-thread.json"
-    peak = Known("peak", 913.0, "MiB", f"results[0].peak_rss_mb in {at}, with 10,000 triples")
-    weights = Known("weights_135m", 134_515_008, "", f"parameters of smollm2-135m, 16 bits each in {at}")
-    return term(peak) * 1024 ** 2 - term(weights) * 2
+    peak = Known("peak", 913.0, "MiB", f"results[0].peak_rss_mb in {_ASKED}, with {ASKED_AT:,} triples")
+    return term(peak) * 1024 ** 2 - term(DEFAULT_WEIGHTS) * 2

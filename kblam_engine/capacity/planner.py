@@ -20,6 +20,7 @@ from kblam_engine.capacity.searching import (
     query_estimates,
 )
 from kblam_engine.capacity.shapes import ModelShape, shape_of_model
+from kblam_engine.capacity.summary import first_token, results
 from kblam_engine.capacity.terms import Known, Term, named, term
 from kblam_engine.errors import ConfigurationError
 
@@ -74,11 +75,20 @@ class PlanRequest:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Estimates with their formulas, and what they leave open."""
+    """Estimates with their formulas, and what they leave open.
+
+    Attributes:
+        results: disk, RAM, GPU memory, build time, query time and first token of a node, with short formulas.
+        estimates: all numbers, the parts of the results among them.
+        warnings: what does not work at this size, or not as well.
+        notes: these, and what the numbers rest on.
+    """
 
     request: PlanRequest
     shape: ModelShape
+    results: tuple[Estimate, ...]
     estimates: tuple[Estimate, ...]
+    warnings: tuple[str, ...]
     notes: tuple[str, ...]
 
     def value(self, section: str, name: str) -> float:
@@ -97,7 +107,9 @@ class Plan:
             "model": {**asdict(self.shape), "n_parameters": self.shape.n_parameters},
             "largest_measured": measured.LARGEST,
             "largest_searched": measured.SEARCHED,
+            "results": [asdict(estimate) for estimate in self.results],
             "estimates": [asdict(estimate) for estimate in self.estimates],
+            "warnings": list(self.warnings),
             "notes": list(self.notes),
         }
 
@@ -117,10 +129,11 @@ def plan(request: PlanRequest) -> Plan:
         *_gpu(request, n, shape),
         *_building(request, n),
         *query_estimates("exact" if request.is_kept else request.index, n),
-        *published(request.triples, shape),
     ]
-    notes = [*_notes(request), claim_note(estimates, request.triples, shape)]
-    return Plan(request, shape, tuple(estimates), tuple(notes))
+    estimates += [first_token(estimates, n, shape), *published(request.triples, shape)]
+    too_many, narrow = _too_many(request), _narrow(request)
+    notes = [*too_many, *_notes(request, narrow), claim_note(estimates, request.triples, shape)]
+    return Plan(request, shape, results(estimates, n), tuple(estimates), (*too_many, *narrow), tuple(notes))
 
 
 def _disk(request: PlanRequest, n: Term) -> list[Estimate]:
@@ -299,14 +312,31 @@ def _beyond_note(request: PlanRequest) -> str:
     return f"{said} Recall of the best 16 was {recall:.3f} at {keys:,} keys; beyond it is not known."
 
 
-def _notes(request: PlanRequest) -> list[str]:
+def _too_many(request: PlanRequest) -> list[str]:
+    if request.per_node <= measured.MOST_SLOTS:
+        return []
+    return [
+        f"{request.per_node:,} triples do not fit one knowledge base, whose positions are 32-bit numbers: use "
+        f"{math.ceil(request.triples / measured.MOST_SLOTS):,} nodes or more."
+    ]
+
+
+def _narrow(request: PlanRequest) -> list[str]:
+    """Say where recall falls because a build tries no wider search."""
+    n = request.per_node
+    if not request.is_kept and request.index == "tree" and outgrows_beams(n):
+        return [
+            "A build tries beams up to {:,} roots and {:,} inter centres and takes the widest where none finds enough: "
+            "beyond that recall falls, or the beam has to be set wider.".format(*measured.WIDEST_BEAM)
+        ]
+    if not request.is_kept and request.index == "ann" and outgrows_probes(n):
+        return [f"A build tries up to {measured.MOST_PROBES:,} lists of faiss and takes as many where none finds enough: beyond that recall falls."]
+    return []
+
+
+def _notes(request: PlanRequest, narrow: list[str]) -> list[str]:
     n = request.per_node
     notes = []
-    if n > measured.MOST_SLOTS:
-        notes.append(
-            f"{n:,} triples do not fit one knowledge base, whose positions are 32-bit numbers: use "
-            f"{math.ceil(request.triples / measured.MOST_SLOTS):,} nodes or more."
-        )
     if n > measured.LARGEST:
         notes.append(_beyond_note(request))
     if n > measured.SEARCHED:
@@ -319,20 +349,16 @@ def _notes(request: PlanRequest) -> list[str]:
             f"Up to {measured.KEPT_KEYS:,} triples keys are kept in memory and every one is scored: no index is used. "
             "The time shown is that of scoring mapped keys."
         )
-    elif request.index == "tree" and outgrows_beams(n):
-        notes.append(
-            "A build tries beams up to {:,} roots and {:,} inter centres and takes the widest where none finds enough: "
-            "beyond that recall falls, or the beam has to be set wider.".format(*measured.WIDEST_BEAM)
-        )
-    elif request.index == "ann" and outgrows_probes(n):
-        notes.append(
-            f"A build tries up to {measured.MOST_PROBES:,} lists of faiss and takes as many where none finds enough: beyond that recall falls."
-        )
+    notes += narrow
     if request.index == "exact" and not request.is_kept:
         notes.append("Every search reads every key: below that much free memory it reads them from the disk each time.")
     notes.append(
         "Times are of one thread (a server with AVX-512; the store: one without 16-bit arithmetic), files in the page "
         "cache. Not measured, and not in any number: a cold disk, a network, a GPU."
+    )
+    notes.append(
+        f"The first token among {measured.ASKED_AT:,} triples was measured, what a search takes longer among more is added. Of a model "
+        "other than the default none was measured: that its prompt takes time as it has weights is assumed."
     )
     if request.nodes > 1:
         notes.append(

@@ -15,6 +15,7 @@ from typing import NamedTuple
 from kblam_engine.sources.documents.document import Block, Cell, Document, one_line
 from kblam_engine.sources.documents.headings import is_general
 from kblam_engine.sources.extractors.base import TripleMaker, sentences, unique
+from kblam_engine.sources.extractors.sections import part_as_property, property_in
 from kblam_engine.sources.extractors.subjects import Subject, subjects_of
 from kblam_engine.sources.extractors.table_shapes import as_property, readings
 from kblam_engine.triples import Triple
@@ -84,7 +85,7 @@ class StructuredExtractor:
     ) -> Iterator[_Said]:
         """Yield a triple, or none; without a name it is about the section."""
         if name is None:
-            name = about.subject.name
+            name, prop = about.subject.name, property_in(about.subject.part, prop) if about.subject.part else prop
             confidence = min(confidence * about.subject.factor, about.subject.limit)
         if not name or one_line(name).casefold() == one_line(value).casefold():
             self.rejected["no subject, or the value is the subject"] += 1
@@ -184,11 +185,13 @@ class StructuredExtractor:
             self.rejected["line among keys and values that is neither"] += len(lines) - len(found)
             yield from self._from_pairs(about, found)
             return
-        if is_lead and self._leads and about.subject.is_own_heading:
+        part = about.subject.part
+        if is_lead and self._leads and (about.subject.is_own_heading or part):
             span = next(sentences(text, block.start, block.end), None)
             if span is not None and text[span[1] - 1] in ".!?" and span[1] - span[0] >= 20:
                 lead = _without_subject(text[span[0] : span[1]], about.subject.name)
-                yield from self._triple(about, None, "description", lead, span, LEAD)
+                prop = part_as_property(part) if part else "description"
+                yield from self._triple(about, None, prop, lead, span, LEAD)
 
 
 class _Said(NamedTuple):

@@ -8,7 +8,9 @@ from pathlib import PurePath
 from typing import NamedTuple
 
 from kblam_engine.sources.documents.document import Block, Document, one_line
-from kblam_engine.sources.documents.headings import kinds_of
+from kblam_engine.sources.documents.headings import is_telling, kinds_of
+from kblam_engine.sources.documents.titles import read_title
+from kblam_engine.sources.extractors.sections import sections_of
 
 _FROM_FILE_NAME = 0.8
 """Factor where the subject is the name of the file."""
@@ -26,6 +28,8 @@ class Subject(NamedTuple):
     """The most confidence in what is said of it."""
     is_own_heading: bool = False
     """Whether it is the heading right above."""
+    part: str = ""
+    """The heading of the part that the block is in: "Charging" of what is said of the Orca 2; empty where it adds nothing."""
 
 
 def subjects_of(
@@ -43,32 +47,45 @@ def subjects_of(
         keys_of: the keys of a block that holds keys and values, casefolded.
     """
     kinds = kinds_of([document.text_of(block) for block, _ in blocks if block.kind == "heading"])
-    alike = _with_common_keys(document, blocks, keys_of)
+    sections = sections_of(document, blocks, kinds, keys_of)
+    alike = _with_common_keys(document, blocks, keys_of, set(sections.titles))
+    has_headings = any(section for _, section in blocks)
     stem = PurePath(document.uri).stem.replace("_", " ").replace("-", " ").strip()
 
     def subject(section: tuple[str, ...]) -> Subject:
         if topic is not None:
             return Subject(topic)
-        things = [heading for heading in section if heading.casefold() not in kinds]
-        if not things:
-            return Subject(document.title) if document.title else Subject(stem, _FROM_FILE_NAME)
-        own = things[-1]
-        is_sure = len(things) == 1 or _is_name(own) or own.casefold() in alike
-        return Subject(own, limit=1.0 if is_sure else _UNSURE, is_own_heading=own == section[-1])
+        path = sections.thing(section)
+        part, is_sure = sections.part(section)
+        if section and section[-1].casefold() in kinds and is_telling(section[-1]):
+            part = section[-1]
+        limit = 1.0 if is_sure else _UNSURE
+        if not path:
+            # The author above all headings is that of the manual.
+            title = document.title if not section and has_headings else read_title(document.title).name
+            return Subject(title, 1.0, limit, part=part) if title else Subject(stem, _FROM_FILE_NAME, limit, part=part)
+        own = path[-1]
+        is_alone = sum(path[:end] in sections.titles for end in range(1, len(path) + 1)) == 1
+        if not (is_alone or _is_name(own) or path in alike):
+            limit = _UNSURE
+        return Subject(sections.titles[path].name, 1.0, limit, path == section, part)
 
     return [subject(section) for _, section in blocks]
 
 
 def _with_common_keys(
-    document: Document, blocks: Sequence[tuple[Block, tuple[str, ...]]], keys_of: Callable[[Document, Block], set[str]]
-) -> set[str]:
-    """Return the headings, casefolded, below which the same keys stand as below another: of what is said alike, each is a thing."""
-    below: dict[str, set[str]] = {}
+    document: Document,
+    blocks: Sequence[tuple[Block, tuple[str, ...]]],
+    keys_of: Callable[[Document, Block], set[str]],
+    things: set[tuple[str, ...]],
+) -> set[tuple[str, ...]]:
+    """Return the things below whose headings the same keys stand as below another's: of what is said alike, each is a thing."""
+    below: dict[tuple[str, ...], set[str]] = {}
     for block, section in blocks:
-        if section:
-            below.setdefault(section[-1].casefold(), set()).update(keys_of(document, block))
+        if section in things:
+            below.setdefault(section, set()).update(keys_of(document, block))
     n_headings = Counter(key for keys in below.values() for key in keys)
-    return {heading for heading, keys in below.items() if any(n_headings[key] > 1 for key in keys)}
+    return {section for section, keys in below.items() if any(n_headings[key] > 1 for key in keys)}
 
 
 def _is_name(heading: str) -> bool:
