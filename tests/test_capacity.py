@@ -70,12 +70,13 @@ def test_results_are_the_totals_of_the_plan(index, triples, nodes):
 def test_the_first_token_by_hand():
     """As measured among 10,000 triples, where the only difference is that a conversation takes a second search."""
     name = ("first token of an answer, one thread on two cores", "first token")
-    assert plan(PlanRequest(10_000)).value(*name) == pytest.approx(127.194)
-    assert plan(PlanRequest(10**6)).value(*name) == pytest.approx(127.194 + 2 * (9.6741 - 1.0677))
+    assert plan(PlanRequest(10_000)).value(*name) == pytest.approx(115.346)
+    assert plan(PlanRequest(10**6)).value(*name) == pytest.approx(115.346 + 2 * (9.6741 - 1.0677))
     measured_at = results_of("bench-1053370-1-thread.json")[0]
-    assert plan(PlanRequest(measured_at["n_triples"])).value(*name) == pytest.approx(measured_at["ttft_ms_kb"], rel=0.02)
+    added = plan(PlanRequest(measured_at["n_triples"])).value(*name) - measured.PROMPT_MS.value  # the base model is another day's
+    assert added == pytest.approx(measured_at["ttft_ms_kb"] - measured_at["ttft_ms_base"], rel=0.05)
     other = plan(PlanRequest(10_000, "llama-3.2-1b"))
-    assert other.value(*name) == pytest.approx(112.853 * shape_of_model("llama-3.2-1b").n_parameters / 134_515_008 + 14.341)
+    assert other.value(*name) == pytest.approx(101.016 * shape_of_model("llama-3.2-1b").n_parameters / 134_515_008 + 14.330)
     assert other.results[-1].extrapolated
 
 
