@@ -15,6 +15,9 @@ __all__ = ["triples_from_graph_document"]
 _NO_TYPES = frozenset({"Node", "entity"})
 """What LangChain and LlamaIndex call nodes of which nobody said a type."""
 
+_NOTHING = frozenset({"None", "nan", "NaN", "NaT", "<NA>"})
+"""What Python, numpy and pandas write for a value that is not there; text that says so is text."""
+
 
 def triples_from_graph_document(
     document: Any, *, node_types: bool = False, on_rejected: Callable[[str], object] | None = None
@@ -67,7 +70,7 @@ def _parts(document: Any, node_types: bool) -> Iterator[_Parts]:
             if key != "name" and text:
                 yield _Parts(f"property {key!r} of {node.id!r}", _name(node), _phrase(key), text)
     for edge in document.relationships:
-        extra = {f"relationship_{key}": _text(value) for key, value in _properties(edge).items()}
+        extra = {f"relationship_{key}": text for key, value in _properties(edge).items() if (text := _text(value))}
         where = f"{edge.source.id!r} -[{edge.type}]-> {edge.target.id!r}"
         yield _Parts(where, _name(edge.source), _phrase(edge.type), _name(edge.target), extra)
 
@@ -97,10 +100,10 @@ def _phrase(name: Any) -> str:
 
 
 def _text(value: Any) -> str:
-    if value is None:
-        return ""
+    """Return a value as one line, lists as "a, b"; empty for what says nothing (None, NaN, NaT)."""
     if isinstance(value, set | frozenset):
-        return ", ".join(sorted(map(_text, value)))
+        return ", ".join(sorted(filter(None, map(_text, value))))
     if isinstance(value, list | tuple):
-        return ", ".join(map(_text, value))
-    return " ".join(str(value).split())
+        return ", ".join(filter(None, map(_text, value)))
+    text = " ".join(str(value).split())
+    return "" if text in _NOTHING and not isinstance(value, str) else text

@@ -1,7 +1,10 @@
 """Documents in and out of a knowledge base, graph documents, and triples out as documents."""
 
+import decimal
+import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from engine_parts import QUESTION
 from integration_parts import kb_of, ships, tiny_engine
@@ -231,6 +234,16 @@ def test_graph_documents_are_read_by_their_shape():
     kb_index = new_index(extract=lambda document: triples_from_graph_document(graph_document()))
     kb_index.upsert([ORCA])
     assert contents(kb_index.kb) == contents(triples) and kb_index.get(["orca"]) == [ORCA]
+
+
+@pytest.mark.parametrize("nothing", [None, math.nan, np.float32("nan"), decimal.Decimal("NaN"), [], [None, math.nan]])
+def test_what_a_graph_document_does_not_know_is_no_text(nothing):
+    node = SimpleNamespace(id="Orca 2", type="Robot", properties={"price": nothing, "tags": ["new", nothing], "nickname": "nan"})
+    maker = SimpleNamespace(id="Acme", type="Company", properties={})
+    edge = SimpleNamespace(source=node, target=maker, type="MADE_BY", properties={"since": nothing})
+    tags, nickname, made = triples_from_graph_document(SimpleNamespace(nodes=[node, maker], relationships=[edge]))
+    assert (tags.value, nickname.value) == ("new", "nan")
+    assert (made.value, dict(made.metadata)) == ("Acme", {})
 
 
 def test_a_graph_document_gives_what_is_usable_and_tells_the_rest():
